@@ -1,0 +1,79 @@
+"""Cut out, edit and evaluate what you name in an image, with a text-to-image diffusion model.
+
+The public names are loaded on first use, so that `import textseg` takes no time.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .errors import (
+    ImageError,
+    InputError,
+    MissingDependencyError,
+    ModelError,
+    ModelNotFoundError,
+    OutputError,
+    TextsegError,
+)
+from .options import ContrastOptions, EditOptions, RefineOptions
+
+if TYPE_CHECKING:
+    from .backbone import load
+    from .masks import Edit, Segmentation
+    from .segmenter import Segmenter, segment
+
+__all__ = [
+    "ContrastOptions",
+    "Edit",
+    "EditOptions",
+    "ImageError",
+    "InputError",
+    "MissingDependencyError",
+    "ModelError",
+    "ModelNotFoundError",
+    "OutputError",
+    "RefineOptions",
+    "Segmentation",
+    "Segmenter",
+    "TextsegError",
+    "__version__",
+    "load",
+    "segment",
+]
+
+# Public name -> the module it is loaded from on first use.
+_HOMES = {
+    "Edit": "masks",
+    "Segmentation": "masks",
+    "Segmenter": "segmenter",
+    "load": "backbone",
+    "segment": "segmenter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'textseg' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps `textseg.NAME` the public function where a submodule has the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

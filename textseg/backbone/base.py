@@ -1,0 +1,104 @@
+"""What a diffusion model is to the rest of textseg: a handful of calls over tensors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ..options import ContrastOptions, RefineOptions
+
+
+class Backbone(ABC):
+    """One text-to-image diffusion model.
+
+    Latents are unbatched (C, h, w) float32 unless said otherwise, already multiplied by the
+    autoencoder's scaling factor. Everything returned by these calls is float32 on `device`.
+
+    Attributes:
+        name: what the model was loaded as ("mini", a folder, a hub id).
+        family: "latent-unet" or another family's name.
+        device, dtype: where and in what precision the networks run.
+        native_size: the training image side in pixels.
+        multiple: image sides must be multiples of this many pixels.
+        factor: pixels per latent cell along a side.
+        num_train_timesteps: T.
+        calibration: what the model folder's `textseg.json` says (possibly empty): keys
+            "contrast" and "refine" (option fields), "presence" ({"scale", "offset"}),
+            "prompts" ({"template", "absent"}), "nouns" (list of str).
+    """
+
+    name: str
+    family: str
+    device: torch.device
+    dtype: torch.dtype
+    native_size: int
+    multiple: int
+    factor: int
+    num_train_timesteps: int
+    calibration: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def contrast_defaults(self) -> ContrastOptions:
+        """Calibrated options, else the paper's."""
+
+    @property
+    @abstractmethod
+    def refine_defaults(self) -> RefineOptions:
+        """Calibrated options, else the paper's."""
+
+    @abstractmethod
+    def fit_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size (H, W) an image is brought to: about native area, aspect kept, multiples."""
+
+    @abstractmethod
+    def encode(self, image: np.ndarray) -> torch.Tensor:
+        """(H, W, 3) uint8 at a size from `fit_size` to latents (C, h, w): the posterior's mean."""
+
+    @abstractmethod
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Latents (C, h, w) to an image (H, W, 3) uint8."""
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompts to text embeddings (N, L, D). Cached by text; a prompt's embedding never depends
+        on its neighbours in the list."""
+
+    @abstractmethod
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words the text encoder does not know, in order; empty for models with open vocabulary."""
+
+    @abstractmethod
+    def truncated_words(self, prompt: str) -> str:
+        """The end of the prompt that exceeds the token limit, or "" when it fits."""
+
+    @abstractmethod
+    def timestep(self, strength: float) -> int:
+        """Training timestep t, 0 <= t < T, of a noise level in (0, 1]."""
+
+    @abstractmethod
+    def alpha_bar(self, t: int) -> float:
+        """Cumulative signal power at t, in (0, 1]; t = -1 is the clean end and gives the
+        schedule's final alpha_bar."""
+
+    @abstractmethod
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
+        """(C, h, w) and (N, C, h, w) to noisy latents (N, C, h, w)."""
+
+    @abstractmethod
+    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+        """Predicted noise epsilon.
+
+        Args:
+            noisy: (N, C, h, w).
+            t: timestep, the same for all.
+            embedding: (L, D), the same for all, or (N, L, D).
+
+        Returns:
+            (N, C, h, w) float32; v-predictions are turned into epsilon.
+        """

@@ -1,0 +1,31 @@
+"""Exceptions. Each carries one line that names the argument, the rule and the value."""
+
+from __future__ import annotations
+
+
+class TextsegError(Exception):
+    """Base of every error textseg raises on purpose; the command line exits with 2."""
+
+
+class InputError(TextsegError, ValueError):
+    """An argument breaks a rule."""
+
+
+class ImageError(InputError):
+    """An image cannot be read or has an impossible shape, type or size."""
+
+
+class ModelError(TextsegError):
+    """A model folder is incomplete, damaged or of an unsupported family."""
+
+
+class ModelNotFoundError(ModelError, LookupError):
+    """No model of that name lies here; the message says how to get it."""
+
+
+class MissingDependencyError(TextsegError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+
+class OutputError(TextsegError, OSError):
+    """A result cannot be written."""

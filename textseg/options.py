@@ -1,0 +1,252 @@
+"""Option dataclasses: frozen, import-light, saved with every result.
+
+Defaults are the values of DiffEdit (arXiv 2210.11427) where the paper gives them. A model folder
+may carry calibrated ones (`Backbone.contrast_defaults`, `Backbone.refine_defaults`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import InputError
+
+Measure = Literal["contrast", "evidence"]
+REFERENCES: tuple[str, ...] = ("null", "absent", "swap", "erase")
+THRESHOLD_RULES: tuple[str, ...] = ("paper", "otsu", "quantile", "fixed", "calibrated")
+
+
+def _check(name: str, value: object, rule: str, ok: bool) -> None:
+    if not ok:
+        raise InputError(f"{name} must be {rule}, got {value!r}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+@dataclass(frozen=True)
+class ContrastOptions:
+    """How a query is contrasted with its reference.
+
+    Attributes:
+        reference: a strategy of `REFERENCES`, or any other text, taken as the reference prompt.
+        measure: "contrast", the unsigned noise difference of DiffEdit, or "evidence", how much
+            better the query explains the true noise (signed).
+        strength: noise levels in (0, 1] as fractions of the training steps T; the maps of several
+            levels are averaged.
+        samples: noise draws per level, 1 to 1000.
+        seed: with the image's identity, seeds the noise.
+        batch_size: draws evaluated in one call of the model, 1 to 1024. Part of the options because
+            the last bits of a prediction depend on it.
+    """
+
+    reference: str = "null"
+    measure: Measure = "contrast"
+    strength: tuple[float, ...] = (0.5,)
+    samples: int = 10
+    seed: int = 0
+    batch_size: int = 10
+
+    def __post_init__(self) -> None:
+        if _number(self.strength):
+            object.__setattr__(self, "strength", (self.strength,))
+        try:
+            object.__setattr__(self, "strength", tuple(float(s) for s in self.strength))
+        except (TypeError, ValueError):
+            _check("strength", self.strength, "a number or numbers in (0, 1]", False)
+        _check(
+            "strength",
+            self.strength,
+            "one or more numbers in (0, 1]",
+            bool(self.strength) and all(0 < s <= 1 for s in self.strength),
+        )
+        _check(
+            "reference",
+            self.reference,
+            "a strategy or a text",
+            isinstance(self.reference, str) and len(self.reference) <= 2000,
+        )
+        _check(
+            "measure",
+            self.measure,
+            "'contrast' or 'evidence'",
+            self.measure in ("contrast", "evidence"),
+        )
+        for name, high in (("samples", 1000), ("batch_size", 1024)):
+            value = getattr(self, name)
+            _check(
+                name,
+                value,
+                f"a whole number from 1 to {high}",
+                isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= high,
+            )
+        _check(
+            "seed",
+            self.seed,
+            "a whole number from 0 to 2**63 - 1",
+            isinstance(self.seed, int)
+            and not isinstance(self.seed, bool)
+            and 0 <= self.seed < 2**63,
+        )
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """How a contrast map becomes a mask.
+
+    Attributes:
+        threshold: rule that turns the map into a score in [0, 1] and the score into a mask.
+            "paper": clamp at `clamp` times the mean, rescale to [0, 1], cut at `level`.
+            "otsu": the same score, cut at Otsu's threshold.
+            "quantile": the same score, cut so that the fraction `level` of pixels is left out.
+            "fixed": the map itself clipped to [0, 1], cut at `level`.
+            "calibrated": score = c / (c + max(floor, relative * peak)), cut at `level`, where peak
+            is the 99th percentile of the map c.
+        level: cut in [0, 1].
+        clamp: multiple of the mean above which the map is cut off ("paper", "otsu", "quantile"),
+            above 0.
+        floor, relative: see "calibrated"; floor in units of the map, relative in [0, 1].
+        min_presence: below this presence the mask is empty; 0 never empties it.
+        guided: radius of the guided filter on the score, as a fraction of the image's longer side;
+            0 switches it off.
+        crf: dense CRF on or off.
+        crf_iterations: mean-field steps, 1 to 50.
+        crf_appearance, crf_alpha, crf_beta: weight, reach in pixels and reach in colour (0 to 255)
+            of the appearance kernel, for an image of 500 pixels on its longer side.
+        crf_smoothness, crf_gamma: weight and reach in pixels of the smoothness kernel.
+        opening, closing: radii of morphological opening and closing, as fractions of the image's
+            longer side; 0 switches them off.
+        min_area, max_hole: objects and holes below this fraction of the image's area go.
+    """
+
+    threshold: str = "paper"
+    level: float = 0.5
+    clamp: float = 3.0
+    floor: float = 0.1
+    relative: float = 0.5
+    min_presence: float = 0.0
+    guided: float = 0.0
+    crf: bool = True
+    crf_iterations: int = 5
+    crf_appearance: float = 10.0
+    crf_alpha: float = 80.0
+    crf_beta: float = 13.0
+    crf_smoothness: float = 3.0
+    crf_gamma: float = 3.0
+    opening: float = 0.0
+    closing: float = 0.0
+    min_area: float = 0.001
+    max_hole: float = 0.001
+
+    def __post_init__(self) -> None:
+        _check(
+            "threshold",
+            self.threshold,
+            f"one of {', '.join(THRESHOLD_RULES)}",
+            self.threshold in THRESHOLD_RULES,
+        )
+        for name in (
+            "level",
+            "relative",
+            "min_presence",
+            "guided",
+            "opening",
+            "closing",
+            "min_area",
+            "max_hole",
+        ):
+            value = getattr(self, name)
+            _check(name, value, "a number in [0, 1]", _number(value) and 0 <= value <= 1)
+        for name in ("clamp", "floor", "crf_alpha", "crf_beta", "crf_gamma"):
+            value = getattr(self, name)
+            _check(name, value, "a number above 0", _number(value) and 0 < value < float("inf"))
+        for name in ("crf_appearance", "crf_smoothness"):
+            value = getattr(self, name)
+            _check(
+                name, value, "a number of at least 0", _number(value) and 0 <= value < float("inf")
+            )
+        _check(
+            "crf_iterations",
+            self.crf_iterations,
+            "a whole number from 1 to 50",
+            isinstance(self.crf_iterations, int) and 1 <= self.crf_iterations <= 50,
+        )
+
+    @classmethod
+    def off(cls, **changes: Any) -> RefineOptions:
+        """Threshold only: no filter, CRF, morphology or area rule."""
+        plain: dict[str, Any] = {
+            "crf": False,
+            "guided": 0.0,
+            "min_area": 0.0,
+            "max_hole": 0.0,
+            "opening": 0.0,
+            "closing": 0.0,
+        }
+        return cls(**(plain | changes))
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """How a masked region is edited (DiffEdit steps 2 and 3).
+
+    Attributes:
+        encode_ratio: fraction r of the schedule the image is encoded to, in (0, 1].
+        steps: DDIM steps over the full schedule, 1 to 1000; encoding and decoding use r * steps.
+        guidance_scale: classifier-free guidance of the decoding; 1 means none.
+        negative_prompt: prompt of the unconditional branch in decoding.
+        seed: seeds the methods that draw noise.
+        fixed_point: fixed-point refinements per encoding step, 0 to 50.
+        feather: blur radius of the mask at latent size, in latent cells.
+        invert_mask: edit everything but the region.
+        composite: paste the input's pixels back outside the mask, bit for bit.
+        seam: width in pixels of the blended seam just inside the mask's edge.
+    """
+
+    encode_ratio: float = 0.5
+    steps: int = 50
+    guidance_scale: float = 7.5
+    negative_prompt: str = ""
+    seed: int = 0
+    fixed_point: int = 0
+    feather: float = 0.0
+    invert_mask: bool = False
+    composite: bool = True
+    seam: int = 3
+
+    def __post_init__(self) -> None:
+        _check(
+            "encode_ratio",
+            self.encode_ratio,
+            "a number in (0, 1]",
+            _number(self.encode_ratio) and 0 < self.encode_ratio <= 1,
+        )
+        for name, low, high in (("steps", 1, 1000), ("fixed_point", 0, 50), ("seam", 0, 1000)):
+            value = getattr(self, name)
+            _check(
+                name,
+                value,
+                f"a whole number from {low} to {high}",
+                isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+            )
+        _check(
+            "guidance_scale",
+            self.guidance_scale,
+            "a number of at least 0",
+            _number(self.guidance_scale) and 0 <= self.guidance_scale < float("inf"),
+        )
+        _check(
+            "feather",
+            self.feather,
+            "a number in [0, 64]",
+            _number(self.feather) and 0 <= self.feather <= 64,
+        )
+        _check(
+            "seed",
+            self.seed,
+            "a whole number from 0 to 2**63 - 1",
+            isinstance(self.seed, int)
+            and not isinstance(self.seed, bool)
+            and 0 <= self.seed < 2**63,
+        )
