@@ -12,8 +12,8 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
+from .._version import __version__
 from ..errors import TextsegError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -84,7 +84,7 @@ def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="textseg", description="Cut out, edit and measure what you name in an image."
     )
-    parser.add_argument("--version", action=_Version)
+    parser.add_argument("--version", action="version", version=f"textseg {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module_name, help_text) in commands.items():
         if name != chosen:
@@ -102,16 +102,3 @@ def _run(words: list[str]) -> int:
         command.set_defaults(run=module.run)
     args = parser.parse_args(words)
     return args.run(args)
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when asked: installed metadata is slow to read."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="show the version and stop")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"textseg {version('textseg')}")
-        parser.exit()

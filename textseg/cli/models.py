@@ -1,0 +1,88 @@
+"""`textseg models`: what lies on this machine, and its upkeep."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+DESCRIPTION = """\
+Models lie in the package ('mini'), in textseg's own folder and in the Hugging Face cache.
+Only `download` ever uses the network."""
+EXAMPLES = """\
+examples:
+  textseg models list
+  textseg models download sd-legacy/stable-diffusion-v1-5 --variant fp16
+  textseg models path mini
+  textseg models remove sd-legacy/stable-diffusion-v1-5
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    listing = actions.add_parser("list", help="name, size, family and state of every model here")
+    listing.add_argument("--json", action="store_true", help="one JSON object per model on stdout")
+    listing.set_defaults(action=_list)
+
+    download = actions.add_parser("download", help="fetch a model from the Hugging Face hub")
+    download.add_argument("name", metavar="OWNER/NAME", help="hub id of a diffusers pipeline")
+    download.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
+    download.add_argument("--variant", metavar="WORD", help="weights to fetch, such as fp16")
+    download.set_defaults(action=_download)
+
+    path = actions.add_parser("path", help="print a model's folder")
+    path.add_argument("name", metavar="NAME")
+    path.set_defaults(action=_path)
+
+    remove = actions.add_parser("remove", help="delete a downloaded model")
+    remove.add_argument("name", metavar="NAME")
+    remove.set_defaults(action=_remove)
+
+
+def run(args: argparse.Namespace) -> int:
+    args.action(args)
+    return 0
+
+
+def _list(args: argparse.Namespace) -> None:
+    from ..backbone.registry import list_models, models_folder
+
+    models = list_models()
+    width = max((len(model.name) for model in models), default=0)
+    for model in models:
+        if args.json:
+            record = {"name": model.name, "family": model.family, "bytes": model.size,
+                      "path": str(model.path), "complete": model.complete,
+                      "problem": model.problem}  # fmt: skip
+            print(json.dumps(record, ensure_ascii=False))
+        else:
+            state = "ready" if model.complete else model.problem
+            print(f"{model.name:{width}}  {_size(model.size):>8}  {model.family}  {state}")
+    if not models and not args.json:
+        print(f"no models; own ones go into {models_folder()}")
+
+
+def _download(args: argparse.Namespace) -> None:
+    from ..backbone.registry import download_model
+
+    print(download_model(args.name, revision=args.revision, variant=args.variant))
+
+
+def _path(args: argparse.Namespace) -> None:
+    from ..backbone.registry import find_model
+
+    print(find_model(args.name))
+
+
+def _remove(args: argparse.Namespace) -> None:
+    from ..backbone.registry import remove_model
+
+    print(f"removed {args.name}, {_size(remove_model(args.name))} freed")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

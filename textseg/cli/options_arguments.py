@@ -1,0 +1,151 @@
+"""Option dataclasses as command-line flags of the same names, and the flags commands share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ..errors import InputError
+from ..options import RefineOptions
+
+_NO_REFINE = {
+    field.name: getattr(RefineOptions.off(), field.name)
+    for field in dataclasses.fields(RefineOptions)
+    if getattr(RefineOptions.off(), field.name) != getattr(RefineOptions(), field.name)
+}
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    options: type,
+    *,
+    title: str,
+    exclude: Collection[str] = (),
+) -> None:
+    """Give a parser one flag per field of an option dataclass, with its docstring as help.
+
+    Flags that are not given leave no trace in the parsed arguments, so that a model's calibrated
+    defaults stay in force; `given_options` collects the others.
+
+    Args:
+        parser: where the flags go.
+        options: a frozen dataclass whose fields are str, int, float, bool, Literal or tuple of
+            numbers (written with commas).
+        title: heading of the group in `--help`.
+        exclude: fields without a flag.
+    """
+    group = parser.add_argument_group(title)
+    hints = get_type_hints(options)
+    described = _attribute_docs(options.__doc__ or "")
+    for field in dataclasses.fields(options):
+        if field.name in exclude:
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        text = described.get(field.name, "").replace("%", "%%")
+        common: dict[str, Any] = {
+            "dest": field.name, "default": argparse.SUPPRESS, "help": text or None,
+        }  # fmt: skip
+        hint = hints[field.name]
+        if hint is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        elif get_origin(hint) is Literal:
+            group.add_argument(flag, choices=get_args(hint), **common)
+        elif get_origin(hint) is tuple:
+            group.add_argument(flag, type=_numbers(get_args(hint)[0]), metavar="X[,X...]", **common)
+        else:
+            group.add_argument(flag, type=hint, metavar=_METAVARS.get(hint, "TEXT"), **common)
+
+
+def given_options(args: argparse.Namespace, *options: type) -> dict[str, Any]:
+    """The option fields given on the command line, by name; `--no-refine` counts as its parts."""
+    given = dict(_NO_REFINE) if RefineOptions in options and not _get(args, "refine", True) else {}
+    for kind in options:
+        for field in dataclasses.fields(kind):
+            if hasattr(args, field.name):
+                given[field.name] = getattr(args, field.name)
+    return given
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags `--model`, `--device` and `--dtype`."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="mini", metavar="NAME",
+                       help="the embedded 'mini', a pipeline folder, or the hub id of a model "
+                            "that `textseg models download` fetched (default: mini)")  # fmt: skip
+    group.add_argument("--device", metavar="DEVICE",
+                       help="cpu, cuda, cuda:1, mps (default: the best there is)")  # fmt: skip
+    group.add_argument("--dtype", metavar="DTYPE",
+                       help="float32, float16, bfloat16 (default: what suits the device)")  # fmt: skip
+
+
+def add_refine_switch(parser: argparse.ArgumentParser) -> None:
+    """The flags `--refine` and `--no-refine` for commands with `RefineOptions` flags."""
+    parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=True,
+                        help="filter, CRF, morphology and area rule on the mask "
+                             "(--no-refine: threshold only, plus what is asked for by its flag)")  # fmt: skip
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags `--json` and `--quiet`."""
+    parser.add_argument("--json", action="store_true", help="one JSON object per result on stdout")
+    parser.add_argument("--quiet", action="store_true", help="errors only")
+
+
+def comma_list(allowed: Sequence[str]) -> Callable[[str], list[str]]:
+    """An argparse type for comma-separated words of a set, each kept once, order kept."""
+
+    def parse(text: str) -> list[str]:
+        words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+        wrong = [word for word in words if word not in allowed]
+        if wrong or not words:
+            raise argparse.ArgumentTypeError(
+                f"must be one or more of {','.join(allowed)}, got {wrong[0] if wrong else text!r}"
+            )
+        return words
+
+    return parse
+
+
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
+def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
+    def parse(text: str) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"must be numbers with commas between, got {text!r}"
+            ) from None
+
+    return parse
+
+
+def _get(args: argparse.Namespace, name: str, default: Any) -> Any:
+    return getattr(args, name, default)
+
+
+def _attribute_docs(docstring: str) -> dict[str, str]:
+    """What a class docstring's "Attributes:" section says of each name."""
+    _, _, section = docstring.partition("Attributes:\n")
+    described: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        if not line.strip():
+            break
+        entry = re.match(r" {8}(\w+(?:, \w+)*): (.*)", line)
+        if entry:
+            names = entry[1].split(", ")
+            described |= dict.fromkeys(names, entry[2])
+        else:
+            described |= {name: f"{described[name]} {line.strip()}" for name in names}
+    return described
+
+
+def refuse(ok: bool, message: str) -> None:
+    """Raise InputError unless `ok`."""
+    if not ok:
+        raise InputError(message)

@@ -1,0 +1,49 @@
+"""A progress bar for people: on stderr, on a terminal, and only when the work takes a while."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+
+class Progress:
+    """A bar that appears after two seconds of work, if standard error is a terminal.
+
+    Args:
+        unit: what is counted, as "image".
+        quiet: never show it.
+    """
+
+    def __init__(self, unit: str, *, quiet: bool = False) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=0, unit=unit, delay=2.0, leave=False, file=sys.stderr,
+            disable=quiet or not sys.stderr.isatty(),
+        )  # fmt: skip
+
+    def start(self, title: str, done: int, total: int) -> None:
+        """Name the work under way and say how much of how much is done."""
+        self._bar.set_description_str(title, refresh=False)
+        self.update(done, total)
+
+    def update(self, done: int, total: int) -> None:
+        """Say how much of how much is done; fits the library's progress callbacks."""
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def line(self, text: str, *, error: bool = False) -> None:
+        """Print a whole line without tearing the bar."""
+        self._bar.clear()
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
