@@ -1,0 +1,1 @@
+"""Measures masks and edits against annotations: protocols, counters, compared methods, reports."""
