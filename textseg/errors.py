@@ -29,3 +29,7 @@ class MissingDependencyError(TextsegError, ImportError):
 
 class OutputError(TextsegError, OSError):
     """A result cannot be written."""
+
+
+class CancelledError(TextsegError):
+    """A progress callback asked to stop."""

@@ -250,3 +250,53 @@ class EditOptions:
             and not isinstance(self.seed, bool)
             and 0 <= self.seed < 2**63,
         )
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How an image is made from a prompt.
+
+    Attributes:
+        steps: sampling steps, 1 to 1000.
+        guidance_scale: classifier-free guidance; 1 means none.
+        negative_prompt: prompt of the unconditional branch.
+        seed: seeds the first image's noise; image i of a batch has seed + i.
+        scheduler: "ddim", or the name of a diffusers scheduler, as "DPMSolverMultistepScheduler".
+        height, width: size in pixels, rounded to what the model can make; 0 is the model's own.
+    """
+
+    steps: int = 50
+    guidance_scale: float = 7.5
+    negative_prompt: str = ""
+    seed: int = 0
+    scheduler: str = "ddim"
+    height: int = 0
+    width: int = 0
+
+    def __post_init__(self) -> None:
+        ranges = (
+            ("steps", 1, 1000),
+            ("seed", 0, 2**63 - 1),
+            ("height", 0, 8192),
+            ("width", 0, 8192),
+        )
+        for name, low, high in ranges:
+            value = getattr(self, name)
+            _check(
+                name,
+                value,
+                f"a whole number from {low} to {high}",
+                isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+            )
+        _check(
+            "guidance_scale",
+            self.guidance_scale,
+            "a number of at least 0",
+            _number(self.guidance_scale) and 0 <= self.guidance_scale < float("inf"),
+        )
+        _check(
+            "scheduler",
+            self.scheduler,
+            "'ddim' or the name of a diffusers scheduler",
+            isinstance(self.scheduler, str) and self.scheduler.isidentifier(),
+        )
