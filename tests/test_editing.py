@@ -1,0 +1,247 @@
+"""Mask-guided decoding against the paper's equations, and what `edit` promises about pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from textseg.editing import (
+    LATENT_METHODS,
+    LatentTask,
+    composite,
+    diffedit,
+    diffedit_no_encoding,
+    encode_decode,
+    latent_mask,
+    opencv_inpaint,
+    poisson,
+    sdedit,
+)
+from textseg.errors import InputError
+from textseg.options import EditOptions
+
+BACKBONES = ("eps_backbone", "v_backbone")
+OPTIONS = EditOptions(encode_ratio=0.6, steps=10, guidance_scale=3.0, negative_prompt="the cat")
+
+
+def _draw(seed: int) -> torch.Tensor:
+    return torch.randn(4, 6, 10, generator=torch.Generator().manual_seed(seed))
+
+
+def _task(backbone: Any, mask: torch.Tensor | float, options: EditOptions = OPTIONS) -> LatentTask:
+    region = mask if isinstance(mask, torch.Tensor) else torch.full((1, 6, 10), mask)
+    return LatentTask(backbone, _draw(0), region, _draw(1), "a dog", options)
+
+
+def _half() -> torch.Tensor:
+    mask = torch.zeros(1, 6, 10)
+    mask[:, 1:5, 2:7] = 1
+    mask[:, 1, 2:7] = 0.25
+    return mask
+
+
+class Plain:
+    """DiffEdit's steps 2 and 3 as the paper writes them, on lists indexed by the level."""
+
+    def __init__(self, backbone: Any, options: EditOptions) -> None:
+        stride = 1000 // options.steps
+        count = round(options.encode_ratio * options.steps)
+        self.t = [-1] + [stride * (i + 1) - 1 for i in range(count)]
+        self.a = [backbone.alpha_bar(t) for t in self.t]
+        self.backbone, self.options = backbone, options
+
+    def eps(self, x: torch.Tensor, t: int, prompt: str) -> torch.Tensor:
+        return self.backbone.predict(x.float()[None], t, self.backbone.embed([prompt])[0])[0].double()
+
+    def moved(self, x: torch.Tensor, eps: torch.Tensor, here: float, there: float) -> torch.Tensor:
+        x0 = (x.double() - math.sqrt(1 - here) * eps) / math.sqrt(here)
+        return math.sqrt(there) * x0 + math.sqrt(1 - there) * eps
+
+    def encoded(self, x0: torch.Tensor) -> list[torch.Tensor]:
+        """x_0 ... x_r, with the network told the level it goes to."""
+        x = [x0.double()]
+        for i in range(1, len(self.t)):
+            eps = self.eps(x[-1], self.t[i], "")
+            if self.backbone.prediction_type == "v_prediction":
+                # The network gave v; as noise it has to be read at the level x is at.
+                high, low = self.a[i], self.a[i - 1]
+                v = (eps - math.sqrt(1 - high) * x[-1]) / math.sqrt(high)
+                eps = math.sqrt(low) * v + math.sqrt(1 - low) * x[-1]
+            x.append(self.moved(x[-1], eps, self.a[i - 1], self.a[i]))
+        return x
+
+    def noised(self, x0: torch.Tensor, noise: torch.Tensor) -> list[torch.Tensor]:
+        pure = [math.sqrt(a) * x0.double() + math.sqrt(1 - a) * noise for a in self.a[1:]]
+        return [x0.double(), *pure]
+
+    def decoded(self, x: list[torch.Tensor], mask: torch.Tensor | None) -> torch.Tensor:
+        g = self.options.guidance_scale
+        y = x[-1]
+        for i in range(len(x) - 1, 0, -1):
+            without = self.eps(y, self.t[i], self.options.negative_prompt)
+            eps = without + g * (self.eps(y, self.t[i], "a dog") - without)
+            y = self.moved(y, eps, self.a[i], self.a[i - 1])
+            if mask is not None:
+                y = mask * y + (1 - mask) * x[i - 1]
+        return y.float()
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_methods_equal_the_papers_equations(name: str, request: pytest.FixtureRequest) -> None:
+    backbone = request.getfixturevalue(name)
+    plain, mask = Plain(backbone, OPTIONS), _half()
+    encoded, noised = plain.encoded(_draw(0)), plain.noised(_draw(0), _draw(1))
+    task = _task(backbone, mask)
+    for method, expected in (
+        (diffedit, plain.decoded(encoded, mask)),
+        (encode_decode, plain.decoded(encoded, None)),
+        (diffedit_no_encoding, plain.decoded(noised, mask)),
+        (sdedit, plain.decoded(noised, None)),
+    ):
+        torch.testing.assert_close(method(task), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_empty_mask_gives_the_input_and_a_full_one_encode_decode(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    backbone = request.getfixturevalue(name)
+    assert torch.equal(diffedit(_task(backbone, 0.0)), _draw(0))
+    assert torch.equal(diffedit_no_encoding(_task(backbone, 0.0)), _draw(0))
+    full = _task(backbone, 1.0)
+    assert torch.equal(diffedit(full), encode_decode(full))
+    assert torch.equal(diffedit_no_encoding(full), sdedit(full))
+
+
+def test_latents_outside_a_hard_mask_are_the_inputs_own(eps_backbone: Any) -> None:
+    mask = (_half() == 1).float()
+    for method in (diffedit, diffedit_no_encoding):
+        edited = method(_task(eps_backbone, mask))
+        outside = (mask == 0).expand_as(edited)
+        assert torch.equal(edited[outside], _draw(0)[outside])
+        assert not torch.equal(edited[~outside], _draw(0)[~outside])
+
+
+def test_only_the_methods_that_draw_noise_depend_on_it(eps_backbone: Any) -> None:
+    task = _task(eps_backbone, _half())
+    other = replace(task, noise=_draw(2))
+    same = {name: torch.equal(m(task), m(other)) for name, m in LATENT_METHODS.items()}
+    assert same == {
+        "sdedit": False,
+        "encode-decode": True,
+        "diffedit-no-encoding": False,
+        "diffedit": True,
+    }
+
+
+def test_guidance_of_one_and_zero(eps_backbone: Any) -> None:
+    plain = replace(OPTIONS, guidance_scale=1.0)
+    unguided = encode_decode(_task(eps_backbone, 1.0, plain))
+    other = replace(plain, negative_prompt="a red ball")
+    assert torch.equal(unguided, encode_decode(_task(eps_backbone, 1.0, other)))
+    negative_only = replace(plain, guidance_scale=0.0)
+    expected = Plain(eps_backbone, negative_only)
+    torch.testing.assert_close(
+        encode_decode(_task(eps_backbone, 1.0, negative_only)),
+        expected.decoded(expected.encoded(_draw(0)), None),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_latent_mask_counts_area() -> None:
+    mask = np.zeros((48, 80), bool)
+    mask[5:30, 11:50] = True
+    cells = mask.reshape(6, 8, 10, 8).mean((1, 3))
+    hard = latent_mask(mask, (6, 10))
+    assert hard.dtype == np.float32
+    np.testing.assert_array_equal(hard, cells >= 0.5)
+    soft = latent_mask(mask, (6, 10), feather=1.0)
+    assert soft.shape == (6, 10)
+    assert ((soft > 0) & (soft < 1)).sum() > ((hard > 0) & (hard < 1)).sum()
+    assert soft.mean() == pytest.approx(mask.mean(), abs=0.02)
+
+
+def test_latent_mask_keeps_small_regions_and_the_extremes() -> None:
+    dot = np.zeros((48, 80), bool)
+    dot[17, 42] = True
+    expected = np.zeros((6, 10), np.float32)
+    expected[2, 5] = 1
+    np.testing.assert_array_equal(latent_mask(dot, (6, 10)), expected)
+    assert latent_mask(np.zeros((48, 80), bool), (6, 10)).max() == 0
+    assert latent_mask(np.ones((48, 80), bool), (6, 10)).min() == 1
+    assert latent_mask(np.ones((48, 80), bool), (6, 10), feather=2).min() == pytest.approx(1)
+
+
+def _pictures() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    image, edited = rng.integers(0, 256, (2, 40, 64, 3), dtype=np.uint8)
+    mask = np.zeros((40, 64), bool)
+    mask[8:32, 0:30] = True
+    return image, edited, mask
+
+
+@pytest.mark.parametrize("seam", [0, 1, 3, 50])
+def test_composite_leaves_the_outside_alone(seam: int) -> None:
+    image, edited, mask = _pictures()
+    done = composite(image, edited, mask, seam)
+    assert done.dtype == np.uint8
+    np.testing.assert_array_equal(done[~mask], image[~mask])
+
+
+def test_composite_blends_over_the_seam() -> None:
+    image, edited, mask = _pictures()
+    done = composite(image, edited, mask, 3)
+    # Row 20 is far from the region's top and bottom; its right edge is at column 30.
+    for depth, column in ((1, 29), (2, 28), (3, 27)):
+        expected = image[20, column] + depth / 4 * (edited[20, column].astype(float) - image[20, column])
+        np.testing.assert_allclose(done[20, column], expected, atol=0.51)
+    # The image's border is no edge: the region touches it at column 0.
+    np.testing.assert_array_equal(done[20, :26], edited[20, :26])
+    np.testing.assert_array_equal(composite(image, edited, mask, 0)[mask], edited[mask])
+
+
+def test_composite_of_full_and_empty_masks() -> None:
+    image, edited, mask = _pictures()
+    np.testing.assert_array_equal(composite(image, edited, np.ones_like(mask), 3), edited)
+    np.testing.assert_array_equal(composite(image, edited, np.zeros_like(mask), 3), image)
+
+
+def test_inpainting_without_a_model_fills_from_the_surroundings() -> None:
+    image = np.full((40, 64, 3), (30, 120, 200), np.uint8)
+    mask = np.zeros((40, 64), bool)
+    mask[10:20, 30:64] = True
+    spoilt = np.where(mask[..., None], np.uint8(255), image)
+    np.testing.assert_allclose(opencv_inpaint(spoilt, mask, None), image, atol=4)
+
+
+def test_poisson_keeps_the_gradients_of_the_patch_and_the_level_of_the_image() -> None:
+    image = np.full((40, 64, 3), 60, np.uint8)
+    mask = np.zeros((40, 64), bool)
+    mask[8:32, 12:40] = True
+    patch = np.full((24, 28, 3), 180, np.uint8)
+    patch[8:16, 10:18] = 220
+    done = poisson(image, mask, patch).astype(int)
+    assert done.shape == image.shape
+    # A flat patch of another level vanishes; its brighter block stays brighter by as much.
+    assert done[10, 14].mean() == pytest.approx(60, abs=6)
+    assert done[20, 26].mean() - done[28, 14].mean() == pytest.approx(40, abs=12)
+
+
+def test_poisson_reaches_the_images_border() -> None:
+    image = np.full((40, 64, 3), 60, np.uint8)
+    mask = np.zeros((40, 64), bool)
+    mask[:20, :30] = True
+    patch = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    assert poisson(image, mask, patch)[:19, :29].std() > 20
+
+
+def test_poisson_needs_a_patch() -> None:
+    image, _, mask = _pictures()
+    with pytest.raises(InputError, match="patch must be an image for method 'poisson', got None"):
+        poisson(image, mask, None)

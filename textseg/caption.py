@@ -1,0 +1,233 @@
+"""A caption for an image: BLIP's, or the nouns a model sees.
+
+The `erase` strategy of prompt contrast starts from a caption; this is where it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import InputError, ModelError, ModelNotFoundError
+from .image import image_identity, load_image, resize_image
+from .inversion import Progress, report
+
+if TYPE_CHECKING:
+    from .backbone.base import Backbone
+    from .image import ImageLike
+
+BLIP = "Salesforce/blip-image-captioning-base"
+PREFIX = "a photograph of"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What an image shows, in words.
+
+    Attributes:
+        text: the caption, e.g. "a photograph of a dog and a ball".
+        model: who wrote it.
+        nouns: (noun, presence) pairs, most present first; empty for a captioning model.
+        evaluations: how often the diffusion model ran; 0 for a captioning model.
+    """
+
+    text: str
+    model: str
+    nouns: tuple[tuple[str, float], ...] = ()
+    evaluations: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class BlipCaptioner:
+    """A BLIP captioning model.
+
+    Source: Li et al. 2022, arXiv 2201.12086; prompted with "a photograph of", as the first
+    segmentation by prompt contrast did.
+    """
+
+    def __init__(self, model: Any, processor: Any, name: str) -> None:
+        """Wrap a `BlipForConditionalGeneration` and its `BlipProcessor`."""
+        self.model, self.processor, self.name = model.eval(), processor, name
+
+    @classmethod
+    def load(cls, name: str = BLIP, *, device: str | None = None) -> BlipCaptioner:
+        """Load from a folder, or by name from what was downloaded before; never downloads."""
+        from transformers import BlipForConditionalGeneration, BlipProcessor
+
+        from .backbone.registry import find_model
+
+        try:
+            folder = str(find_model(name))
+        except ModelNotFoundError:
+            folder = name
+        try:
+            processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
+            model = BlipForConditionalGeneration.from_pretrained(folder, local_files_only=True)
+        except OSError as error:
+            raise ModelNotFoundError(
+                f"no captioning model {name!r} here; get it with `textseg models download {name}`, "
+                "or give a folder"
+            ) from error
+        except (ValueError, KeyError) as error:
+            raise ModelError(f"{name!r} is no BLIP captioning model: {error}") from error
+        return cls(model.to(device) if device else model, processor, name)
+
+    def caption(self, image: np.ndarray, prefix: str = PREFIX, max_new_tokens: int = 30) -> Caption:
+        """(H, W, 3) uint8 to a caption that starts with `prefix`; greedy, so always the same."""
+        import torch
+        from PIL import Image
+
+        inputs = self.processor(Image.fromarray(image), prefix or None, return_tensors="pt")
+        with torch.no_grad():
+            tokens = self.model.generate(**inputs.to(self.model.device), do_sample=False,
+                                         num_beams=1, max_new_tokens=max_new_tokens)  # fmt: skip
+        text = self.processor.decode(tokens[0], skip_special_tokens=True).strip()
+        return Caption(text=" ".join(text.split()), model=self.name)
+
+
+@lru_cache(maxsize=1)
+def _blip(name: str) -> BlipCaptioner:
+    return BlipCaptioner.load(name)
+
+
+def name_nouns(
+    backbone: Backbone,
+    image: np.ndarray,
+    nouns: Sequence[str],
+    *,
+    samples: int = 2,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> list[tuple[str, float]]:
+    """Which nouns a diffusion model sees in an image: each noun's presence, highest first.
+
+    Costs samples * (1 + Q) evaluations of the model for Q nouns, at the first calibrated noise
+    level, with `batch_size` nouns in one call. The pairing is the model's own if it is "absent",
+    else "null".
+
+    Args:
+        image: (H, W, 3) uint8.
+        nouns: bare nouns, as the model's own `calibration["nouns"]`.
+        samples: noise draws.
+
+    Returns:
+        (noun, presence) pairs; presence as in `Segmentation`.
+    """
+    import torch
+
+    from .contrast import draw_noise, evidence, noise_contrast, presence, strongest_evidence
+    from .prompts import pair_for
+
+    options = backbone.contrast_defaults
+    t = backbone.timestep(options.strength[0])
+    latents = backbone.encode(resize_image(image, backbone.fit_size(*image.shape[:2])))
+    identity = image_identity(image)
+    reference = "absent" if options.reference == "absent" else "null"
+    pairs = [pair_for(backbone, noun, reference) for noun in nouns]
+    prompts = list(dict.fromkeys(p for pair in pairs for p in (pair.query, *pair.references)))
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    starts = range(0, len(prompts), batch_size)
+    contrasts: list[list[np.ndarray]] = [[] for _ in pairs]
+    evidences: list[list[np.ndarray]] = [[] for _ in pairs]
+    for draw in range(samples):
+        eps = draw_noise(latents.shape, seed, identity, t, draw).to(latents)
+        noisy = backbone.add_noise(latents, eps[None], t)
+        parts = []
+        for n, start in enumerate(starts):
+            some = prompts[start : start + batch_size]
+            with torch.no_grad():
+                parts.append(backbone.predict(noisy.expand(len(some), -1, -1, -1), t,
+                                              backbone.embed(some)).cpu())  # fmt: skip
+            report(progress, draw * len(starts) + n + 1, samples * len(starts), "naming")
+        predicted, true = torch.cat(parts), eps.cpu()[None]
+        for k, pair in enumerate(pairs):
+            query = predicted[place[pair.query]][None]
+            against = predicted[place[pair.references[0]]][None]
+            contrasts[k].append(noise_contrast(query, against)[0].numpy())
+            evidences[k].append(evidence(true, query, against)[0].numpy())
+    scored: list[tuple[str, float]] = []
+    for noun, pair, seen, better in zip(nouns, pairs, contrasts, evidences, strict=True):
+        contrast_map, draws = np.mean(seen, axis=0), np.stack(better)
+        found = presence(backbone, pair, options, contrast_map, draws.mean(axis=0),
+                         strongest_evidence(contrast_map, draws))  # fmt: skip
+        scored.append((noun, found))
+    return sorted(scored, key=lambda item: -item[1])
+
+
+def caption(
+    image: ImageLike,
+    *,
+    model: Backbone | BlipCaptioner | str = "mini",
+    prefix: str = PREFIX,
+    nouns: Sequence[str] | None = None,
+    most: int = 3,
+    least_presence: float = 0.5,
+    samples: int = 2,
+    progress: Progress | None = None,
+) -> Caption:
+    """Say what an image shows.
+
+    Args:
+        image: anything `load_image` takes.
+        model: a `BlipCaptioner`, or a name: "blip" for `BLIP`, any name with "blip" in it or a BLIP
+            folder. Any other model names the nouns it sees.
+        prefix: words the caption starts with.
+        nouns: what a diffusion model chooses from; its own vocabulary if None.
+        most: nouns in the caption at most.
+        least_presence: nouns less present are left out, but for the most present one.
+        samples: noise draws for the nouns.
+
+    Raises:
+        ModelNotFoundError: the captioning model is not on this machine.
+        InputError: no nouns to choose from.
+    """
+    pixels = load_image(image)
+    if isinstance(model, str) and _is_blip(model):
+        model = _blip(BLIP if model == "blip" else model)
+    if isinstance(model, BlipCaptioner):
+        return model.caption(pixels, prefix)
+    if isinstance(model, str):
+        from .backbone import load
+
+        model = load(model)
+    candidates = list(model.calibration.get("nouns", ()) if nouns is None else nouns)
+    if not candidates:
+        raise InputError(
+            f"nouns must be given for model {model.name!r}, which brings none; "
+            "or caption with BLIP (model='blip')"
+        )
+    if samples < 1 or most < 1:
+        raise InputError(f"samples and most must be at least 1, got {samples} and {most}")
+    scored = name_nouns(model, pixels, candidates, samples=samples, progress=progress)
+    chosen = [noun for noun, found in scored[:most] if found >= least_presence]
+    text = caption_of(chosen or [scored[0][0]], prefix)
+    return Caption(text, model.name, tuple(scored), samples * (1 + len(candidates)))
+
+
+def caption_of(nouns: Sequence[str], prefix: str = PREFIX) -> str:
+    """A caption from nouns.
+
+    >>> caption_of(["dog", "apple", "boat"])
+    'a photograph of a dog, an apple and a boat'
+    """
+    from .prompts import with_article
+
+    things = [with_article(noun) for noun in nouns]
+    listed = " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
+    return f"{prefix} {listed}".strip()
+
+
+def _is_blip(name: str) -> bool:
+    from pathlib import Path
+
+    config = Path(name) / "config.json"
+    if config.is_file():
+        return '"blip"' in config.read_text(encoding="utf-8", errors="replace")
+    return "blip" in name.lower()

@@ -1,0 +1,184 @@
+"""Text to image with the same backbone that segments and edits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from ._version import __version__
+from .errors import InputError
+from .inversion import Progress, ddim_decode, ddim_levels, guided_noise, report
+from .options import GenerateOptions
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+
+    from .backbone.base import Backbone
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An image made from a prompt, and how.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        prompt: the prompt as given.
+        options: with the seed of this very image.
+        model, version: the model's name and textseg's version.
+        notes: what the caller should know, e.g. which words the model does not know.
+    """
+
+    image: np.ndarray
+    prompt: str
+    options: GenerateOptions
+    model: str
+    version: str = __version__
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """How the image was made, as plain JSON values."""
+        return {"kind": "generation", "prompt": self.prompt, "options": asdict(self.options),
+                "model": self.model, "version": self.version, "notes": list(self.notes),
+                "size": list(self.image.shape[:2])}  # fmt: skip
+
+    def save(self, path: str | os.PathLike[str], *, visible_label: bool = False) -> Path:
+        """Write the image with its label (`labels.TRAINED`) as PNG, JPEG or WebP, atomically.
+
+        Args:
+            visible_label: also draw "AI generated" into a corner.
+        """
+        from .labels import TRAINED, save_labelled
+
+        return save_labelled(self.image, path, TRAINED, self.describe(), visible=visible_label)
+
+
+def starting_noise(shape: Sequence[int], seed: int, prompt: str) -> torch.Tensor:
+    """Standard normal noise (C, h, w) float32, drawn on the CPU from the seed and the prompt."""
+    from .contrast import draw_noise
+
+    identity = hashlib.sha256(prompt.encode()).hexdigest()
+    return draw_noise(shape, seed, identity, -1, 0)
+
+
+@overload
+def generate(
+    prompt: str, *, count: None = None, model: Backbone | str = ..., **kwargs: Any
+) -> Generation: ...
+@overload
+def generate(
+    prompt: str | Sequence[str],
+    *,
+    count: int | None = None,
+    model: Backbone | str = ...,
+    **kwargs: Any,
+) -> Generation | list[Generation]: ...
+def generate(
+    prompt: str | Sequence[str],
+    *,
+    count: int | None = None,
+    model: Backbone | str = "mini",
+    options: GenerateOptions | None = None,
+    progress: Progress | None = None,
+    **overrides: Any,
+) -> Generation | list[Generation]:
+    """Make images from prompts.
+
+    Images are made one after the other, so that each is the same whether made alone or in a batch.
+
+    Args:
+        prompt: one prompt, or several.
+        count: images per prompt; a list is returned if it is given, or if there are several
+            prompts. Image i of the list has seed + i.
+        model: a name or a loaded model.
+        options: the model's own or the usual defaults if None.
+        progress: called as progress(done, total, stage); returning False stops.
+        overrides: single fields of `GenerateOptions`.
+
+    Raises:
+        InputError: a bad argument; CancelledError: `progress` returned False.
+    """
+    from .editing import prompt_notes
+
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts or not all(isinstance(p, str) for p in prompts):
+        raise InputError(f"prompt must be a text or texts, got {prompt!r}")
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise InputError(f"count must be a whole number of at least 1, got {count!r}")
+    backbone = _load(model)
+    unknown = set(overrides) - {f.name for f in fields(GenerateOptions)}
+    if unknown:
+        raise InputError(f"options of generate have no field {sorted(unknown)[0]!r}")
+    defaults = GenerateOptions(**backbone.calibration.get("generate", {}))
+    chosen = replace(options or defaults, **overrides)
+    made: list[Generation] = []
+    jobs = [p for p in prompts for _ in range(count or 1)]
+    for i, text in enumerate(jobs):
+        this = replace(chosen, seed=chosen.seed + i)
+        notes = prompt_notes(backbone, text, this.negative_prompt)
+        image = _generate_one(backbone, text, this, progress, f"image {i + 1} of {len(jobs)}")
+        made.append(Generation(image, text, this, backbone.name, notes=tuple(notes)))
+    return made[0] if isinstance(prompt, str) and count is None else made
+
+
+def _load(model: Backbone | str) -> Backbone:
+    if isinstance(model, str):
+        from .backbone import load
+
+        return load(model)
+    return model
+
+
+def _generate_one(
+    backbone: Backbone, prompt: str, options: GenerateOptions, progress: Progress | None, stage: str
+) -> np.ndarray:
+    side = backbone.native_size
+    height, width = _fit(backbone, options.height or side, options.width or side)
+    # The encoder alone knows the shape of a model's latents.
+    shape = backbone.encode(np.zeros((height, width, 3), np.uint8)).shape
+    noise = starting_noise(shape, options.seed, prompt).to(backbone.device)
+    if options.scheduler == "ddim":
+        levels = ddim_levels(backbone.num_train_timesteps, options.steps)
+        latents = ddim_decode(backbone, noise, levels, prompt=prompt, progress=progress,
+                              negative_prompt=options.negative_prompt, stage=stage,
+                              guidance_scale=options.guidance_scale)  # fmt: skip
+    else:
+        latents = _sample(backbone, noise, prompt, options, progress, stage)
+    return backbone.decode(latents)
+
+
+def _fit(backbone: Backbone, height: int, width: int) -> tuple[int, int]:
+    """The sides nearest to those asked for that the model can make."""
+    m = backbone.multiple
+    return max(1, round(height / m)) * m, max(1, round(width / m)) * m
+
+
+def _sample(
+    backbone: Backbone,
+    noise: torch.Tensor,
+    prompt: str,
+    options: GenerateOptions,
+    progress: Progress | None,
+    stage: str,
+) -> torch.Tensor:
+    """Clean latents (C, h, w) by a diffusers scheduler."""
+    import torch
+
+    from .backbone.schedulers import make_scheduler, sample
+
+    text, negative = backbone.embed([prompt, options.negative_prompt])
+    scheduler = make_scheduler(backbone, options.scheduler, options.steps)
+    with torch.no_grad():
+        return sample(
+            scheduler,
+            noise,
+            lambda x, t: guided_noise(backbone, x, t, text, negative, options.guidance_scale),
+            lambda done, total: report(progress, done, total, stage),
+            torch.Generator().manual_seed(options.seed),
+        )
