@@ -1,0 +1,356 @@
+"""Where models lie: the package, textseg's own folder, the Hugging Face cache; and their upkeep.
+
+Nothing here downloads except `download_model`, which only `textseg models download` calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, ModelError, ModelNotFoundError
+
+EMBEDDED = Path(__file__).resolve().parent.parent / "models"
+FAMILIES: dict[str, str] = {
+    "StableDiffusionPipeline": "latent-unet",
+    "StableDiffusionImg2ImgPipeline": "latent-unet",
+    "StableDiffusionDiffEditPipeline": "latent-unet",
+    "StableDiffusionInpaintPipeline": "latent-unet",
+}
+_SUPPORTED = "Stable Diffusion 1 and 2 (StableDiffusionPipeline)"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One model found on this machine.
+
+    Attributes:
+        name: what `load` takes.
+        family: "latent-unet", or the pipeline's class name when it is not supported.
+        size: bytes on disk.
+        path: the pipeline folder.
+        complete: whether `load` would find every file whole.
+        problem: what is missing or unsupported, or "".
+    """
+
+    name: str
+    family: str
+    size: int
+    path: Path
+    complete: bool
+    problem: str = ""
+
+
+def models_folder() -> Path:
+    """textseg's own models folder, which need not exist yet.
+
+    `$TEXTSEG_HOME/models` if that is set, else `textseg/models` in the platform's folder for user
+    data: `$XDG_DATA_HOME` or `~/.local/share`, `~/Library/Application Support`, `%LOCALAPPDATA%`.
+    """
+    home = os.environ.get("TEXTSEG_HOME")
+    if home:
+        return Path(home).expanduser() / "models"
+    if sys.platform == "win32":
+        data = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = Path.home() / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "textseg" / "models"
+
+
+def find_model(name: str | os.PathLike[str]) -> Path:
+    """The pipeline folder of a model on this machine; downloads nothing.
+
+    Args:
+        name: "mini" or another model of the package, a folder, a name in `models_folder()`, or a
+            hub id in the Hugging Face cache. They are tried in this order.
+
+    Raises:
+        ModelNotFoundError: no such model here; says how to get it.
+        ModelError: the name is that of a single file.
+    """
+    text = os.fspath(name)
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise InputError(f"model must be a name or a folder, got {name!r}")
+    if _HUB_ID.fullmatch(text) and (EMBEDDED / text / "model_index.json").is_file():
+        return EMBEDDED / text
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ModelError(f"model must be a diffusers pipeline folder, got the single file {text!r}")
+    if _HUB_ID.fullmatch(text):
+        own = _own_folder(text)
+        if own.is_dir():
+            return own
+        cached = _cached_snapshot(text)
+        if cached is not None:
+            return cached
+    raise ModelNotFoundError(_how_to_get(text))
+
+
+def list_models() -> list[ModelInfo]:
+    """Every model `load` could name here: the package's, textseg's own, the Hugging Face cache's.
+
+    Cached repositories without a `model_index.json` are no pipelines and are left out.
+    """
+    found: list[tuple[str, Path]] = []
+    for base in (EMBEDDED, models_folder()):
+        if base.is_dir():
+            folders = sorted(p for p in base.iterdir() if (p / "model_index.json").is_file())
+            found += [(p.name.replace("--", "/"), p) for p in folders]
+    cache = _hub_cache()
+    for entry in sorted(cache.glob("models--*")) if cache.is_dir() else ():
+        name = entry.name.removeprefix("models--").replace("--", "/")
+        path = _cached_snapshot(name)
+        if path is not None and (path / "model_index.json").is_file():
+            found.append((name, path))
+    return [_describe(name, path) for name, path in found]
+
+
+def download_model(name: str, *, revision: str | None = None, variant: str | None = None) -> Path:
+    """Fetch what textseg needs of a hub model into the Hugging Face cache: configurations,
+    tokenizer and safetensors weights, no pickles, no safety checker.
+
+    Args:
+        name: hub id such as "sd-legacy/stable-diffusion-v1-5".
+        revision: branch, tag or commit.
+        variant: "fp16" fetches the half-precision files instead.
+
+    Returns:
+        the pipeline folder, checked to be whole.
+
+    Raises:
+        ModelError: unsupported family, no network, no such repository.
+    """
+    if not isinstance(name, str) or not _HUB_ID.fullmatch(name) or "/" not in name:
+        raise InputError(f"model must be a hub id like OWNER/NAME, got {name!r}")
+    if variant is not None and not re.fullmatch(r"[A-Za-z0-9]+", variant):
+        raise InputError(f"variant must be a word such as fp16, got {variant!r}")
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    suffix = f".{variant}" if variant else ""
+    patterns = ["model_index.json", "textseg.json", "README.md", "LICENSE*", "*/*config.json",
+                "tokenizer/*"]  # fmt: skip
+    for part, stem in _WEIGHTS.items():
+        patterns += [f"{part}/{stem}{suffix}.safetensors",
+                     f"{part}/{stem}{suffix}-*-of-*.safetensors",
+                     f"{part}/{stem}.safetensors.index{suffix}.json"]  # fmt: skip
+    try:
+        index = Path(hf_hub_download(name, "model_index.json", revision=revision))
+        family_of(index.parent)
+        folder = Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=["safety_checker/*", "feature_extractor/*"],
+            )
+        )
+    except ModelError:
+        raise
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"{name!r} could not be downloaded: {reason[0]}") from error
+    check_model(folder)
+    return folder
+
+
+def remove_model(name: str) -> int:
+    """Delete a model from textseg's own folder or from the Hugging Face cache.
+
+    Returns:
+        bytes freed.
+
+    Raises:
+        InputError: the name is a path, or a model of the package.
+        ModelNotFoundError: no such model in either place.
+    """
+    if not isinstance(name, str) or not _HUB_ID.fullmatch(name) or ".." in name:
+        raise InputError(f"model must be a model's name (folders are not removed), got {name!r}")
+    for base, folder in (
+        (models_folder(), _own_folder(name)),
+        (_hub_cache(), _hub_cache() / f"models--{name.replace('/', '--')}"),
+    ):
+        if folder.is_dir():
+            if folder.is_symlink() or folder.resolve().parent != base.resolve():
+                raise InputError(f"model must lie inside {base}, got {folder}")
+            size = _size(folder)
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise ModelError(f"{folder} could not be removed: {error.strerror}") from error
+            return size
+    if (EMBEDDED / name).is_dir():
+        raise InputError(f"{name!r} is part of the package and cannot be removed")
+    raise ModelNotFoundError(f"no model {name!r} in {models_folder()} or {_hub_cache()}")
+
+
+def family_of(folder: Path) -> str:
+    """The family of a pipeline folder, from its `model_index.json`.
+
+    Raises:
+        ModelError: no pipeline folder, or an unsupported family.
+    """
+    index = read_json(folder / "model_index.json", folder)
+    name = index.get("_class_name")
+    if name not in FAMILIES:
+        raise ModelError(f"{folder} holds a {name}; supported families: {_SUPPORTED}")
+    return FAMILIES[name]
+
+
+def check_model(folder: Path) -> dict[str, str | None]:
+    """Check that every file `load` needs is there and whole.
+
+    Returns:
+        for each of "unet", "vae", "text_encoder" the weight variant to load ("fp16" or None).
+
+    Raises:
+        ModelError: names the first file that is missing, half-downloaded, truncated or a pickle.
+    """
+    family_of(folder)
+    for name in ("unet/config.json", "vae/config.json", "text_encoder/config.json",
+                 "scheduler/scheduler_config.json"):  # fmt: skip
+        read_json(folder / name, folder)
+    unfinished = [
+        path for part in (*_WEIGHTS, "tokenizer") for path in (folder / part).glob("*.incomplete")
+    ]
+    if unfinished:
+        raise ModelError(f"{unfinished[0]} is a half-finished download; fetch the model again")
+    variants = {part: _check_weights(folder / part, stem) for part, stem in _WEIGHTS.items()}
+    tokenizer = folder / "tokenizer"
+    if not (tokenizer / "tokenizer.json").is_file():
+        for name in ("vocab.json", "merges.txt"):
+            if not (tokenizer / name).is_file():
+                raise ModelError(f"{tokenizer / name} is missing; the model is incomplete")
+    return variants
+
+
+def read_json(path: Path, folder: Path) -> dict[str, Any]:
+    """A JSON object of a model folder; raises `ModelError` that names a missing or broken file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "not a diffusers pipeline" if path.parent == folder else "incomplete"
+        raise ModelError(f"{path} is missing; the model folder is {what}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def _check_weights(folder: Path, stem: str) -> str | None:
+    for variant in (None, "fp16"):
+        suffix = f".{variant}" if variant else ""
+        index = folder / f"{stem}.safetensors.index{suffix}.json"
+        if index.is_file():
+            shards = set(read_json(index, folder).get("weight_map", {}).values())
+            for shard in sorted(shards):
+                _check_safetensors(folder / shard)
+            return variant
+        path = folder / f"{stem}{suffix}.safetensors"
+        if path.exists():
+            _check_safetensors(path)
+            return variant
+    path = folder / f"{stem}.safetensors"
+    if path.is_symlink():
+        raise ModelError(f"{path} is missing; the model is incomplete, fetch it again")
+    pickles = sorted(p for pattern in ("*.bin", "*.ckpt", "*.pt") for p in folder.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{pickles[0]} is a pickle, which can run code when loaded; {path.name} is needed"
+        )
+    raise ModelError(f"{path} is missing; the model is incomplete")
+
+
+def _check_safetensors(path: Path) -> None:
+    """Header length and tensor extents against the file's size."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start.startswith(b"version "):
+                raise ModelError(f"{path} is a Git LFS pointer, not the weights; fetch them")
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+            header = json.loads(file.read(length)) if 8 + length <= size else None
+        ends = [v["data_offsets"][1] for k, v in (header or {}).items() if k != "__metadata__"]
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; the model is incomplete") from None
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from error
+    whole = None if header is None else 8 + length + max(ends, default=0)
+    if whole != size:
+        expected = "more" if whole is None else str(whole)
+        raise ModelError(f"{path} is damaged: {size} bytes where its header says {expected}")
+
+
+def _own_folder(name: str) -> Path:
+    return models_folder() / name.replace("/", "--")
+
+
+def _hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _cached_snapshot(name: str) -> Path | None:
+    """The snapshot of a cached hub model: that of `main`, else the newest."""
+    entry = _hub_cache() / f"models--{name.replace('/', '--')}"
+    snapshots = entry / "snapshots"
+    if not snapshots.is_dir():
+        return None
+    main = entry / "refs" / "main"
+    if main.is_file():
+        folder = snapshots / main.read_text().strip()
+        if folder.is_dir():
+            return folder
+    folders = [p for p in snapshots.iterdir() if p.is_dir()]
+    return max(folders, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def _how_to_get(text: str) -> str:
+    if text == "mini":
+        return "model 'mini' is missing from this installation; install the textseg package again"
+    if _HUB_ID.fullmatch(text) and "/" in text:
+        return f"no model {text!r} on this machine; get it with `textseg models download {text}`"
+    return (
+        f"no model {text!r} on this machine; give a folder, 'mini', or a hub id after "
+        "`textseg models download OWNER/NAME`"
+    )
+
+
+def _describe(name: str, path: Path) -> ModelInfo:
+    family, problem = "", ""
+    try:
+        family = family_of(path)
+        check_model(path)
+    except ModelError as error:
+        problem = str(error)
+        if not family:
+            try:
+                family = str(read_json(path / "model_index.json", path).get("_class_name"))
+            except ModelError:
+                family = "unknown"
+    return ModelInfo(name, family, _size(path), path, not problem, problem)
+
+
+def _size(folder: Path) -> int:
+    """Bytes under a folder; files that several links lead to count once."""
+    files = {p.resolve() for p in folder.rglob("*") if p.is_file()}
+    return sum(p.stat().st_size for p in files)

@@ -1,0 +1,291 @@
+"""The algorithm: where, and by how much, do two prompts disagree about the noise in an image?
+
+    x_t   = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps           one draw of noise, shared by both
+    c     = mean over channels |eps(x_t, query) - eps(x_t, reference)|          `noise_contrast`
+    e     = mean over channels (eps - eps_reference)^2 - (eps - eps_query)^2          `evidence`
+
+Both are averaged over draws, then over noise levels, in units of the noise (standard deviation 1)
+at every level. c is the map of DiffEdit (Couairon et al. 2022, arXiv 2210.11427, section 3.2). e is
+signed: positive where the query explains the true noise better, which is the drop in the diffusion
+model's denoising loss that a diffusion classifier compares (Li et al. 2023, arXiv 2303.16203), per
+position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .backbone.base import Backbone
+    from .options import ContrastOptions
+    from .prompts import PromptPair
+
+STRONGEST = 0.05
+PEAK = 0.02
+Progress = Callable[[int, int, str], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What the noise predictions say about one pair of prompts.
+
+    Attributes:
+        contrast: (h, w) float32, at least 0.
+        evidence: (h, w) float32, signed.
+        draw_evidence: (draws of all levels,) float64: for each draw the mean evidence over the
+            `STRONGEST` fraction of cells by contrast.
+        presence: 0 to 1, see `presence`.
+    """
+
+    contrast: np.ndarray
+    evidence: np.ndarray
+    draw_evidence: np.ndarray
+    presence: float
+
+
+def draw_noise(shape: Sequence[int], seed: int, identity: str, t: int, index: int) -> torch.Tensor:
+    """One draw from a standard normal, (C, h, w) float32 on the CPU.
+
+    It depends on nothing but the seed, the image, the timestep and its own index: batches, devices,
+    workers and the other noise levels do not change it.
+    """
+    import torch
+
+    key = hashlib.sha256(f"{seed}/{identity}/{t}/{index}".encode()).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "big") >> 1)
+    return torch.randn(tuple(shape), generator=generator)
+
+
+def noise_contrast(eps_query: torch.Tensor, eps_ref: torch.Tensor) -> torch.Tensor:
+    """|eps_query - eps_ref|, averaged over channels: (N, C, h, w) twice to (N, h, w).
+
+    The size is taken draw by draw, before any averaging, as in DiffEdit's published code.
+    """
+    return (eps_query - eps_ref).abs().mean(dim=1)
+
+
+def evidence(eps: torch.Tensor, eps_query: torch.Tensor, eps_ref: torch.Tensor) -> torch.Tensor:
+    """(eps - eps_ref)^2 - (eps - eps_query)^2, averaged over channels: (N, C, h, w) to (N, h, w).
+
+    Positive where the reference explains the true noise `eps` worse than the query does.
+    """
+    return ((eps - eps_ref).square() - (eps - eps_query).square()).mean(dim=1)
+
+
+class Predictions:
+    """Noise predictions for one image, each made once.
+
+    One call of the model holds draws of one prompt and one level only, so a prediction has the same
+    bits whatever else is asked. The predictions last used are kept, up to `max_bytes` (one prompt
+    at one level takes 650 KB for 10 draws of 4 x 64 x 64 latents).
+
+    Attributes:
+        evaluations: images the UNet has been run on so far.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        latents: torch.Tensor,
+        identity: str,
+        *,
+        max_bytes: int = 2**28,
+    ) -> None:
+        """
+        Args:
+            latents: clean latents (C, h, w).
+            identity: of the image, from `image_identity`; with the seed it fixes the noise.
+        """
+        self.backbone, self.latents, self.identity = backbone, latents, identity
+        self.evaluations = 0
+        self._room = max_bytes
+        self._kept: OrderedDict[tuple[str, int, int, int, int], torch.Tensor] = OrderedDict()
+
+    def noise(self, t: int, seed: int, draws: range) -> torch.Tensor:
+        """The true noise of some draws, (N, C, h, w) on the backbone's device."""
+        import torch
+
+        shape = tuple(self.latents.shape)
+        drawn = [draw_noise(shape, seed, self.identity, t, i) for i in draws]
+        return torch.stack(drawn).to(self.latents.device)
+
+    def predict(self, prompt: str, t: int, seed: int, draws: range) -> torch.Tensor:
+        """Predicted noise of some draws under a prompt, (N, C, h, w) float32."""
+        key = (prompt, t, seed, draws.start, draws.stop)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        noisy = self.backbone.add_noise(self.latents, self.noise(t, seed, draws), t)
+        predicted = self.backbone.predict(noisy, t, self.backbone.embed([prompt])[0])
+        self.evaluations += len(draws)
+        self._kept[key] = predicted
+        self._room -= predicted.nbytes
+        while self._room < 0 and len(self._kept) > 1:
+            self._room += self._kept.popitem(last=False)[1].nbytes
+        return predicted
+
+
+def measure(
+    predictions: Predictions,
+    pairs: Sequence[PromptPair],
+    options: ContrastOptions,
+    progress: Progress | None = None,
+) -> list[Measured]:
+    """Contrast and evidence of each pair, from one pass over the unique prompts.
+
+    The UNet runs on levels * samples * (unique prompts not seen before) noisy images. A pair with
+    several references is set against the mean of their predictions.
+
+    Args:
+        options: strength, samples, seed and batch_size are used.
+        progress: called as progress(done, total, "contrast") after each batch of a pair.
+    """
+    import torch
+
+    backbone = predictions.backbone
+    levels = [backbone.timestep(strength) for strength in options.strength]
+    batches = [
+        range(first, min(first + options.batch_size, options.samples))
+        for first in range(0, options.samples, options.batch_size)
+    ]
+    total = len(pairs) * len(levels) * len(batches)
+    results: list[Measured] = []
+    done = 0
+    for pair in pairs:
+        contrasts, evidences = [], []
+        for t in levels:
+            for draws in batches:
+                eps = predictions.noise(t, options.seed, draws)
+                eps_query = predictions.predict(pair.query, t, options.seed, draws)
+                eps_ref = torch.stack(
+                    [predictions.predict(p, t, options.seed, draws) for p in pair.references]
+                ).mean(dim=0)
+                contrasts.append(noise_contrast(eps_query, eps_ref).cpu())
+                evidences.append(evidence(eps, eps_query, eps_ref).cpu())
+                done += 1
+                if progress is not None:
+                    progress(done, total, "contrast")
+        contrast_map = torch.cat(contrasts).mean(dim=0).numpy()
+        draw_maps = torch.cat(evidences).numpy()
+        per_draw = strongest_evidence(contrast_map, draw_maps)
+        evidence_map = draw_maps.mean(axis=0, dtype=np.float64).astype(np.float32)
+        found = presence(backbone, pair, options, contrast_map, evidence_map, per_draw)
+        results.append(Measured(contrast_map, evidence_map, per_draw, found))
+    return results
+
+
+def strongest_evidence(contrast: np.ndarray, draw_evidence: np.ndarray) -> np.ndarray:
+    """Mean evidence of each draw over the strongest cells of the contrast: (h, w) and (N, h, w) to
+    (N,) float64. With one draw only, its strongest cells one by one."""
+    cells = _strongest(contrast, STRONGEST)
+    values = draw_evidence.reshape(len(draw_evidence), -1)[:, cells].astype(np.float64)
+    return values[0] if len(values) == 1 else values.mean(axis=1)
+
+
+def presence(
+    backbone: Backbone,
+    pair: PromptPair,
+    options: ContrastOptions,
+    contrast: np.ndarray,
+    evidence: np.ndarray,
+    draw_evidence: np.ndarray,
+) -> float:
+    """How sure the model is that the object is there, 0 to 1.
+
+    Calibrated models, for the pairing they were calibrated with: sigmoid(scale * x + offset), where
+    x is `presence_statistic`. Else the one-sided level of a t-test that the evidence over the
+    strongest cells is above zero, draws taken as independent: P(T <= t) for Student's T.
+    """
+    calibrated = backbone.calibration.get("presence")
+    if calibrated and pair.strategy == backbone.contrast_defaults.reference:
+        x = presence_statistic(contrast, evidence)
+        return _sigmoid(calibrated["scale"] * x + calibrated["offset"])
+    return confidence_above_zero(draw_evidence)
+
+
+def presence_statistic(contrast: np.ndarray, evidence: np.ndarray) -> float:
+    """The number presence is calibrated on: the logarithm of the mean contrast over the strongest
+    2 % of cells. An object that is there leaves a peak; one that is not leaves none.
+
+    Args:
+        contrast, evidence: (h, w), of one pair; evidence is not used yet.
+    """
+    peak = float(contrast.reshape(-1)[_strongest(contrast, PEAK)].mean(dtype=np.float64))
+    return math.log(max(peak, 1e-12))
+
+
+def confidence_above_zero(values: np.ndarray) -> float:
+    """P(T <= t) for the t statistic of the values' mean and Student's T with n - 1 degrees of
+    freedom; 0 or 1 if they do not vary, 0 for all zeros."""
+    from scipy.special import stdtr
+
+    n = len(values)
+    mean = float(values.mean())
+    spread = float(values.std(ddof=1)) if n > 1 else 0.0
+    if spread == 0:
+        return float(mean > 0)
+    return float(stdtr(n - 1, mean / (spread / math.sqrt(n))))
+
+
+def diffusers_mask(
+    backbone: Backbone,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    query: str,
+    reference: str,
+    *,
+    strength: float = 0.5,
+    steps: int = 50,
+    clamp: float = 3.0,
+) -> np.ndarray:
+    """The mask that diffusers' `StableDiffusionDiffEditPipeline.generate_mask` makes.
+
+    For comparison only: it starts from a step of the sampler's schedule instead of a fraction of T
+    and cuts at latent size. Its guidance cancels in the mask and is left out.
+
+    Args:
+        backbone: a `LatentUNet`.
+        latents: (N, C, h, w), one encoding per draw as the pipeline samples them, or (C, h, w).
+        noise: (N, C, h, w).
+        query, reference: the pipeline's target_prompt and source_prompt.
+        strength, steps, clamp: its mask_encode_strength, num_inference_steps and
+            mask_thresholding_ratio.
+
+    Returns:
+        (h, w) bool.
+    """
+    import torch
+
+    timestep = getattr(backbone, "diffusers_timestep", None)
+    if timestep is None:
+        raise InputError(f"backbone must be a latent UNet, got family {backbone.family!r}")
+    t = timestep(strength, steps)
+    latents = latents.expand(noise.shape)
+    noisy = torch.stack(
+        [backbone.add_noise(x, n[None], t)[0] for x, n in zip(latents, noise, strict=True)]
+    )
+    eps_query, eps_ref = (backbone.predict(noisy, t, e) for e in backbone.embed([query, reference]))
+    contrast = noise_contrast(eps_query, eps_ref).mean(dim=0)
+    ceiling = contrast.mean() * clamp
+    return ((contrast.clamp(max=ceiling) / ceiling) > 0.5).cpu().numpy()
+
+
+def _strongest(contrast: np.ndarray, fraction: float) -> np.ndarray:
+    """Flat indices of the strongest cells, at least one; ties go to the first."""
+    count = max(1, round(fraction * contrast.size))
+    return np.argsort(-contrast.reshape(-1), kind="stable")[:count]
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -1,0 +1,338 @@
+"""A query becomes a pair of prompts: one that speaks of the object, one that does not."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import InputError
+from .options import REFERENCES
+
+if TYPE_CHECKING:
+    from .backbone.base import Backbone
+
+MAX_QUERY = 1000
+DISTRACTORS: tuple[str, ...] = ("person", "car", "chair", "tree", "book")
+SWAPS = 4
+DEFAULT_TEMPLATES: dict[str, str] = {
+    "template": "{query}",
+    "absent": "a photo without {a}",
+    "none": "[NONE]",
+}
+# fmt: off
+_DETERMINERS = frozenset((
+    "a", "an", "the", "some", "this", "that", "these", "those", "my", "your", "his", "her", "its",
+    "our", "their", "every", "any", "one",
+))
+_PREPOSITIONS = frozenset((
+    "on", "in", "at", "with", "of", "from", "near", "next", "behind", "under", "above", "below",
+    "beside", "between", "by", "for", "to", "that", "which", "who", "wearing", "holding",
+))
+_PLURALS = {
+    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice",
+    "snowman": "snowmen", "fireman": "firemen", "policeman": "policemen", "goose": "geese",
+    "tooth": "teeth", "foot": "feet", "ox": "oxen", "knife": "knives", "wife": "wives",
+    "wolf": "wolves", "leaf": "leaves", "loaf": "loaves", "calf": "calves", "half": "halves",
+    "shelf": "shelves", "elf": "elves", "scarf": "scarves", "thief": "thieves", "bus": "buses",
+    "potato": "potatoes", "tomato": "tomatoes", "mango": "mangoes", "hero": "heroes",
+    "volcano": "volcanoes", "mosquito": "mosquitoes", "lens": "lenses", "quiz": "quizzes",
+    "cactus": "cacti", "axe": "axes", "taxi": "taxis", "kiwi": "kiwis", "bikini": "bikinis",
+    "menu": "menus", "emu": "emus", "cookie": "cookies", "movie": "movies", "zombie": "zombies",
+    "hoodie": "hoodies", "brownie": "brownies", "genie": "genies", "collie": "collies",
+}
+_SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
+_IRREGULAR_ENDS = (
+    "person", "woman", "child", "mouse", "tooth", "foot", "knife", "wolf", "shelf", "scarf",
+    "bus", "lens", "wife",
+)
+_SAME_IN_BOTH = frozenset((
+    "sheep", "fish", "deer", "moose", "salmon", "trout", "bison", "swine", "aircraft",
+    "spacecraft", "species", "series", "gas", "canvas", "atlas", "news",
+))
+_ALWAYS_PLURAL = frozenset((
+    "scissors", "glasses", "sunglasses", "eyeglasses", "goggles", "pants", "jeans", "shorts",
+    "trousers", "tights", "pajamas", "pyjamas", "binoculars", "pliers", "tongs", "tweezers",
+    "headphones", "skis", "stairs", "clothes",
+))
+_OTHER_THINGS = {
+    "dog": ("hot", "corn", "prairie"), "bear": ("teddy",), "pig": ("guinea",), "lion": ("sea",),
+    "horse": ("sea", "rocking"), "mouse": ("computer",), "boat": ("gravy",),
+}
+_SILENT_H = ("hour", "honest", "honour", "honor", "heir")
+_SAID_AS_CONSONANT = re.compile(r"uni(?![dmn])|us[aeb]|uk|ur[aeiou]|ut[ei]|eu|ewe|one\b|once\b")
+# fmt: on
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """What the model is asked, and against what.
+
+    Attributes:
+        query: prompt of the query side.
+        reference: prompt of the reference side; several are joined by " | ".
+        strategy: "null", "absent", "swap", "erase" or "text".
+        notes: one line each on the pairing, and on words the model does not know or cannot take.
+        references: the prompts of the reference side; their predictions are averaged.
+    """
+
+    query: str
+    reference: str
+    strategy: str
+    notes: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.references:
+            object.__setattr__(self, "references", (self.reference,))
+
+
+def build_pair(
+    query: str,
+    reference: str = "null",
+    *,
+    templates: Mapping[str, str] | None = None,
+    caption: str | None = None,
+    distractors: Sequence[str] = (),
+    nouns: Sequence[str] = (),
+    unknown_words: Callable[[str], list[str]] | None = None,
+    truncated_words: Callable[[str], str] | None = None,
+) -> PromptPair:
+    """The prompts that contrast a query with its reference.
+
+    Strategies: "null" sets the query against the empty text. "absent" sets the empty text against
+    "a photo without a dog" (for models trained on absence). "swap" sets the query against other
+    nouns. "erase" sets a caption of the image against the same caption without the object. Any
+    other text is the reference prompt itself.
+
+    Args:
+        query: what to find, 1 to 1000 characters: "dog", "the dog", "dogs".
+        reference: a strategy or a reference text.
+        templates: overrides of `DEFAULT_TEMPLATES`: "template" of the query prompt, "absent",
+            and "none", what stands for an erased object. {query} is the query as given, {noun} the
+            bare noun, {a} the noun with its article.
+        caption: of the image, for "erase".
+        distractors: nouns for "swap"; by default the first of `nouns`, or common ones.
+        nouns: the model's vocabulary of nouns, if it has one; decides between "skis" and "ski".
+        unknown_words, truncated_words: a backbone's methods; what they find becomes notes.
+
+    Raises:
+        InputError: an empty or too long query, or "erase" without a caption.
+
+    >>> build_pair("the dog", "absent").reference
+    'a photo without a dog'
+    >>> build_pair("dog", "erase", caption="a man walks two dogs").reference
+    'a man walks two [NONE]'
+    """
+    query = _clean("query", query)
+    words = {**DEFAULT_TEMPLATES, **(templates or {})}
+    noun = object_noun(query, nouns)
+    notes: list[str] = []
+
+    def fill(template: str, noun: str, query: str) -> str:
+        values = {"query": query, "noun": noun, "a": with_article(noun)}
+        return re.sub(r"\{(query|noun|a)\}", lambda m: values[m.group(1)], template)
+
+    asked = fill(words["template"], noun, query)
+    strategy = reference if reference in REFERENCES else "text"
+    if not reference.strip():
+        strategy = "null"
+    if strategy == "null":
+        references = [""]
+    elif strategy == "absent":
+        asked, references = "", [fill(words["absent"], noun, query)]
+    elif strategy == "swap":
+        others = pick_distractors(noun, distractors or nouns or DISTRACTORS)
+        references = [fill(words["template"], other, other) for other in others]
+    elif strategy == "erase":
+        if caption is None or not caption.strip():
+            raise InputError("caption must be given for reference 'erase', got none")
+        none = words["none"]
+        if unknown_words is not None and unknown_words(none):
+            none = ""
+        asked, erased, how = erase_from_caption(_clean("caption", caption), query, noun, none)
+        references = [erased]
+        notes += how
+    else:
+        references = [_clean("reference", reference)]
+    pair = PromptPair(asked, " | ".join(references), strategy, references=tuple(references))
+    notes.insert(0, f"{strategy}: {_quoted(asked)} against {_quoted(pair.reference)}")
+    for prompt in (asked, *references):
+        if unknown_words is not None and (unknown := unknown_words(prompt)):
+            notes.append(f"the model does not know {', '.join(map(_quoted, unknown))}")
+        if truncated_words is not None and (cut := truncated_words(prompt)):
+            notes.append(f"the prompt is too long for the model, which does not see {_quoted(cut)}")
+    return PromptPair(
+        pair.query, pair.reference, strategy, tuple(dict.fromkeys(notes)), pair.references
+    )
+
+
+def pair_for(
+    backbone: Backbone, query: str, reference: str, *, caption: str | None = None
+) -> PromptPair:
+    """`build_pair` with the templates, nouns and vocabulary of a backbone."""
+    return build_pair(
+        query,
+        reference,
+        templates=backbone.calibration.get("prompts"),
+        caption=caption,
+        nouns=backbone.calibration.get("nouns", ()),
+        unknown_words=backbone.unknown_words,
+        truncated_words=backbone.truncated_words,
+    )
+
+
+def object_noun(query: str, nouns: Sequence[str] = ()) -> str:
+    """The bare noun of a query: lower case, without article, singular where that is a word.
+
+    >>> object_noun("The Dogs"), object_noun("an apple"), object_noun("a pair of scissors")
+    ('dog', 'apple', 'scissors')
+    """
+    words = query.lower().strip(" .,!?;:\"'").split()
+    while len(words) > 1 and words[0] in _DETERMINERS:
+        words = words[1:]
+    if words[:2] == ["pair", "of"] and words[2:]:
+        words = words[2:]
+    phrase = " ".join(words)
+    for ending in ("", "s", "es"):
+        if phrase.removesuffix(ending) in nouns:
+            return phrase.removesuffix(ending)
+    return " ".join([*words[:-1], singular(words[-1])]) if words else phrase
+
+
+def with_article(noun: str) -> str:
+    """The noun with its indefinite article; plurals have none.
+
+    >>> [with_article(n) for n in ("apple", "dog", "unicorn", "umbrella", "hour", "scissors")]
+    ['an apple', 'a dog', 'a unicorn', 'an umbrella', 'an hour', 'scissors']
+    """
+    last = noun.split()[-1].lower() if noun.split() else ""
+    if not last or last in _ALWAYS_PLURAL or last in _SINGULARS:
+        return noun
+    first = noun.lower()
+    vowel = first[0] in "aeiou" and not _SAID_AS_CONSONANT.match(first)
+    return f"{'an' if vowel or first.startswith(_SILENT_H) else 'a'} {noun}"
+
+
+def singular(word: str) -> str:
+    """Singular of a lower-case English noun; unknown forms stay as they are.
+
+    >>> [singular(w) for w in ("dogs", "buses", "berries", "people", "glass", "skis", "vases")]
+    ['dog', 'bus', 'berry', 'person', 'glass', 'skis', 'vase']
+    """
+    if word in _SINGULARS:
+        return _SINGULARS[word]
+    if word in _ALWAYS_PLURAL or word in _SAME_IN_BOTH or word in _PLURALS or len(word) < 4:
+        return word
+    for one in _IRREGULAR_ENDS:
+        if word.endswith(_PLURALS[one]):
+            return word.removesuffix(_PLURALS[one]) + one
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "sses", "xes", "zzes")):
+        return word[:-2]
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def plural(word: str) -> str:
+    """Plural of a lower-case English noun.
+
+    >>> [plural(w) for w in ("dog", "bus", "berry", "person", "glass", "sheep", "boy")]
+    ['dogs', 'buses', 'berries', 'people', 'glasses', 'sheep', 'boys']
+    """
+    if word in _PLURALS:
+        return _PLURALS[word]
+    if word in _SAME_IN_BOTH or word in _ALWAYS_PLURAL:
+        return word
+    for one in _IRREGULAR_ENDS:
+        if word.endswith(one):
+            return word.removesuffix(one) + _PLURALS[one]
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return word + "es"
+    if word.endswith("y") and word[-2:-1] not in tuple("aeiou"):
+        return word[:-1] + "ies"
+    return word + "s"
+
+
+def pick_distractors(noun: str, candidates: Sequence[str], count: int = SWAPS) -> list[str]:
+    """The first `count` of a fixed shuffle of the candidates that share no word with the noun.
+
+    The shuffle does not depend on the noun, so several queries share their reference predictions.
+    """
+    own = set(noun.split())
+    order = sorted(dict.fromkeys(candidates), key=lambda c: hashlib.sha256(c.encode()).digest())
+    others = [c for c in order if not own & set(object_noun(c).split())][:count]
+    if not others:
+        raise InputError(f"distractors must hold a noun other than {noun!r}, got none")
+    return others
+
+
+def erase_from_caption(
+    caption: str, query: str, noun: str | None = None, none: str = "[NONE]"
+) -> tuple[str, str, list[str]]:
+    """The caption with the object and the caption without it.
+
+    Whole words only, singular or plural, with the article before them, in any case; a compound
+    that is another thing ("hot dog" for "dog") does not count. If the whole query is not there,
+    its first noun phrase and that phrase's last word are tried. If none is, the object is added to
+    the caption for the query side and the caption as it is serves as the reference.
+
+    Args:
+        none: stands for the object in the erased caption; "" just takes it out.
+
+    Returns:
+        (query prompt, reference prompt, notes).
+
+    >>> erase_from_caption("A dog catches a ball.", "the dog")[:2]
+    ('A dog catches a ball.', '[NONE] catches a ball.')
+    """
+    noun = object_noun(query) if noun is None else noun
+    words = noun.split()
+    ends = [i for i, word in enumerate(words) if word in _PREPOSITIONS and i > 0]
+    phrase = words[: ends[0]] if ends else words
+    for wanted in dict.fromkeys((noun, " ".join(phrase), phrase[-1])):
+        erased, found = _object_pattern(wanted).subn(none, caption)
+        if found:
+            notes = []
+            if wanted != noun:
+                notes.append(f"the caption was searched for {_quoted(wanted)} only")
+            return caption, _tidy(erased), notes
+    inserted = f"{caption.rstrip(' .')} and {with_article(noun)}"
+    return inserted, caption, [f"{_quoted(noun)} is not in the caption and was added to it"]
+
+
+def _object_pattern(noun: str) -> re.Pattern[str]:
+    *before, last = noun.split()
+    forms = sorted({last, singular(last), plural(singular(last))}, key=len, reverse=True)
+    start = "".join(re.escape(word) + r"\s+" for word in before)
+    others = _OTHER_THINGS.get(singular(last), ()) if not before else ()
+    guard = "".join(rf"(?<!\b{word}\s)" for word in others)
+    ends = "|".join(map(re.escape, forms))
+    return re.compile(
+        rf"(?<![\w-])(?:(?:an?|the)\s+)?{guard}{start}(?:{ends})(?:['’]s|['’](?=\s))?(?![\w-])",
+        re.IGNORECASE,
+    )
+
+
+def _tidy(text: str) -> str:
+    text = re.sub(r"\s+", " ", text)
+    return re.sub(r"\s+([.,;:!?])", r"\1", text).strip(" ,;")
+
+
+def _clean(name: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{name} must be a text, got a {type(text).__name__}")
+    cleaned = " ".join(text.split())
+    if not cleaned:
+        raise InputError(f"{name} must not be empty, got {text[:20]!r}")
+    if len(cleaned) > MAX_QUERY:
+        raise InputError(f"{name} must have at most {MAX_QUERY} characters, got {len(cleaned)}")
+    return cleaned
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
