@@ -1,0 +1,39 @@
+# Everything needs Python 3.10 or newer and pip only. PYTHON=... names another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SAMPLE := $(firstword $(sort $(wildcard data/samples/*.png data/samples/*.jpg)))
+QUERY ?= the dog
+SOURCES := $(shell find textseg eval -name '*.py' 2>/dev/null)
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.user
+	$(BIN)/textseg segment $(SAMPLE) -q "$(QUERY)" -o out --format mask,overlay,cutout
+	@echo "Mask, overlay and cutout of \"$(QUERY)\" in $(SAMPLE) lie in out/:" && ls out
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+		sys.exit(0 if v >= (3, 10) else f"textseg needs Python 3.10 or newer, got {v[0]}.{v[1]}")'
+	$(PYTHON) -m venv $(VENV)
+
+# One environment, installed in one of two ways: as a user has it, or editable with the tools.
+# Each takes the other's stamp away, so that tests never run an installed copy.
+$(VENV)/.user: pyproject.toml $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet .
+	@rm -f $(VENV)/.dev && touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@rm -f $(VENV)/.user && touch $@

@@ -1,0 +1,560 @@
+"""Results: a segmentation, an edit, and the forms in which others want them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from ._version import __version__
+from .drawing import PALETTE, Color, cut_out, draw_labels, tint
+from .errors import InputError
+from .image import ImageLike, check_rgb, load_image
+from .options import ContrastOptions, EditOptions, RefineOptions
+from .outlines import Polygon, mask_to_polygons
+from .saving import PNG_KEY, encode_picture, picture_suffix, read_provenance, write_atomic
+
+__all__ = [
+    "PALETTE",
+    "Edit",
+    "Segmentation",
+    "decode_rle",
+    "overlay_many",
+    "write_atomic",
+]
+
+What = Literal["mask", "score", "overlay", "cutout"]
+_WHATS = ("mask", "score", "overlay", "cutout")
+_Options = TypeVar("_Options", ContrastOptions, RefineOptions, EditOptions)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Where in an image a query is, and how that was found.
+
+    Attributes:
+        mask: (H, W) bool, possibly empty.
+        score: (H, W) float32 in [0, 1].
+        presence: in [0, 1]: is what the query names in the image at all.
+        query: what was asked for.
+        prompts: the query prompt and the reference prompt that were contrasted.
+        contrast_options, refine_options: the settings used.
+        model: name of the model.
+        version: of textseg.
+        notes: what the user should know about this result, one line each.
+        image: (H, W, 3) uint8, the image as segmented, or None.
+        contrast: (h, w) float32, the raw map at latent size, or None.
+    """
+
+    mask: np.ndarray
+    score: np.ndarray
+    presence: float
+    query: str
+    prompts: tuple[str, str] = ("", "")
+    contrast_options: ContrastOptions = ContrastOptions()
+    refine_options: RefineOptions = RefineOptions()
+    model: str = ""
+    version: str = __version__
+    notes: tuple[str, ...] = ()
+    image: np.ndarray | None = None
+    contrast: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        _check_mask(self.mask)
+        score = self.score
+        if not isinstance(score, np.ndarray) or score.dtype != np.float32:
+            raise InputError(f"score must be an array of float32, got {_kind(score)}")
+        _check_size("score", score, self.mask)
+        # Written so that NaN fails too.
+        if not bool(((score >= 0) & (score <= 1)).all()):
+            raise InputError(f"score must lie in [0, 1], got {score.min()} to {score.max()}")
+        object.__setattr__(self, "presence", float(self.presence))
+        if not 0 <= self.presence <= 1:
+            raise InputError(f"presence must be in [0, 1], got {self.presence!r}")
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        object.__setattr__(self, "notes", tuple(self.notes))
+        if len(self.prompts) != 2:
+            raise InputError(f"prompts must be a query and a reference, got {self.prompts!r}")
+        if self.image is not None:
+            check_rgb(self.image)
+            _check_size("image", self.image, self.mask)
+        if self.contrast is not None and (
+            self.contrast.ndim != 2 or self.contrast.dtype != np.float32
+        ):
+            raise InputError(f"contrast must be (h, w) float32, got {_kind(self.contrast)}")
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """The settings used, JSON-able: {"contrast": {...}, "refine": {...}}."""
+        return {
+            "contrast": _plain(self.contrast_options),
+            "refine": _plain(self.refine_options),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """How this result was made, JSON-able; written into every file it is saved to."""
+        return {
+            PNG_KEY: self.version,
+            "kind": "segmentation",
+            "query": self.query,
+            "prompts": {"query": self.prompts[0], "reference": self.prompts[1]},
+            "model": self.model,
+            "seed": self.contrast_options.seed,
+            "options": self.options,
+            "presence": self.presence,
+            "size": list(self.mask.shape),
+            "area": int(self.mask.sum()),
+            "notes": list(self.notes),
+        }
+
+    def to_rle(self) -> dict[str, Any]:
+        """COCO run-length encoding, JSON-able: {"size": [H, W], "counts": str}."""
+        return _encode_rle(self.mask)
+
+    def to_polygons(self) -> list[Polygon]:
+        """Regions as {"exterior": ring, "holes": [ring, ...]}, rings of [x, y] pixel corners.
+
+        Holes are kept, and the polygons enclose the mask's pixels exactly: see
+        `textseg.outlines.mask_to_polygons`.
+        """
+        return mask_to_polygons(self.mask)
+
+    def to_coco(
+        self,
+        image_id: int,
+        category_id: int,
+        *,
+        annotation_id: int | None = None,
+        segmentation: Literal["rle", "polygon"] = "rle",
+    ) -> dict[str, Any]:
+        """One record of a COCO annotation or result file.
+
+        Args:
+            annotation_id: becomes "id" where given; annotation files need one, result files not.
+            segmentation: "rle", exact, or "polygon". COCO's polygons cannot hold holes: they are
+                filled, and the record then says how many under "holes_lost".
+
+        Returns:
+            image_id, category_id, segmentation, bbox ([x, y, width, height]), area (of the mask,
+            holes left out), iscrowd (0) and score (the presence).
+        """
+        if segmentation not in ("rle", "polygon"):
+            raise InputError(f"segmentation must be 'rle' or 'polygon', got {segmentation!r}")
+        record: dict[str, Any] = {} if annotation_id is None else {"id": annotation_id}
+        record |= {
+            "image_id": image_id,
+            "category_id": category_id,
+            "bbox": _bounding_box(self.mask),
+            "area": int(self.mask.sum()),
+            "iscrowd": 0,
+            "score": self.presence,
+        }
+        if segmentation == "rle":
+            return record | {"segmentation": self.to_rle()}
+        polygons = self.to_polygons()
+        lost = sum(len(polygon["holes"]) for polygon in polygons)
+        record["segmentation"] = [
+            [coordinate for corner in polygon["exterior"] for coordinate in corner]
+            for polygon in polygons
+        ]
+        return record | ({"holes_lost": lost} if lost else {})
+
+    def overlay(self, color: Color = PALETTE[0], alpha: float = 0.45) -> np.ndarray:
+        """The image with the mask tinted and outlined, (H, W, 3) uint8.
+
+        Args:
+            color: (r, g, b) from 0 to 255, a name, or "#rrggbb".
+            alpha: weight of the colour inside the mask, 0 to 1.
+        """
+        return tint(self._image("an overlay"), self.mask, color, alpha)
+
+    def cutout(self, background: Color | np.ndarray | None = None) -> np.ndarray:
+        """The masked pixels alone: (H, W, 4) uint8 RGBA, or (H, W, 3) uint8 on a background.
+
+        Args:
+            background: None for transparency, a colour, or an image of the same size.
+        """
+        return cut_out(self._image("a cutout"), self.mask, background)
+
+    def save(self, path: str | os.PathLike[str], what: What = "mask") -> None:
+        """Writes one file, whole or not at all, with `describe()` inside.
+
+        Args:
+            path: its suffix says the format.
+
+                - ".png": what `what` names.
+                - ".json": `describe()`, "rle" and "bbox".
+                - ".npz": everything, the way back to an equal `Segmentation`.
+            what: "mask" (8-bit grey, 0 and 255), "score" (16-bit grey, 65535 for 1), "overlay"
+                or "cutout" (RGBA).
+
+        Raises:
+            OutputError: the file cannot be written.
+            InputError: another suffix, or a picture is wanted and the result holds no image.
+        """
+        if what not in _WHATS:
+            raise InputError(f"what must be one of {', '.join(_WHATS)}, got {what!r}")
+        suffix = picture_suffix(path, (".png", ".json", ".npz"))
+        if suffix == ".json":
+            record = self.describe() | {"rle": self.to_rle(), "bbox": _bounding_box(self.mask)}
+            data = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+        elif suffix == ".npz":
+            arrays = {"image": self.image, "contrast": self.contrast}
+            data = _pack(self.describe(), {"mask": self.mask, "score": self.score} | arrays)
+        else:
+            data = encode_picture(self._pixels(what), suffix, self.describe() | {"what": what})
+        write_atomic(path, data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Segmentation:
+        """Reads back what `save` wrote.
+
+        A .npz file gives everything back. A .json file and the .png of a mask hold no score: the
+        mask stands in for it, and a note says so.
+
+        Raises:
+            InputError: the file is missing, damaged, or was not written by textseg.
+        """
+        suffix = picture_suffix(path, (".png", ".json", ".npz"))
+        if suffix == ".npz":
+            record, arrays = _unpack(path, "segmentation")
+            return _segmentation(path, record, arrays)
+        if suffix == ".json":
+            record = _check_kind(path, _read_json(path), "segmentation")
+            mask = decode_rle(record.get("rle", {}))
+        else:
+            record = _check_kind(path, read_provenance(path), "segmentation")
+            if record.get("what") != "mask":
+                raise InputError(
+                    f"cannot read {str(path)!r}: it holds the {record.get('what')}, not the mask"
+                )
+            mask = load_image(path)[..., 0] > 127
+        record["notes"] = [*record.get("notes", ()), "score not saved; the mask stands in for it"]
+        return _segmentation(path, record, {"mask": mask, "score": mask.astype(np.float32)})
+
+    def _image(self, purpose: str) -> np.ndarray:
+        if self.image is None:
+            raise InputError(f"image must be given for {purpose}, got a result without one")
+        return self.image
+
+    def _pixels(self, what: What) -> np.ndarray:
+        if what == "score":
+            return np.rint(self.score.astype(np.float64) * 65535).astype(np.uint16)
+        if what == "overlay":
+            return self.overlay()
+        if what == "cutout":
+            return self.cutout()
+        return self.mask
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """An edited image, and how it was made.
+
+    Attributes:
+        image: (H, W, 3) uint8, the result.
+        mask: (H, W) bool, the region that was named or given.
+        query: what named the region, "" where a mask was given.
+        prompt: what it was turned into.
+        options: the settings used.
+        segmentation: how the mask was found, or None where it was given.
+        method: name of the editing method.
+        model: name of the model.
+        version: of textseg.
+        source: (H, W, 3) uint8, the image before, or None.
+        notes: what the user should know about this result, one line each.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    query: str
+    prompt: str
+    options: EditOptions = EditOptions()
+    segmentation: Segmentation | None = None
+    method: str = "diffedit"
+    model: str = ""
+    version: str = __version__
+    source: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_rgb(self.image)
+        _check_mask(self.mask)
+        _check_size("mask", self.mask, self.image)
+        if self.source is not None:
+            check_rgb(self.source, "source")
+            _check_size("source", self.source, self.image)
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    def describe(self) -> dict[str, Any]:
+        """How this result was made, JSON-able; written into every file it is saved to."""
+        return {
+            PNG_KEY: self.version,
+            "kind": "edit",
+            "method": self.method,
+            "query": self.query,
+            "prompt": self.prompt,
+            "model": self.model,
+            "seed": self.options.seed,
+            "options": _plain(self.options),
+            "size": list(self.mask.shape),
+            "area": int(self.mask.sum()),
+            "notes": list(self.notes),
+            "segmentation": None if self.segmentation is None else self.segmentation.describe(),
+        }
+
+    def save(self, path: str | os.PathLike[str], visible_label: bool = False) -> None:
+        """Writes the edited image, whole or not at all, with `describe()` inside.
+
+        Args:
+            path: .png, .webp (lossless), .jpg or .jpeg (quality 95), or .npz for everything.
+            visible_label: write "Edited with AI" in the lower left corner.
+
+        Raises:
+            OutputError: the file cannot be written.
+            InputError: another suffix.
+        """
+        suffix = picture_suffix(path, (".png", ".jpg", ".jpeg", ".webp", ".npz"))
+        pixels = self.image
+        if visible_label:
+            pixels = draw_labels(pixels, [("Edited with AI", None)], corner="lower left")
+        if suffix == ".npz":
+            arrays = {"image": pixels, "mask": self.mask, "source": self.source}
+            found = self.segmentation
+            if found is not None:
+                arrays |= {f"found_{name}": getattr(found, name) for name in _FOUND}
+            write_atomic(path, _pack(self.describe(), arrays))
+            return
+        write_atomic(path, encode_picture(pixels, suffix, self.describe()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Edit:
+        """Reads back what `save` wrote to a .npz file.
+
+        Raises:
+            InputError: the file is missing, damaged, or was not written by textseg.
+        """
+        picture_suffix(path, (".npz",))
+        record, arrays = _unpack(path, "edit")
+        found = {name: arrays.get(f"found_{name}") for name in _FOUND}
+        try:
+            return cls(
+                image=arrays["image"],
+                mask=arrays["mask"],
+                query=record["query"],
+                prompt=record["prompt"],
+                options=_parse(EditOptions, record["options"]),
+                segmentation=record["segmentation"]
+                and _segmentation(path, record["segmentation"], found | {"image": None}),
+                method=record["method"],
+                model=record["model"],
+                version=record[PNG_KEY],
+                source=arrays.get("source"),
+                notes=tuple(record["notes"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, error) from error
+
+
+# Arrays of the segmentation that an edit keeps; its image is the edit's source.
+_FOUND = ("mask", "score", "contrast")
+
+
+def overlay_many(
+    image: ImageLike,
+    segmentations: Sequence[Segmentation],
+    *,
+    alpha: float = 0.45,
+    legend: bool = True,
+) -> np.ndarray:
+    """The image with every mask in its own colour of `PALETTE`, later ones on top.
+
+    Args:
+        image: as for `load_image`, of the masks' size.
+        legend: name the queries in the upper left corner, where there is room.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    out = load_image(image)
+    colors = [PALETTE[index % len(PALETTE)] for index in range(len(segmentations))]
+    for segmentation, color in zip(segmentations, colors, strict=True):
+        _check_size("image", out, segmentation.mask)
+        out = tint(out, segmentation.mask, color, alpha)
+    if legend and segmentations:
+        names = [segmentation.query for segmentation in segmentations]
+        out = draw_labels(out, list(zip(names, colors, strict=True)))
+    return out
+
+
+def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
+    """Mask (H, W) bool of a COCO run-length encoding.
+
+    Args:
+        rle: {"size": [H, W], "counts": counts}, counts a string, bytes, or a list of runs as in
+            crowd annotations.
+
+    Raises:
+        InputError: the runs do not add up to H * W, or it is no such mapping.
+
+    >>> decode_rle({"size": [2, 2], "counts": [1, 2, 1]})
+    array([[False,  True],
+           [ True, False]])
+    """
+    try:
+        height, width = (int(side) for side in rle["size"])
+        counts = rle["counts"]
+        runs = _parse_runs(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts)
+        sound = height > 0 and width > 0 and runs.ndim == 1 and runs.dtype.kind in "iu"
+        sound = sound and bool((runs >= 0).all()) and int(runs.sum()) == height * width
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise InputError(f"rle must hold size and counts: {error!r}") from error
+    if not sound:
+        raise InputError(
+            f"rle's runs must add up to its size, got {int(runs.sum())} for {height} x {width}"
+        )
+    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.ascontiguousarray(values.reshape(width, height).T)
+
+
+def _parse_runs(counts: str | bytes) -> np.ndarray:
+    """Runs of a COCO counts string.
+
+    pycocotools' own decoder leaves memory unset where the runs fall short of the size, so that
+    strings from files have to be checked first.
+    """
+    codes = counts.encode("ascii") if isinstance(counts, str) else counts
+    runs: list[int] = []
+    value = shift = 0
+    for code in codes:
+        digit = code - 48
+        if not 0 <= digit < 64:
+            raise ValueError(f"unknown character {chr(code)!r} in counts")
+        value |= (digit & 31) << shift
+        shift += 5
+        if shift > 60:
+            raise ValueError("a run in counts is too long")
+        if digit & 32:
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        # From the fourth run on, runs are stored as the change since the last of their kind.
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("counts end in the middle of a run")
+    return np.asarray(runs, np.int64)
+
+
+def _encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    from pycocotools import mask as coco_mask
+
+    rle: Any = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def _bounding_box(mask: np.ndarray) -> list[int]:
+    """[x, y, width, height] of the mask's pixels; zeros for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return [0, 0, 0, 0]
+    y, x = int(rows[0]), int(columns[0])
+    return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {value.dtype}"
+    return type(value).__name__
+
+
+def _check_mask(mask: object) -> None:
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.ndim != 2:
+        raise InputError(f"mask must be (H, W) bool, got {_kind(mask)}")
+    if not mask.size:
+        raise InputError(f"mask must have at least one pixel, got {mask.shape}")
+
+
+def _check_size(name: str, array: np.ndarray, other: np.ndarray) -> None:
+    if array.shape[:2] != other.shape[:2]:
+        raise InputError(f"{name} must be of size {other.shape[:2]}, got {array.shape[:2]}")
+
+
+def _plain(options: ContrastOptions | RefineOptions | EditOptions) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(options).items()
+    }
+
+
+def _parse(kind: type[_Options], fields: Mapping[str, Any]) -> _Options:
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return kind(**values)
+
+
+def _segmentation(
+    path: str | os.PathLike[str], record: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> Segmentation:
+    try:
+        return Segmentation(
+            mask=arrays["mask"],
+            score=arrays["score"],
+            presence=record["presence"],
+            query=record["query"],
+            prompts=(record["prompts"]["query"], record["prompts"]["reference"]),
+            contrast_options=_parse(ContrastOptions, record["options"]["contrast"]),
+            refine_options=_parse(RefineOptions, record["options"]["refine"]),
+            model=record["model"],
+            version=record[PNG_KEY],
+            notes=tuple(record["notes"]),
+            image=arrays.get("image"),
+            contrast=arrays.get("contrast"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | os.PathLike[str], error: Exception) -> InputError:
+    reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+    return InputError(f"cannot read {str(path)!r}: {reason or type(error).__name__}")
+
+
+def _check_kind(path: str | os.PathLike[str], record: Any, kind: str) -> dict[str, Any]:
+    if not isinstance(record, dict) or PNG_KEY not in record or record.get("kind") != kind:
+        raise InputError(f"cannot read {str(path)!r}: it does not hold a textseg {kind}")
+    return record
+
+
+def _pack(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray | None]) -> bytes:
+    buffer = io.BytesIO()
+    present: dict[str, Any] = {k: array for k, array in arrays.items() if array is not None}
+    np.savez_compressed(buffer, **{PNG_KEY: np.asarray(json.dumps(record))}, **present)
+    return buffer.getvalue()
+
+
+def _unpack(
+    path: str | os.PathLike[str], kind: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with np.load(Path(path), allow_pickle=False) as packed:
+            arrays = {name: packed[name] for name in packed.files}
+        record = json.loads(str(arrays.pop(PNG_KEY)))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+    return _check_kind(path, record, kind), arrays
+
+
+def _read_json(path: str | os.PathLike[str]) -> Any:
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
