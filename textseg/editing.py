@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError, ModelError
+from .errors import ImageError, InputError, ModelError
 from .image import image_identity, load_image, resize_image
 from .inversion import Progress, ddim_decode, ddim_encode, ddim_levels, report
 from .options import EditOptions
@@ -309,6 +309,7 @@ def edit(
     chosen = replace(options or EditOptions(), **{k: v for k, v in overrides.items() if k in own})
     finding = {k: v for k, v in overrides.items() if k not in own or k == "seed"}
 
+    input_xmp = _input_xmp(image)
     pixels = load_image(image)
     segmenter = _segmenter(model, needed=mask is None or method in LATENT_METHODS)
     segmentation = mask if isinstance(mask, Segmentation) else None
@@ -353,6 +354,8 @@ def edit(
         version=__version__,
         source=pixels,
         notes=tuple(notes),
+        input_xmp=input_xmp,
+        trained=method not in PIXEL_METHODS,
     )
 
 
@@ -368,6 +371,24 @@ def prompt_notes(backbone: Backbone, *prompts: str) -> list[str]:
         if unknown:
             notes.append(f"words the model does not know: {', '.join(unknown)}")
     return notes
+
+
+def _input_xmp(image: Any) -> str:
+    """The XMP packet of the input, "" where it has none or is no longer a file."""
+    import os
+
+    from PIL import Image
+
+    from .labels import read_label
+
+    readable = hasattr(image, "read") and image.seekable()
+    if not (readable or isinstance(image, (str, os.PathLike, bytes, Image.Image))):
+        return ""
+    try:
+        return read_label(image).packet
+    except ImageError:
+        # `load_image` says what is wrong with it.
+        return ""
 
 
 def _segmenter(model: Any, needed: bool) -> Segmenter | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -43,20 +42,39 @@ class Generation:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """How the image was made, as plain JSON values."""
-        return {"kind": "generation", "prompt": self.prompt, "options": asdict(self.options),
-                "model": self.model, "version": self.version, "notes": list(self.notes),
-                "size": list(self.image.shape[:2])}  # fmt: skip
+        """How this image was made, JSON-able; written into every file it is saved to."""
+        return {
+            "textseg": self.version,
+            "kind": "generation",
+            "prompt": self.prompt,
+            "model": self.model,
+            "seed": self.options.seed,
+            "options": asdict(self.options),
+            "size": list(self.image.shape[:2]),
+            "notes": list(self.notes),
+        }
 
-    def save(self, path: str | os.PathLike[str], *, visible_label: bool = False) -> Path:
-        """Write the image with its label (`labels.TRAINED`) as PNG, JPEG or WebP, atomically.
+    def save(self, path: str | os.PathLike[str], visible_label: bool = False) -> None:
+        """Write the image, whole or not at all, labelled as made by a model.
 
         Args:
-            visible_label: also draw "AI generated" into a corner.
-        """
-        from .labels import TRAINED, save_labelled
+            path: .png, .webp (lossless), .jpg or .jpeg (quality 95).
+            visible_label: also write "Generated with AI" in the lower left corner.
 
-        return save_labelled(self.image, path, TRAINED, self.describe(), visible=visible_label)
+        Raises:
+            OutputError: the file cannot be written.
+            InputError: another suffix.
+        """
+        from .drawing import draw_labels
+        from .labels import TRAINED, xmp_label
+        from .saving import encode_picture, picture_suffix, write_atomic
+
+        suffix = picture_suffix(path)
+        pixels = self.image
+        if visible_label:
+            pixels = draw_labels(pixels, [("Generated with AI", None)], corner="lower left")
+        data = encode_picture(pixels, suffix, self.describe(), xmp=xmp_label(TRAINED))
+        write_atomic(path, data)
 
 
 def starting_noise(shape: Sequence[int], seed: int, prompt: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Labels in image files: IPTC's Digital Source Type in XMP, and visible words.
+"""Labels in image files: IPTC's Digital Source Type in XMP.
 
 What an input's XMP already says is kept; an input that is marked as made by a model stays marked.
 
@@ -9,14 +9,11 @@ Sources: IPTC Photo Metadata Standard 2025.1 (DigitalSourceType, AISystemUsed), 
 from __future__ import annotations
 
 import io
-import os
 import re
 import warnings
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ._version import __version__
 from .errors import ImageError
@@ -44,8 +41,8 @@ _ABOUT = f"{{{_NAMESPACES['rdf']}}}about"
 _JPEG_LIMIT = 65533 - len("http://ns.adobe.com/xap/1.0/\x00")
 _PACKET_LIMIT = 4 * 2**20
 
-WORDS = {TRAINED: "AI generated", COMPOSITE: "AI edited"}
-"""The visible labels."""
+ALTERED = _NEWSCODES + "algorithmicallyEnhanced"
+"""Altered by an algorithm that is no trained model."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def read_label(source: Any) -> Label:
             with Image.open(source) as image:
                 return _label_of(image)
     except FileNotFoundError as error:
-        raise ImageError(f"image must be a readable file, got {os.fspath(source)!r}") from error
+        raise ImageError(f"image must be a readable file, got {str(source)!r}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"image cannot be read: {error}") from error
     finally:
@@ -133,10 +130,19 @@ def _property(root: ET.Element | None, name: str) -> str:
     return ""
 
 
-def source_type_after_edit(label: Label) -> str:
-    """The Digital Source Type of an edit: an input made by a model keeps its own, any other becomes
-    a composite with the work of a trained model."""
-    return label.source_type if label.made_by_model else COMPOSITE
+def edit_label(carried: str, *, trained: bool = True) -> bytes:
+    """The XMP label of an edit.
+
+    An input that was made by a model keeps its own source type, whatever was done to it.
+
+    Args:
+        carried: the input's XMP packet, "" if it had none.
+        trained: whether a trained model made the edit.
+    """
+    before = _property(_parse(carried), _SOURCE_TYPE)
+    if Label(before).made_by_model:
+        return xmp_label(before, carried)
+    return xmp_label(COMPOSITE if trained else ALTERED, carried)
 
 
 def build_packet(source_type: str, carried: str = "") -> str:
@@ -190,27 +196,3 @@ def xmp_label(source_type: str, carried: str = "") -> bytes:
     segment is left out."""
     packet = build_packet(source_type, carried).encode()
     return packet if len(packet) <= _JPEG_LIMIT else build_packet(source_type).encode()
-
-
-def with_visible_label(image: np.ndarray, source_type: str) -> np.ndarray:
-    """A copy of an image (H, W, 3) uint8 with the label's words in its lower left corner."""
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    draw_label(picture, WORDS.get(source_type, WORDS[COMPOSITE]))
-    return np.asarray(picture)
-
-
-def draw_label(picture: Image, words: str) -> None:
-    """Draw words on a dark plate in the lower left corner, in place; about a 25th of the height."""
-    from PIL import ImageDraw, ImageFont
-
-    size = max(9, round(picture.height / 25))
-    font = ImageFont.load_default(size)
-    draw = ImageDraw.Draw(picture, "RGBA")
-    left, top, right, bottom = draw.textbbox((0, 0), words, font=font)
-    pad = max(2, size // 3)
-    height = bottom - top + 2 * pad
-    y = picture.height - height
-    draw.rectangle((0, y, right - left + 2 * pad, picture.height), fill=(0, 0, 0, 170))
-    draw.text((pad - left, y + pad - top), words, font=font, fill=(255, 255, 255, 255))

@@ -17,6 +17,7 @@ from ._version import __version__
 from .drawing import PALETTE, Color, cut_out, draw_labels, tint
 from .errors import InputError
 from .image import ImageLike, check_rgb, load_image
+from .labels import edit_label
 from .options import ContrastOptions, EditOptions, RefineOptions
 from .outlines import Polygon, mask_to_polygons
 from .saving import PNG_KEY, encode_picture, picture_suffix, read_provenance, write_atomic
@@ -270,6 +271,8 @@ class Edit:
         version: of textseg.
         source: (H, W, 3) uint8, the image before, or None.
         notes: what the user should know about this result, one line each.
+        input_xmp: XMP packet of the input file, kept in the files this is saved to.
+        trained: whether a trained model made the edit; says which label the files carry.
     """
 
     image: np.ndarray
@@ -283,6 +286,8 @@ class Edit:
     version: str = __version__
     source: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    input_xmp: str = ""
+    trained: bool = True
 
     def __post_init__(self) -> None:
         check_rgb(self.image)
@@ -311,7 +316,7 @@ class Edit:
         }
 
     def save(self, path: str | os.PathLike[str], visible_label: bool = False) -> None:
-        """Writes the edited image, whole or not at all, with `describe()` inside.
+        """Writes the edited image, whole or not at all, with `describe()` and an IPTC label inside.
 
         Args:
             path: .png, .webp (lossless), .jpg or .jpeg (quality 95), or .npz for everything.
@@ -330,9 +335,11 @@ class Edit:
             found = self.segmentation
             if found is not None:
                 arrays |= {f"found_{name}": getattr(found, name) for name in _FOUND}
-            write_atomic(path, _pack(self.describe(), arrays))
+            kept = {"input_xmp": self.input_xmp, "trained": self.trained}
+            write_atomic(path, _pack(self.describe() | kept, arrays))
             return
-        write_atomic(path, encode_picture(pixels, suffix, self.describe()))
+        label = edit_label(self.input_xmp, trained=self.trained)
+        write_atomic(path, encode_picture(pixels, suffix, self.describe(), xmp=label))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Edit:
@@ -358,6 +365,8 @@ class Edit:
                 version=record[PNG_KEY],
                 source=arrays.get("source"),
                 notes=tuple(record["notes"]),
+                input_xmp=record["input_xmp"],
+                trained=record["trained"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(path, error) from error
