@@ -1,0 +1,44 @@
+"""Captions of scenes: what is in them, and what is not."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+import numpy as np
+
+ABSENT_TEMPLATES = (
+    "without {a}", "without {n}", "a photo without {a}", "a picture without {n}",
+    "a photo without {a}", "a scene without {the}",
+)  # fmt: skip
+PRESENT_TEMPLATES = ("{list}", "a photo of {list}", "a picture of {list}", "a scene with {list}")
+
+
+def with_article(noun: str) -> str:
+    """ "apple" to "an apple"."""
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def present_caption(rng: np.random.Generator, nouns: Sequence[str]) -> str:
+    """A caption that names the given nouns in random order."""
+    parts = []
+    for noun in rng.permutation(np.array(nouns, dtype=object)):
+        style = rng.random()
+        parts.append(with_article(noun) if style < 0.7 else noun if style < 0.85 else f"the {noun}")
+    joint = ", " if rng.random() < 0.3 else " and "
+    template = PRESENT_TEMPLATES[rng.integers(len(PRESENT_TEMPLATES))]
+    return template.format(list=joint.join(parts))
+
+
+def absent_caption(rng: np.random.Generator, noun: str, others: Sequence[str] = ()) -> str:
+    """A caption that says the noun is absent, and may name others that are present."""
+    template = ABSENT_TEMPLATES[rng.integers(len(ABSENT_TEMPLATES))]
+    absent = template.format(a=with_article(noun), n=noun, the=f"the {noun}")
+    if len(others) and not absent.startswith(("a photo", "a picture", "a scene")):
+        return f"{present_caption(rng, others)} {absent}"
+    return absent
+
+
+def unknown_word(rng: np.random.Generator) -> str:
+    """A random word of 3 to 8 letters that means nothing."""
+    return "".join(rng.choice(list(string.ascii_lowercase), int(rng.integers(3, 9))))

@@ -1,0 +1,107 @@
+"""Training material from any COCO-format data set: cutouts, and photographs with objects filled in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .scenes import Scene, Sprites
+
+
+def _mask(annotation: dict, height: int, width: int) -> np.ndarray:
+    from pycocotools import mask as rle
+
+    shape = annotation["segmentation"]
+    if isinstance(shape, list):
+        coded = rle.merge(rle.frPyObjects(shape, height, width))
+    elif isinstance(shape["counts"], list):
+        coded = rle.frPyObjects(shape, height, width)
+    else:
+        coded = shape
+    return rle.decode(coded).astype(bool)
+
+
+class CocoSet:
+    """Images of a COCO instance file with one mask per category, at most `side` pixels long."""
+
+    def __init__(self, images: Path, annotations: Path, side: int = 256) -> None:
+        data = json.loads(annotations.read_text())
+        names = {c["id"]: c["name"] for c in data["categories"]}
+        grouped: dict[int, list[dict]] = {}
+        for annotation in data["annotations"]:
+            grouped.setdefault(annotation["image_id"], []).append(annotation)
+        self.items: list[tuple[np.ndarray, list[tuple[str, bool, np.ndarray]]]] = []
+        for record in data["images"]:
+            pixels = cv2.imread(str(images / record["file_name"]), cv2.IMREAD_COLOR)
+            if pixels is None or record["id"] not in grouped:
+                continue
+            h, w = pixels.shape[:2]
+            scale = min(1.0, side / max(h, w))
+            size = (max(1, round(w * scale)), max(1, round(h * scale)))
+            parts = []
+            for annotation in grouped[record["id"]]:
+                mask = cv2.resize(
+                    _mask(annotation, h, w).astype(np.float32), size, interpolation=cv2.INTER_AREA
+                )
+                crowd = bool(annotation.get("iscrowd"))
+                parts.append((names[annotation["category_id"]], crowd, mask > 0.5))
+            small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+            self.items.append((cv2.cvtColor(small, cv2.COLOR_BGR2RGB), parts))
+
+    def cutouts(self, min_area: int = 900) -> Sprites:
+        """Whole instances of at least `min_area` pixels that do not touch the image's border."""
+        sprites: Sprites = {}
+        for image, parts in self.items:
+            for noun, crowd, mask in parts:
+                edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
+                if crowd or edge or mask.sum() < min_area:
+                    continue
+                ys, xs = np.where(mask)
+                box = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
+                alpha = cv2.GaussianBlur(mask[box].astype(np.float32), (0, 0), 0.7)
+                rgba = np.dstack([image[box], (alpha * 255).astype(np.uint8)])
+                sprites.setdefault(noun, []).append(rgba)
+        return sprites
+
+    def scene(
+        self, rng: np.random.Generator, size: tuple[int, int], min_area: float = 0.015
+    ) -> Scene | None:
+        """A random crop of a random photograph, its nouns, and each noun filled from around it.
+
+        Categories with a crowd region, and those smaller than `min_area` of the crop, are left
+        unnamed. None where nothing is left to name.
+        """
+        image, parts = self.items[rng.integers(len(self.items))]
+        ih, iw = image.shape[:2]
+        h, w = size
+        zoom = rng.uniform(0.65, 1.0) * min(ih / h, iw / w)
+        ch, cw = max(8, int(h * zoom)), max(8, int(w * zoom))
+        y, x = int(rng.integers(0, ih - ch + 1)), int(rng.integers(0, iw - cw + 1))
+        flip = rng.random() < 0.5
+
+        def crop(a: np.ndarray, how: int) -> np.ndarray:
+            out = cv2.resize(
+                np.ascontiguousarray(a[y : y + ch, x : x + cw]), (w, h), interpolation=how
+            )
+            return np.ascontiguousarray(out[:, ::-1]) if flip else out
+
+        pixels = crop(image, cv2.INTER_AREA)
+        crowds = {noun for noun, crowd, _ in parts if crowd}
+        masks: dict[str, np.ndarray] = {}
+        for noun, _, mask in parts:
+            if noun not in crowds:
+                part = crop(mask.astype(np.float32), cv2.INTER_AREA) > 0.5
+                masks[noun] = masks.get(noun, np.zeros((h, w), bool)) | part
+        masks = {n: m for n, m in masks.items() if min_area <= m.mean() <= 0.6}
+        nouns = tuple(rng.permutation(np.array(list(masks), dtype=object)))[:3]
+        if not nouns:
+            return None
+        grow = np.ones((5, 5), np.uint8)
+        filled = [
+            cv2.inpaint(pixels, cv2.dilate(masks[n].astype(np.uint8), grow), 3, cv2.INPAINT_TELEA)
+            for n in nouns
+        ]
+        return Scene(pixels, nouns, np.stack([masks[n] for n in nouns]), np.stack(filled))

@@ -1,0 +1,44 @@
+"""Puts trained networks into a standard Stable Diffusion folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PROMPTS = {"template": "a photo of {a}", "absent": "a photo without {a}"}
+
+
+def export_pipeline(
+    folder: Path,
+    *,
+    unet: Any,
+    text_encoder: Any,
+    vae: Any,
+    tokenizer: Any,
+    words: Sequence[str],
+    nouns: Sequence[str],
+) -> None:
+    """Writes weights as float16 safetensors, and `textseg.json` without calibration.
+
+    `StableDiffusionPipeline.from_pretrained(folder)` loads the result.
+    """
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    from .networks import SCHEDULE
+
+    pipeline = StableDiffusionPipeline(
+        vae=vae.to(torch.float16),
+        text_encoder=text_encoder.to(torch.float16),
+        tokenizer=tokenizer,
+        unet=unet.to(torch.float16),
+        scheduler=DDIMScheduler(**SCHEDULE),
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS}
+    (folder / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,154 @@
+"""The whole recipe, stage by stage; each stage leaves a file and is skipped when it lies there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from ..errors import InputError
+from .autoencoder import BlockAnalysis, build_autoencoder, train_decoder
+from .coco import CocoSet
+from .export import export_pipeline
+from .mixture import Mixture, scene_batches
+from .nouns import NOUNS
+from .scenes import crop_photo, load_backgrounds
+from .sprites import STYLES, build_drawings, load_sprites
+from .trainer import Trainer, TrainOptions
+
+SIZES: tuple[tuple[int, int], ...] = ((96, 96), (96, 96), (80, 112), (112, 80))
+TRAINED_STYLES = tuple(s for s in STYLES if s != "openmoji")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Training material.
+
+    Attributes:
+        packages: a `node_modules` folder with the npm packages of `sprites.STYLES`.
+        drawings: folders of drawn cutouts, `FOLDER/NOUN/*.png`.
+        cutouts: folders of photographed cutouts, the same; every fifth file of a noun, in the order
+            of names, is held out for validation.
+        backgrounds: folders of photographs; the last 15 % of each, by name, are held out.
+        coco: pairs of image folder and COCO instance file.
+    """
+
+    packages: Path | None = None
+    drawings: Sequence[Path] = ()
+    cutouts: Sequence[Path] = ()
+    backgrounds: Sequence[Path] = ()
+    coco: Sequence[tuple[Path, Path]] = ()
+
+
+def load_mixture(sources: Sources, work: Path) -> Mixture:
+    """Reads all sources into memory; drawings of npm packages are sorted into `work/drawings`."""
+    drawings = list(sources.drawings)
+    if sources.packages is not None:
+        built = work / "drawings"
+        if not built.exists():
+            build_drawings(sources.packages, built, TRAINED_STYLES)
+        drawings += [built / style for style in TRAINED_STYLES]
+    photographed = {
+        noun: [s for i, s in enumerate(found) if i % 5 != 4]
+        for noun, found in load_sprites(sources.cutouts).items()
+    }
+    sets = [CocoSet(images, file) for images, file in sources.coco]
+    for coco in sets:
+        for noun, found in coco.cutouts().items():
+            if noun in NOUNS:
+                photographed.setdefault(noun, []).extend(found)
+    backgrounds: list[np.ndarray] = []
+    for folder in sources.backgrounds:
+        photos = load_backgrounds(folder)
+        backgrounds += photos[: round(0.85 * len(photos))]
+    drawn = load_sprites(drawings)
+    if not drawn and not photographed and not sets:
+        raise InputError("sources must hold drawings, cutouts or a COCO set, got none")
+    return Mixture(drawn, photographed, backgrounds, sets)
+
+
+class _Stream(torch.utils.data.IterableDataset):
+    def __init__(self, mixture: Mixture, batch: int, seed: int) -> None:
+        self.mixture, self.batch, self.seed = mixture, batch, seed
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        cv2.setNumThreads(1)
+        yield from scene_batches(self.mixture, NOUNS, SIZES, self.batch, self.seed)
+
+
+def _batches(mixture: Mixture, batch: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
+    yield from torch.utils.data.DataLoader(
+        _Stream(mixture, batch, seed), batch_size=None, num_workers=1, prefetch_factor=4
+    )
+
+
+def _fit_analysis(mixture: Mixture, file: Path) -> BlockAnalysis:
+    if file.exists():
+        return BlockAnalysis(*torch.load(file, weights_only=True))
+    rng = np.random.default_rng(3)
+    images = [mixture.sample(rng, (96, 96)).image for _ in range(500)]
+    for _ in range(200 if len(mixture.backgrounds) else 0):
+        photo = mixture.backgrounds[rng.integers(len(mixture.backgrounds))]
+        images.append(crop_photo(rng, photo, 96, 96))
+    analysis = BlockAnalysis.fit(np.stack(images))
+    torch.save((analysis.weight, analysis.bias), file)
+    return analysis
+
+
+def _decoder_images(mixture: Mixture, seed: int) -> Iterator[torch.Tensor]:
+    for batch in _batches(mixture, 16, seed):
+        whole = batch["images"][:, 0].permute(0, 3, 1, 2).float() / 127.5 - 1
+        y, x = (int(v) for v in torch.randint(0, (whole.shape[2] - 64) // 4 + 1, (2,)) * 4)
+        yield whole[:, :, y : y + 64, x : x + 64]
+
+
+def train_model(
+    sources: Sources,
+    work: Path,
+    out: Path,
+    options: TrainOptions = TrainOptions(),
+    *,
+    decoder_minutes: float = 20.0,
+    progress: Callable[[str, dict[str, Any]], None] | None = None,
+) -> None:
+    """Trains the embedded model and writes its pipeline folder.
+
+    Args:
+        sources: see `Sources`.
+        work: checkpoints and logs; a second call with the same folder goes on where it stopped.
+        out: the pipeline folder.
+        options: see `TrainOptions`.
+        decoder_minutes: training time of the autoencoder's decoder.
+        progress: called with a stage's name and a row of its log.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    mixture = load_mixture(sources, work)
+    analysis = _fit_analysis(mixture, work / "analysis.pt")
+    trainer = Trainer(work, analysis, NOUNS, options)
+    if trainer.elapsed < options.hours * 3600:
+        report = (lambda row: progress("unet", row)) if progress else None
+        trainer.run(_batches(mixture, options.fresh, 1000 + trainer.step), report)
+    vae = build_autoencoder(analysis)
+    decoder_file = work / "decoder.pt"
+    if decoder_file.exists():
+        vae.decoder.load_state_dict(torch.load(decoder_file, weights_only=True))
+    else:
+        with open(work / "decoder.jsonl", "w") as log:
+            for row in train_decoder(
+                vae, analysis, _decoder_images(mixture, 7), seconds=60 * decoder_minutes
+            ):
+                log.write(json.dumps(row) + "\n")
+                if progress:
+                    progress("decoder", row)
+        torch.save(vae.decoder.state_dict(), decoder_file)
+    unet, text = trainer.averaged
+    export_pipeline(
+        out, unet=unet, text_encoder=text, vae=vae, tokenizer=trainer.tokenizer,
+        words=trainer.words, nouns=NOUNS,
+    )  # fmt: skip

@@ -1,0 +1,229 @@
+"""Composed scenes: named cutouts pasted on backgrounds, with exact masks and the scene without each noun.
+
+A scene can be composed again with one noun left out, which is the target of the counterfactual
+caption "without NOUN".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+Sprites = dict[str, list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One composed image.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        nouns: the distinct nouns in the image, in the order they were placed.
+        masks: (K, H, W) bool, the visible pixels of each noun (all its instances together).
+        without: (K, H, W, 3) uint8, the same image with all instances of that noun left out.
+        instances: (noun, (H, W) bool visible mask) of every placed object.
+    """
+
+    image: np.ndarray
+    nouns: tuple[str, ...]
+    masks: np.ndarray
+    without: np.ndarray
+    instances: tuple[tuple[str, np.ndarray], ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How scenes are composed.
+
+    Attributes:
+        counts: probabilities of 1, 2, 3, ... objects.
+        scale: smallest and largest longest side of an object, as a fraction of the image's sides'
+            geometric mean.
+        rotation: largest rotation in degrees.
+        repeat: probability that an object repeats a noun already placed.
+        min_visible: an object hidden further than this fraction is placed elsewhere.
+        photo_backgrounds: probability of a photographed background where some are given.
+    """
+
+    counts: tuple[float, ...] = (0.2, 0.4, 0.4)
+    scale: tuple[float, float] = (0.24, 0.6)
+    rotation: float = 20.0
+    repeat: float = 0.08
+    min_visible: float = 0.6
+    photo_backgrounds: float = 0.5
+
+
+def _palette(rng: np.random.Generator, n: int, low: float = 20, high: float = 245) -> np.ndarray:
+    return rng.uniform(low, high, (n, 3)).astype(np.float32)
+
+
+def _cloud(rng: np.random.Generator, h: int, w: int, cells: int) -> np.ndarray:
+    grid = rng.standard_normal((max(2, cells * h // max(h, w)), max(2, cells * w // max(h, w))))
+    field_ = cv2.resize(grid.astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC)
+    return (field_ - field_.min()) / (np.ptp(field_) + 1e-6)
+
+
+def draw_background(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
+    """A procedural background, (h, w, 3) uint8: horizon, gradient, clouds, stripes, tiles or blobs."""
+    kind = rng.choice(6, p=(0.3, 0.15, 0.2, 0.1, 0.1, 0.15))
+    y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+    y, x = y / h, x / w
+    a, b, c = _palette(rng, 3)
+    if kind == 0:
+        horizon = rng.uniform(0.3, 0.75)
+        edge = horizon + rng.uniform(0, 0.08) * np.sin(x * rng.uniform(3, 12) + rng.uniform(0, 6))
+        sky = a + (y[..., None] / horizon) * rng.uniform(0, 0.6) * (b - a)
+        ground = c * (0.8 + 0.4 * _cloud(rng, h, w, int(rng.integers(4, 24))))[..., None]
+        out = np.where((y > edge)[..., None], ground, sky)
+    elif kind == 1:
+        angle = rng.uniform(0, 2 * np.pi)
+        ramp = x * np.cos(angle) + y * np.sin(angle)
+        ramp = (ramp - ramp.min()) / (np.ptp(ramp) + 1e-6)
+        out = a + ramp[..., None] * (b - a)
+    elif kind == 2:
+        mix = 0.7 * _cloud(rng, h, w, int(rng.integers(2, 8))) + 0.3 * _cloud(rng, h, w, 20)
+        out = a + mix[..., None] * (b - a)
+    elif kind == 3:
+        angle, rate = rng.uniform(0, np.pi), rng.uniform(3, 14)
+        wave = np.sin(2 * np.pi * rate * (x * np.cos(angle) + y * np.sin(angle)))
+        wave = wave if rng.random() < 0.5 else np.sign(wave)
+        out = a + (0.5 + 0.5 * wave)[..., None] * rng.uniform(0.2, 1) * (b - a)
+    elif kind == 4:
+        n = rng.integers(3, 10)
+        tiles = ((x * n * w / h).astype(int) + (y * n).astype(int)) % 2
+        out = a + tiles[..., None] * rng.uniform(0.15, 1) * (b - a)
+    else:
+        out = np.broadcast_to(a, (h, w, 3)).copy()
+        for colour in _palette(rng, int(rng.integers(3, 9))):
+            cy, cx, r = rng.uniform(0, 1), rng.uniform(0, 1), rng.uniform(0.05, 0.35)
+            inside = ((y - cy) ** 2 + (x - cx) ** 2) < r * r
+            out[inside] = colour
+        out = cv2.GaussianBlur(out.astype(np.float32), (0, 0), rng.uniform(0.5, 6))
+    noise = rng.normal(0, rng.uniform(0, 8), (h, w, 1)) + rng.normal(0, 2, (h, w, 3))
+    return np.clip(out + noise, 0, 255).astype(np.uint8)
+
+
+def crop_photo(rng: np.random.Generator, photo: np.ndarray, h: int, w: int) -> np.ndarray:
+    """A random crop of a photograph, (h, w, 3) uint8, randomly mirrored."""
+    ph, pw = photo.shape[:2]
+    zoom = rng.uniform(0.6, 1.0) * min(ph / h, pw / w)
+    ch, cw = max(1, int(h * zoom)), max(1, int(w * zoom))
+    y, x = rng.integers(0, ph - ch + 1), rng.integers(0, pw - cw + 1)
+    out = cv2.resize(photo[y : y + ch, x : x + cw], (w, h), interpolation=cv2.INTER_AREA)
+    return out[:, ::-1] if rng.random() < 0.5 else out
+
+
+def _vary(rng: np.random.Generator, sprite: np.ndarray, side: float, rotation: float) -> np.ndarray:
+    """A sprite scaled to `side`, rotated, mirrored and recoloured a little; RGBA float32."""
+    h, w = sprite.shape[:2]
+    scale = side / max(h, w)
+    angle = np.deg2rad(rng.uniform(-rotation, rotation))
+    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
+    aspect = rng.uniform(0.85, 1.18)
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    matrix = np.array([[cos * flip * aspect, -sin], [sin * flip * aspect, cos]], np.float32)
+    corners = matrix @ np.array([[-w, w, -w, w], [-h, -h, h, h]], np.float32) / 2
+    low = corners.min(1)
+    out_w, out_h = np.ceil(np.ptp(corners, axis=1)).astype(int) + 1
+    shift = -low - matrix @ np.array([w / 2, h / 2], np.float32)
+    affine = np.hstack([matrix, shift[:, None]])
+    source = sprite.astype(np.float32)
+    source[..., :3] *= source[..., 3:] / 255
+    if scale < 0.7:
+        source = cv2.GaussianBlur(source, (0, 0), 0.35 / scale)
+    warped = cv2.warpAffine(source, affine, (int(out_w), int(out_h)), flags=cv2.INTER_LINEAR)
+    alpha = warped[..., 3:] / 255
+    rgb = warped[..., :3] / np.maximum(alpha, 1e-3)
+    gain = rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)
+    rgb = np.clip((rgb - 128) * rng.uniform(0.8, 1.15) + 128 + rng.uniform(-18, 18), 0, 255) * gain
+    return np.concatenate([np.clip(rgb, 0, 255), alpha], axis=2).astype(np.float32)
+
+
+def paste(canvas: np.ndarray, layer: np.ndarray, y: int, x: int) -> None:
+    """Blends a layer (RGB in 0 to 255, alpha in 0 to 1) into a float canvas at its top left corner."""
+    h, w = canvas.shape[:2]
+    y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + layer.shape[0], h), min(x + layer.shape[1], w)
+    part = layer[y0 - y : y1 - y, x0 - x : x1 - x]
+    view = canvas[y0:y1, x0:x1]
+    view += part[..., 3:] * (part[..., :3] - view)
+
+
+def _alpha(layer: np.ndarray, y: int, x: int, h: int, w: int) -> np.ndarray:
+    out = np.zeros((h, w), np.float32)
+    y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + layer.shape[0], h), min(x + layer.shape[1], w)
+    out[y0:y1, x0:x1] = layer[y0 - y : y1 - y, x0 - x : x1 - x, 3]
+    return out
+
+
+def compose(
+    rng: np.random.Generator,
+    sprites: Sprites,
+    size: tuple[int, int],
+    backgrounds: Sequence[np.ndarray] = (),
+    options: SceneOptions = SceneOptions(),
+) -> Scene:
+    """Draw one scene.
+
+    Args:
+        rng: source of every choice; the same state gives the same scene.
+        sprites: RGBA uint8 cutouts by noun.
+        size: (H, W) in pixels.
+        backgrounds: RGB uint8 photographs; procedural backgrounds where empty.
+        options: see `SceneOptions`.
+    """
+    h, w = size
+    if len(backgrounds) and rng.random() < options.photo_backgrounds:
+        ground = crop_photo(rng, backgrounds[rng.integers(len(backgrounds))], h, w)
+    else:
+        ground = draw_background(rng, h, w)
+    names = list(sprites)
+    layers: list[tuple[str, np.ndarray, int, int]] = []
+    alphas: list[np.ndarray] = []
+    wanted = int(rng.choice(len(options.counts), p=options.counts)) + 1
+    for _ in range(wanted):
+        repeat = layers and rng.random() < options.repeat
+        noun = layers[-1][0] if repeat else names[rng.integers(len(names))]
+        sprite = sprites[noun][rng.integers(len(sprites[noun]))]
+        for _try in range(8):
+            side = np.exp(rng.uniform(*np.log(options.scale))) * np.sqrt(h * w)
+            layer = _vary(rng, sprite, side, options.rotation)
+            lh, lw = layer.shape[:2]
+            y = int(rng.integers(-lh // 5, max(h - lh + lh // 5, -lh // 5 + 1)))
+            x = int(rng.integers(-lw // 5, max(w - lw + lw // 5, -lw // 5 + 1)))
+            alpha = _alpha(layer, y, x, h, w)
+            hidden = [1 - (a * (1 - alpha)).sum() / max(a.sum(), 1) for a in alphas]
+            if alpha.sum() >= 0.004 * h * w and max(hidden, default=0) <= 1 - options.min_visible:
+                layers.append((noun, layer, y, x))
+                alphas = [a * (1 - alpha) for a in alphas] + [alpha]
+                break
+    nouns = tuple(dict.fromkeys(layer[0] for layer in layers))
+
+    def render(skip: str | None) -> np.ndarray:
+        canvas = ground.astype(np.float32)
+        for noun, layer, y, x in layers:
+            if noun != skip:
+                paste(canvas, layer, y, x)
+        return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+
+    instances = tuple((layer[0], a > 0.5) for layer, a in zip(layers, alphas, strict=True))
+    masks = [np.any([m for name, m in instances if name == noun], axis=0) for noun in nouns]
+    return Scene(
+        image=render(None),
+        nouns=nouns,
+        masks=np.stack(masks) if masks else np.zeros((0, h, w), bool),
+        without=np.stack([render(noun) for noun in nouns])
+        if nouns
+        else np.zeros((0, h, w, 3), np.uint8),
+        instances=instances,
+    )
+
+
+def load_backgrounds(folder: Path, limit: int | None = None) -> list[np.ndarray]:
+    """Read the photographs of a folder as RGB uint8 arrays, in the order of their names."""
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    images = [cv2.imread(str(p), cv2.IMREAD_COLOR) for p in paths[:limit]]
+    return [cv2.cvtColor(im, cv2.COLOR_BGR2RGB) for im in images if im is not None]

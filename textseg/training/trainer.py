@@ -1,0 +1,320 @@
+"""Trains the embedded model: an ordinary latent diffusion model that understands absence.
+
+Each scene gives two rows of a batch that share image, noise and noise level. Row A has an ordinary
+caption, or none, and the ordinary target. Row B says that a noun is absent; its target is the scene
+without that noun (a counterfactual) or, where the noun really is absent, the scene itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .autoencoder import BLOCK, BlockAnalysis
+from .captions import absent_caption, present_caption, unknown_word, with_article
+from .losses import CrossAttentionQueries, contrast_loss, grounding_loss
+from .networks import SCHEDULE, build_text_encoder, build_unet
+from .vocabulary import MAX_TOKENS, build_tokenizer, known_words
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The recipe's numbers.
+
+    Attributes:
+        hours: training time; the learning rate follows a cosine over it.
+        batch: scenes per step (each is two rows).
+        fresh: scenes per step that are new; the rest is drawn again from the pool.
+        pool: scenes kept per image size.
+        lr, weight_decay, warmup: AdamW.
+        ema: decay of the averaged weights.
+        grounding, contrast: weights of the two auxiliary losses.
+        absent: share of row B captions whose noun really is absent.
+        seed: of weights, captions and noise.
+        save_every: seconds between checkpoints.
+    """
+
+    hours: float = 2.0
+    batch: int = 24
+    fresh: int = 8
+    pool: int = 1500
+    lr: float = 5e-4
+    weight_decay: float = 0.01
+    warmup: int = 200
+    ema: float = 0.999
+    grounding: float = 0.2
+    contrast: float = 0.2
+    absent: float = 0.2
+    seed: int = 0
+    save_every: float = 300.0
+
+
+class Pool:
+    """Encoded scenes of one image size, the oldest replaced first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.latents: list[torch.Tensor] = []
+        self.masks: list[torch.Tensor] = []
+        self.nouns: list[torch.Tensor] = []
+        self._next = 0
+
+    def add(self, latents: torch.Tensor, masks: torch.Tensor, nouns: torch.Tensor) -> None:
+        """Adds (B, 1 + K, C, h, w) latents, (B, K, h, w) cell shares and (B, K) nouns."""
+        for item in zip(latents.half(), masks.half(), nouns, strict=True):
+            if len(self.latents) < self.limit:
+                for store, value in zip((self.latents, self.masks, self.nouns), item, strict=True):
+                    store.append(value)
+            else:
+                self.latents[self._next], self.masks[self._next], self.nouns[self._next] = item
+                self._next = (self._next + 1) % self.limit
+
+    def draw(self, rng: np.random.Generator, n: int) -> tuple[torch.Tensor, ...]:
+        """n scenes as float32 latents, float32 masks and nouns; the newest are always among them."""
+        picks = rng.integers(len(self.latents), size=n)
+        return (
+            torch.stack([self.latents[i] for i in picks]).float(),
+            torch.stack([self.masks[i] for i in picks]).float(),
+            torch.stack([self.nouns[i] for i in picks]),
+        )
+
+
+def _timesteps(rng: np.random.Generator, n: int) -> np.ndarray:
+    ranges = np.array([(50, 400), (400, 700), (0, 1000)])
+    low, high = ranges[rng.choice(3, n, p=(0.6, 0.25, 0.15))].T
+    return rng.integers(low, high)
+
+
+class Trainer:
+    """Holds networks, averaged weights and optimiser; resumes from `folder/state.pt`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        analysis: BlockAnalysis,
+        nouns: Sequence[str],
+        options: TrainOptions = TrainOptions(),
+    ) -> None:
+        torch.manual_seed(options.seed)
+        self.folder, self.options, self.nouns = folder, options, list(nouns)
+        self.analysis = analysis
+        self.words = known_words(nouns)
+        self.tokenizer = build_tokenizer(self.words)
+        self.text = build_text_encoder(self.tokenizer)
+        self.unet = build_unet().to(memory_format=torch.channels_last)
+        self.parameters = [*self.unet.parameters(), *self.text.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay
+        )
+        self.averaged = [copy.deepcopy(self.unet), copy.deepcopy(self.text)]
+        self.recorded = CrossAttentionQueries(self.unet)
+        betas = (
+            torch.linspace(SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
+        )
+        self.alpha_bar = torch.cumprod(1 - betas, 0)
+        self.step, self.elapsed, self.scenes = 0, 0.0, 0
+        self.pools: dict[tuple[int, int], Pool] = {}
+        self.rng = np.random.default_rng(options.seed)
+        if (folder / "state.pt").exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        state = torch.load(self.folder / "state.pt", weights_only=True)
+        self.unet.load_state_dict(state["unet"])
+        self.text.load_state_dict(state["text"])
+        for model, weights in zip(self.averaged, state["averaged"], strict=True):
+            model.load_state_dict(weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed, self.scenes = state["step"], state["elapsed"], state["scenes"]
+        self.rng = np.random.default_rng((self.options.seed, self.step))
+
+    def save(self) -> None:
+        """Writes the checkpoint in one piece: it is whole or it is the one before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "unet": self.unet.state_dict(),
+            "text": self.text.state_dict(),
+            "averaged": [m.state_dict() for m in self.averaged],
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "scenes": self.scenes,
+        }
+        temporary = self.folder / "state.tmp"
+        torch.save(state, temporary)
+        os.replace(temporary, self.folder / "state.pt")
+
+    def encode(
+        self, batch: dict[str, np.ndarray]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images of a scene batch to scaled latents, masks to shares of latent cells."""
+        images = torch.as_tensor(batch["images"])
+        b, k, h, w, _ = images.shape
+        used = torch.cat(
+            [torch.ones(b, 1, dtype=torch.bool), torch.as_tensor(batch["nouns"]) >= 0], 1
+        )
+        flat = images.flatten(0, 1)[used.flatten()].permute(0, 3, 1, 2).float() / 127.5 - 1
+        coded = self.analysis(flat)
+        latents = torch.zeros(b * k, *coded.shape[1:])
+        latents[used.flatten()] = coded
+        masks = F.avg_pool2d(torch.as_tensor(batch["masks"]).float(), BLOCK)
+        return latents.unflatten(0, (b, k)), masks, torch.as_tensor(batch["nouns"])
+
+    def tokens(self, prompts: Sequence[str], length: int = MAX_TOKENS) -> torch.Tensor:
+        """Prompts to token ids (N, length)."""
+        coded = self.tokenizer(
+            list(prompts), padding="max_length", max_length=length, truncation=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        return coded.input_ids
+
+    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompts to embeddings (N, L, D) with the current weights."""
+        return self.text(self.tokens(prompts)).last_hidden_state
+
+    def noun_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embedding of the start token, (D,), and of each noun's last word in a prompt, (N, D)."""
+        lead = ["without {}", "{}", "a photo without {}", "a photo of {}"][self.step % 4]
+        prompts = [lead.format(with_article(n) if self.step % 3 else n) for n in self.nouns]
+        ids = self.tokens(prompts, 10)
+        hidden = self.text(ids).last_hidden_state
+        end = (ids == self.tokenizer.eos_token_id).int().argmax(1)
+        return hidden[0, 0], hidden[torch.arange(len(ids)), end - 1]
+
+    def captions(
+        self, nouns: torch.Tensor
+    ) -> tuple[list[str], list[str], torch.Tensor, torch.Tensor]:
+        """Captions of rows A and B.
+
+        Returns:
+            The captions; for each scene the slot that row B removes, -1 where its noun is absent;
+            and whether the pair's contrast may be compared with the mask.
+        """
+        rng = self.rng
+        rows_a, rows_b, slots, fair = [], [], [], []
+        for present in nouns.tolist():
+            there = [i for i in present if i >= 0]
+            slot = int(rng.integers(len(there))) if there else -1
+            names = [self.nouns[i] for i in there]
+            if slot < 0 or rng.random() < self.options.absent:
+                slot = -1
+                absent = [n for n in rng.permutation(len(self.nouns))[:8] if n not in there][0]
+                noun = self.nouns[absent]
+                others = names
+            else:
+                noun = names[slot]
+                others = [n for n in names if n != noun]
+            style = rng.random()
+            if style < 0.4 or not names:
+                row_a = ""
+            elif style < 0.6 and slot >= 0:
+                row_a = present_caption(rng, [noun])
+            else:
+                row_a = present_caption(rng, names[: int(rng.integers(1, len(names) + 1))])
+            if row_a and rng.random() < 0.05:
+                row_a = f"{row_a} {rng.choice(['and', 'with', 'without'])} {unknown_word(rng)}"
+            rows_a.append(row_a)
+            named = others if len(others) and rng.random() < 0.2 else ()
+            rows_b.append(absent_caption(rng, noun, named))
+            slots.append(slot)
+            fair.append(True)
+        return rows_a, rows_b, torch.tensor(slots), torch.tensor(fair)
+
+    def train_step(self, pool: Pool) -> dict[str, float]:
+        """One optimiser step on scenes of the pool; returns the losses."""
+        o = self.options
+        latents, masks, nouns = pool.draw(self.rng, o.batch)
+        b = len(latents)
+        rows_a, rows_b, slots, _ = self.captions(nouns)
+        t = torch.from_numpy(_timesteps(self.rng, b))
+        abar = self.alpha_bar[t].view(b, 1, 1, 1)
+        signal, sigma = abar.sqrt(), (1 - abar).sqrt()
+        clean = latents[:, 0]
+        index = torch.arange(b)
+        other = latents[index, slots + 1]
+        noise = torch.randn(clean.shape)
+        noisy = signal * clean + sigma * noise
+        embedding = self.embed([*rows_a, *rows_b])
+        both = torch.cat([noisy, noisy]).contiguous(memory_format=torch.channels_last)
+        v_a, v_b = self.unet(both, torch.cat([t, t]), embedding).sample.chunk(2)
+        loss_a = F.mse_loss(v_a, signal * noise - sigma * clean)
+        x0_a, x0_b = (signal * noisy - sigma * v for v in (v_a, v_b))
+        loss_b = F.mse_loss(x0_b, other)
+        visible = self.alpha_bar[t]
+        mask = torch.where((slots >= 0)[:, None, None], masks[index, slots.clamp(min=0)], 0.0)
+        loss_c = contrast_loss(x0_a - x0_b, mask, visible)
+        start, keys = self.noun_keys()
+        loss_g = grounding_loss(
+            self.recorded, start, keys, masks.repeat(2, 1, 1, 1), nouns.repeat(2, 1),
+            visible.repeat(2),
+        )  # fmt: skip
+        loss = loss_a + loss_b + o.contrast * loss_c + o.grounding * loss_g
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.scenes += b
+        decay = min(o.ema, (1 + self.step) / (20 + self.step))
+        with torch.no_grad():
+            for average, model in zip(self.averaged, (self.unet, self.text), strict=True):
+                torch._foreach_lerp_(
+                    list(average.parameters()), list(model.parameters()), 1 - decay
+                )
+        return {"diffusion": loss_a.item(), "counterfactual": loss_b.item(),
+                "contrast": loss_c.item(), "grounding": loss_g.item()}  # fmt: skip
+
+    def run(
+        self, batches: Iterator[dict[str, Any]], progress: Callable[[dict], None] | None = None
+    ) -> None:
+        """Trains until the time given by the options is used up; logs to `folder/log.jsonl`."""
+        o = self.options
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "options.json").write_text(json.dumps(asdict(o), indent=1))
+        begin, before, saved = time.monotonic(), self.elapsed, time.monotonic()
+        mean: dict[str, float] = {}
+        with open(self.folder / "log.jsonl", "a") as log:
+            while self.elapsed < o.hours * 3600:
+                pool = self._fill(batches)
+                done = self.elapsed / (o.hours * 3600)
+                rate = min(1.0, (self.step + 1) / o.warmup) * (
+                    0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done))
+                )
+                for group in self.optimizer.param_groups:
+                    group["lr"] = o.lr * rate
+                for name, value in self.train_step(pool).items():
+                    mean[name] = value if name not in mean else 0.98 * mean[name] + 0.02 * value
+                self.elapsed = before + time.monotonic() - begin
+                if self.step % 25 == 0:
+                    row = {
+                        "step": self.step,
+                        "scenes": self.scenes,
+                        "seconds": round(self.elapsed),
+                        **mean,
+                    }
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+                    if progress:
+                        progress(row)
+                if time.monotonic() - saved > o.save_every:
+                    self.save()
+                    saved = time.monotonic()
+        self.save()
+
+    def _fill(self, batches: Iterator[dict[str, Any]]) -> Pool:
+        while True:
+            latents, masks, nouns = self.encode(next(batches))
+            pool = self.pools.setdefault(tuple(latents.shape[-2:]), Pool(self.options.pool))
+            pool.add(latents, masks, nouns)
+            if len(pool.latents) >= self.options.batch * 2:
+                return pool

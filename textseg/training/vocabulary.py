@@ -1,0 +1,59 @@
+"""The word-level tokenizer of the embedded model, in CLIP's format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .nouns import COLOURS, NOUNS
+
+FILLERS: tuple[str, ...] = (
+    "a", "an", "the", "and", "with", "without", "of", "on", "in", "photo", "picture", "image",
+    "drawing", "scene", "no", "any", "two", "some", "next", "to", "there", "is", "not", "small",
+    "large",
+)  # fmt: skip
+MAX_TOKENS = 20
+
+
+def known_words(nouns: Iterable[str] = NOUNS) -> list[str]:
+    """Every word that is one token, sorted: fillers, colours and the words of the nouns."""
+    return sorted({w for noun in nouns for w in noun.split()} | set(FILLERS) | set(COLOURS))
+
+
+def build_tokenizer(words: Iterable[str]) -> Any:
+    """A `CLIPTokenizer` in which each given word is one token; other words fall into pieces.
+
+    The byte-pair merges are those that byte-pair training on the words alone finds when it is
+    carried on until every word is whole.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    letters = sorted({c for c in map(chr, range(33, 127)) if not c.isupper()})
+    trainer = trainers.BpeTrainer(
+        vocab_size=20000,
+        min_frequency=1,
+        show_progress=False,
+        initial_alphabet=letters,
+        end_of_word_suffix="</w>",
+    )
+    trained.train_from_iterator(list(words), trainer)
+    import json
+
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in model["merges"]]
+    symbols = list(letters) + [c + "</w>" for c in letters] + [a + b for a, b in merges]
+    vocab = {s: i for i, s in enumerate(dict.fromkeys(symbols))}
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocab[special] = len(vocab)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def save_tokenizer(words: Iterable[str], folder: Path) -> None:
+    """Write the tokenizer's folder."""
+    build_tokenizer(words).save_pretrained(folder)
