@@ -1,4 +1,4 @@
-"""Training material from any COCO-format data set: cutouts, and photographs with objects filled in."""
+"""Training material from any COCO-format set: cutouts, and photographs with objects filled in."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class CocoSet:
         Categories with a crowd region, and those smaller than `min_area` of the crop, are left
         unnamed. None where nothing is left to name.
         """
-        image, parts = self.items[rng.integers(len(self.items))]
+        image, parts = self.items[int(rng.integers(len(self.items)))]
         ih, iw = image.shape[:2]
         h, w = size
         zoom = rng.uniform(0.65, 1.0) * min(ih / h, iw / w)

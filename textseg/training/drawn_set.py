@@ -1,4 +1,4 @@
-"""Writes composed scenes as a COCO-format data set: images, instance masks as RLE, one category a noun."""
+"""Writes composed scenes as a COCO-format data set with exact masks, one category a noun."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from .nouns import NOUNS
 from .scenes import Scene, SceneOptions, Sprites, compose
 
+_ALWAYS_PHOTO = SceneOptions(photo_backgrounds=1.0)
 SIZES: tuple[tuple[int, int], ...] = ((160, 208), (208, 160), (176, 240), (192, 192), (240, 176))
 
 
@@ -46,7 +47,7 @@ def write_drawn_set(
     count: int,
     seed: int,
     backgrounds: Sequence[np.ndarray] = (),
-    options: SceneOptions = SceneOptions(photo_backgrounds=1.0),
+    options: SceneOptions = _ALWAYS_PHOTO,
     sizes: Sequence[tuple[int, int]] = SIZES,
     description: str = "Scenes drawn by textseg",
 ) -> int:

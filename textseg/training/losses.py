@@ -49,7 +49,7 @@ def grounding_loss(
         min_cells: layers with fewer cells are left out.
     """
     keys = torch.cat([start_key[None], noun_keys])
-    batch, slots, h, w = masks.shape
+    batch, _, h, w = masks.shape
     total, count = masks.new_zeros(()), 0
     for name, query in recorded.queries.items():
         cells = query.shape[1]

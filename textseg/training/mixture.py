@@ -31,7 +31,7 @@ class Mixture:
     backgrounds: Sequence[np.ndarray] = ()
     annotated: Sequence[CocoSet] = ()
     shares: tuple[float, float, float, float] = (0.6, 0.14, 0.16, 0.1)
-    options: SceneOptions = SceneOptions()
+    options: SceneOptions = field(default_factory=SceneOptions)
 
     def __post_init__(self) -> None:
         present = (bool(self.drawn), bool(self.photographed),
@@ -46,7 +46,7 @@ class Mixture:
         while True:
             kind = rng.choice(4, p=self._shares)
             if kind == 3:
-                scene = self.annotated[rng.integers(len(self.annotated))].scene(rng, size)
+                scene = self.annotated[int(rng.integers(len(self.annotated)))].scene(rng, size)
             elif kind == 2:
                 both = {n: a if a and (not b or rng.random() < 0.6) else b
                         for n, (a, b) in self._both.items()}  # fmt: skip

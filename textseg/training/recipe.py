@@ -94,7 +94,7 @@ def _fit_analysis(mixture: Mixture, file: Path) -> BlockAnalysis:
     rng = np.random.default_rng(3)
     images = [mixture.sample(rng, (96, 96)).image for _ in range(500)]
     for _ in range(200 if len(mixture.backgrounds) else 0):
-        photo = mixture.backgrounds[rng.integers(len(mixture.backgrounds))]
+        photo = mixture.backgrounds[int(rng.integers(len(mixture.backgrounds)))]
         images.append(crop_photo(rng, photo, 96, 96))
     analysis = BlockAnalysis.fit(np.stack(images))
     torch.save((analysis.weight, analysis.bias), file)
@@ -112,7 +112,7 @@ def train_model(
     sources: Sources,
     work: Path,
     out: Path,
-    options: TrainOptions = TrainOptions(),
+    options: TrainOptions,
     *,
     decoder_minutes: float = 20.0,
     progress: Callable[[str, dict[str, Any]], None] | None = None,

@@ -1,4 +1,4 @@
-"""Composed scenes: named cutouts pasted on backgrounds, with exact masks and the scene without each noun.
+"""Composed scenes: named cutouts pasted on backgrounds, with exact masks.
 
 A scene can be composed again with one noun left out, which is the target of the counterfactual
 caption "without NOUN".
@@ -57,6 +57,9 @@ class SceneOptions:
     photo_backgrounds: float = 0.5
 
 
+_DEFAULTS = SceneOptions()
+
+
 def _palette(rng: np.random.Generator, n: int, low: float = 20, high: float = 245) -> np.ndarray:
     return rng.uniform(low, high, (n, 3)).astype(np.float32)
 
@@ -68,7 +71,7 @@ def _cloud(rng: np.random.Generator, h: int, w: int, cells: int) -> np.ndarray:
 
 
 def draw_background(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
-    """A procedural background, (h, w, 3) uint8: horizon, gradient, clouds, stripes, tiles or blobs."""
+    """A procedural background, (h, w, 3) uint8: horizon, clouds, stripes, tiles or blobs."""
     kind = rng.choice(6, p=(0.3, 0.15, 0.2, 0.1, 0.1, 0.15))
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     y, x = y / h, x / w
@@ -144,7 +147,7 @@ def _vary(rng: np.random.Generator, sprite: np.ndarray, side: float, rotation: f
 
 
 def paste(canvas: np.ndarray, layer: np.ndarray, y: int, x: int) -> None:
-    """Blends a layer (RGB in 0 to 255, alpha in 0 to 1) into a float canvas at its top left corner."""
+    """Blends a layer (RGB 0 to 255, alpha 0 to 1) into a float canvas at its top left corner."""
     h, w = canvas.shape[:2]
     y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + layer.shape[0], h), min(x + layer.shape[1], w)
     part = layer[y0 - y : y1 - y, x0 - x : x1 - x]
@@ -164,7 +167,7 @@ def compose(
     sprites: Sprites,
     size: tuple[int, int],
     backgrounds: Sequence[np.ndarray] = (),
-    options: SceneOptions = SceneOptions(),
+    options: SceneOptions = _DEFAULTS,
 ) -> Scene:
     """Draw one scene.
 
@@ -177,7 +180,7 @@ def compose(
     """
     h, w = size
     if len(backgrounds) and rng.random() < options.photo_backgrounds:
-        ground = crop_photo(rng, backgrounds[rng.integers(len(backgrounds))], h, w)
+        ground = crop_photo(rng, backgrounds[int(rng.integers(len(backgrounds)))], h, w)
     else:
         ground = draw_background(rng, h, w)
     names = list(sprites)

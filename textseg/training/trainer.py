@@ -80,7 +80,7 @@ class Pool:
                 self._next = (self._next + 1) % self.limit
 
     def draw(self, rng: np.random.Generator, n: int) -> tuple[torch.Tensor, ...]:
-        """n scenes as float32 latents, float32 masks and nouns; the newest are always among them."""
+        """n random scenes as float32 latents, float32 masks and nouns."""
         picks = rng.integers(len(self.latents), size=n)
         return (
             torch.stack([self.latents[i] for i in picks]).float(),
@@ -103,7 +103,7 @@ class Trainer:
         folder: Path,
         analysis: BlockAnalysis,
         nouns: Sequence[str],
-        options: TrainOptions = TrainOptions(),
+        options: TrainOptions,
     ) -> None:
         torch.manual_seed(options.seed)
         self.folder, self.options, self.nouns = folder, options, list(nouns)
@@ -118,9 +118,8 @@ class Trainer:
         )
         self.averaged = [copy.deepcopy(self.unet), copy.deepcopy(self.text)]
         self.recorded = CrossAttentionQueries(self.unet)
-        betas = (
-            torch.linspace(SCHEDULE["beta_start"] ** 0.5, SCHEDULE["beta_end"] ** 0.5, 1000) ** 2
-        )
+        first, last = SCHEDULE["beta_start"], SCHEDULE["beta_end"]
+        betas = torch.linspace(first**0.5, last**0.5, SCHEDULE["num_train_timesteps"]) ** 2
         self.alpha_bar = torch.cumprod(1 - betas, 0)
         self.step, self.elapsed, self.scenes = 0, 0.0, 0
         self.pools: dict[tuple[int, int], Pool] = {}
@@ -154,15 +153,12 @@ class Trainer:
         torch.save(state, temporary)
         os.replace(temporary, self.folder / "state.pt")
 
-    def encode(
-        self, batch: dict[str, np.ndarray]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def encode(self, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         """Images of a scene batch to scaled latents, masks to shares of latent cells."""
         images = torch.as_tensor(batch["images"])
-        b, k, h, w, _ = images.shape
-        used = torch.cat(
-            [torch.ones(b, 1, dtype=torch.bool), torch.as_tensor(batch["nouns"]) >= 0], 1
-        )
+        b, k = images.shape[:2]
+        named = torch.as_tensor(batch["nouns"]) >= 0
+        used = torch.cat([torch.ones(b, 1, dtype=torch.bool), named], 1)
         flat = images.flatten(0, 1)[used.flatten()].permute(0, 3, 1, 2).float() / 127.5 - 1
         coded = self.analysis(flat)
         latents = torch.zeros(b * k, *coded.shape[1:])
@@ -191,24 +187,22 @@ class Trainer:
         end = (ids == self.tokenizer.eos_token_id).int().argmax(1)
         return hidden[0, 0], hidden[torch.arange(len(ids)), end - 1]
 
-    def captions(
-        self, nouns: torch.Tensor
-    ) -> tuple[list[str], list[str], torch.Tensor, torch.Tensor]:
+    def captions(self, nouns: torch.Tensor) -> tuple[list[str], list[str], torch.Tensor]:
         """Captions of rows A and B.
 
         Returns:
-            The captions; for each scene the slot that row B removes, -1 where its noun is absent;
-            and whether the pair's contrast may be compared with the mask.
+            The captions, and for each scene the slot that row B removes, -1 where its noun is
+            absent.
         """
         rng = self.rng
-        rows_a, rows_b, slots, fair = [], [], [], []
+        rows_a, rows_b, slots = [], [], []
         for present in nouns.tolist():
             there = [i for i in present if i >= 0]
             slot = int(rng.integers(len(there))) if there else -1
             names = [self.nouns[i] for i in there]
             if slot < 0 or rng.random() < self.options.absent:
                 slot = -1
-                absent = [n for n in rng.permutation(len(self.nouns))[:8] if n not in there][0]
+                absent = next(n for n in rng.permutation(len(self.nouns)) if n not in there)
                 noun = self.nouns[absent]
                 others = names
             else:
@@ -227,15 +221,14 @@ class Trainer:
             named = others if len(others) and rng.random() < 0.2 else ()
             rows_b.append(absent_caption(rng, noun, named))
             slots.append(slot)
-            fair.append(True)
-        return rows_a, rows_b, torch.tensor(slots), torch.tensor(fair)
+        return rows_a, rows_b, torch.tensor(slots)
 
     def train_step(self, pool: Pool) -> dict[str, float]:
         """One optimiser step on scenes of the pool; returns the losses."""
         o = self.options
         latents, masks, nouns = pool.draw(self.rng, o.batch)
         b = len(latents)
-        rows_a, rows_b, slots, _ = self.captions(nouns)
+        rows_a, rows_b, slots = self.captions(nouns)
         t = torch.from_numpy(_timesteps(self.rng, b))
         abar = self.alpha_bar[t].view(b, 1, 1, 1)
         signal, sigma = abar.sqrt(), (1 - abar).sqrt()
