@@ -198,9 +198,9 @@ def test_unknown_and_truncated_words(eps_backbone: LatentUNet, v_backbone: Laten
 def test_calibration(eps_backbone: LatentUNet, v_backbone: LatentUNet, v_pipeline: Any) -> None:
     assert eps_backbone.contrast_defaults == ContrastOptions()
     assert v_backbone.contrast_defaults.reference == "absent"
-    with pytest.raises(ModelError, match="contrast.*textseg.json"):
+    with pytest.raises(ModelError, match=r"contrast.*textseg\.json"):
         LatentUNet.from_pipeline(v_pipeline, "x", {"contrast": {"samples": 0}})
-    with pytest.raises(ModelError, match="refine.*textseg.json"):
+    with pytest.raises(ModelError, match=r"refine.*textseg\.json"):
         LatentUNet.from_pipeline(v_pipeline, "x", {"refine": {"nonsense": 1}})
 
 
@@ -249,7 +249,7 @@ def test_device_and_dtype() -> None:
     assert pick_dtype(None, torch.device("cuda")) == torch.float16
     assert pick_dtype("torch.bfloat16", cpu) == torch.bfloat16
     assert pick_dtype(torch.float16, cpu) == torch.float16
-    with pytest.raises(InputError, match="device must be .* got 'nonsense'"):
+    with pytest.raises(InputError, match=r"device must be .* got 'nonsense'"):
         pick_device("nonsense")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="got 'cuda'"):
@@ -260,7 +260,7 @@ def test_device_and_dtype() -> None:
 
 
 def test_models_of_another_kind_are_refused(make_pipeline: Any) -> None:
-    with pytest.raises(ModelError, match="9 input channels.*inpainting"):
+    with pytest.raises(ModelError, match=r"9 input channels.*inpainting"):
         LatentUNet.from_pipeline(make_pipeline(in_channels=9), "inpainter")
     pipe = make_pipeline()
     pipe.scheduler.register_to_config(prediction_type="flow_prediction")
