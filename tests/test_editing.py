@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from fake_backbone import FakeBackbone
 from textseg.editing import (
     LATENT_METHODS,
+    METHODS,
     LatentTask,
+    Steps,
     composite,
     diffedit,
     diffedit_no_encoding,
+    edit,
     encode_decode,
     latent_mask,
     opencv_inpaint,
     poisson,
     sdedit,
 )
-from textseg.errors import InputError
+from textseg.errors import CancelledError, InputError, ModelError
 from textseg.options import EditOptions
+from textseg.segmenter import Segmenter
 
 BACKBONES = ("eps_backbone", "v_backbone")
 OPTIONS = EditOptions(encode_ratio=0.6, steps=10, guidance_scale=3.0, negative_prompt="the cat")
@@ -245,3 +251,196 @@ def test_poisson_needs_a_patch() -> None:
     image, _, mask = _pictures()
     with pytest.raises(InputError, match="patch must be an image for method 'poisson', got None"):
         poisson(image, mask, None)
+
+
+# ---------------------------------------------------------------------------------------------------
+# edit()
+
+
+@pytest.fixture
+def fake() -> FakeBackbone:
+    return FakeBackbone({"dog": (0.25, 0.2, 0.75, 0.6)})
+
+
+def _image() -> np.ndarray:
+    """(50, 83, 3): neither square nor a size the model takes."""
+    return np.random.default_rng(5).integers(0, 256, (50, 83, 3), dtype=np.uint8)
+
+
+def _region() -> np.ndarray:
+    mask = np.zeros((50, 83), bool)
+    mask[10:40, 20:60] = True
+    return mask
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "inpaint"])
+def test_edit_changes_the_mask_only(method: str, fake: FakeBackbone) -> None:
+    image, mask = _image(), _region()
+    done = edit(image, None, "a cat", model=fake, mask=mask, method=method, steps=4, patch=image)
+    assert done.image.shape == image.shape
+    np.testing.assert_array_equal(done.image[~mask], image[~mask])
+    assert (done.image[mask] != image[mask]).mean() > 0.3
+    np.testing.assert_array_equal(done.source, image)
+    assert (done.method, done.prompt, done.query) == (method, "a cat", "")
+
+
+def test_edit_finds_the_region_by_its_name(fake: FakeBackbone) -> None:
+    image = _image()
+    done = edit(image, "the dog", "a cat", model=fake, steps=4)
+    found = Segmenter(fake).set_image(image).query("the dog")
+    np.testing.assert_array_equal(done.mask, found.mask)
+    assert done.segmentation is not None
+    assert done.segmentation.query == done.query == "the dog"
+    assert done.mask.any() and not done.mask.all()
+    np.testing.assert_array_equal(done.image[~done.mask], image[~done.mask])
+
+
+def test_edit_takes_an_approved_segmentation_and_a_segmenter(fake: FakeBackbone) -> None:
+    image = _image()
+    segmenter = Segmenter(fake)
+    found = segmenter.set_image(image).query("the dog")
+    done = edit(image, prompt="a cat", model=segmenter, mask=found, steps=4)
+    same = edit(image, "the dog", "a cat", model=fake, steps=4)
+    np.testing.assert_array_equal(done.image, same.image)
+    assert done.query == "the dog"
+
+
+def test_edit_is_the_same_every_time(v_backbone: Any, tiny_image: np.ndarray) -> None:
+    mask = np.zeros(tiny_image.shape[:2], bool)
+    mask[16:32, 40:64] = True
+    for method in LATENT_METHODS:
+        once, again = (
+            edit(tiny_image, "the ball", "a dog", model=v_backbone, mask=mask, method=method, steps=5)
+            for _ in range(2)
+        )
+        np.testing.assert_array_equal(once.image, again.image)
+
+
+def test_edit_of_the_background(fake: FakeBackbone) -> None:
+    image, mask = _image(), _region()
+    done = edit(image, None, "a boat", model=fake, mask=mask, steps=4, invert_mask=True)
+    np.testing.assert_array_equal(done.mask, ~mask)
+    np.testing.assert_array_equal(done.image[mask], image[mask])
+
+
+def test_edit_without_compositing_changes_pixels_everywhere(fake: FakeBackbone) -> None:
+    image, mask = _image(), _region()
+    done = edit(image, None, "a cat", model=fake, mask=mask, steps=4, composite=False)
+    assert (done.image[~mask] != image[~mask]).mean() > 0.3
+
+
+def test_edit_of_an_empty_region_is_the_input_and_runs_nothing(fake: FakeBackbone) -> None:
+    image = _image()
+    done = edit(image, None, "a cat", model=fake, mask=np.zeros((50, 83), bool))
+    np.testing.assert_array_equal(done.image, image)
+    assert done.notes == ("the region is empty: the image is unchanged",)
+    assert fake.calls == []
+
+
+def test_edit_of_everything_is_encode_decode(fake: FakeBackbone) -> None:
+    image, full = _image(), np.ones((50, 83), bool)
+    done = edit(image, None, "a cat", model=fake, mask=full, steps=4)
+    other = edit(image, None, "a cat", model=fake, mask=full, steps=4, method="encode-decode")
+    np.testing.assert_array_equal(done.image, other.image)
+
+
+def test_removal_says_without_where_the_model_knows_it(
+    fake: FakeBackbone, v_backbone: Any, tiny_image: np.ndarray
+) -> None:
+    mask = np.zeros(tiny_image.shape[:2], bool)
+    mask[16:32, 40:64] = True
+    assert edit(tiny_image, "the dog", model=v_backbone, mask=mask, steps=2).prompt == (
+        "a photo without a dog"
+    )
+    assert edit(tiny_image, model=v_backbone, mask=mask, steps=2).prompt == ""
+    assert edit(_image(), "the dog", model=fake, mask=_region(), steps=2).prompt == ""
+
+
+def test_edit_uses_the_options_a_model_brings(fake: FakeBackbone) -> None:
+    fake.calibration["edit"] = {"steps": 6, "guidance_scale": 2.0}
+    done = edit(_image(), None, "a cat", model=fake, mask=_region(), encode_ratio=0.5)
+    assert (done.options.steps, done.options.guidance_scale) == (6, 2.0)
+    # Three levels each way: one image a call going up, two coming down.
+    assert [n for n, _ in fake.calls] == [1, 1, 1, 2, 2, 2]
+    given = edit(_image(), None, "a cat", model=fake, mask=_region(), options=EditOptions(steps=2))
+    assert given.options == EditOptions(steps=2)
+
+
+def test_edit_reports_and_can_be_stopped(fake: FakeBackbone) -> None:
+    seen: list[tuple[int, int, str]] = []
+    edit(_image(), None, "a cat", model=fake, mask=_region(), steps=4,
+         progress=lambda *step: seen.append(step))  # fmt: skip
+    assert seen == [(1, 2, "encoding"), (2, 2, "encoding"), (1, 2, "decoding"), (2, 2, "decoding")]
+    with pytest.raises(CancelledError):
+        edit(_image(), None, "a cat", model=fake, mask=_region(), steps=4,
+             progress=lambda done, total, stage: stage != "decoding")  # fmt: skip
+
+
+def test_edit_keeps_its_steps(fake: FakeBackbone) -> None:
+    steps = Steps()
+    edit(_image(), None, "a cat", model=fake, mask=_region(), steps=4, keep=steps)
+    size = fake.fit_size(50, 83)
+    assert steps.encoded is not None and steps.encoded.shape == (*size, 3)
+    assert steps.decoded is not None and steps.decoded.shape == (*size, 3)
+    assert steps.latent_mask is not None
+    assert steps.latent_mask.shape == (size[0] // fake.factor, size[1] // fake.factor)
+
+
+def test_edit_warns_of_a_prompt_that_is_cut_and_notes_unknown_words(fake: FakeBackbone) -> None:
+    long = "a cat and a dog and a ball and a cat and a boat and a dog"
+    with pytest.warns(UserWarning, match="left out: 'a boat and a dog'"):
+        done = edit(_image(), None, long, model=fake, mask=_region(), steps=2)
+    assert any("left out" in note for note in done.notes)
+    done = edit(_image(), None, "a zebra", model=fake, mask=_region(), steps=2)
+    assert done.notes == ("words the model does not know: zebra",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"mask": np.zeros((83, 50), bool)}, "mask must have the image's size (50, 83), got (83, 50)"),
+        ({"mask": np.arange(50 * 83).reshape(50, 83)}, "mask must be bool, or 0 and one other value"),
+        ({"mask": _region(), "encode_ratio": 0.0}, "encode_ratio must be a number in (0, 1], got 0.0"),
+        ({"mask": _region(), "encode_ratio": 1.5}, "encode_ratio"),
+        ({"mask": _region(), "steps": 0}, "steps must be a whole number from 1 to 1000, got 0"),
+        ({"mask": _region(), "method": "magic"}, "method must be one of sdedit, encode-decode"),
+        ({"mask": _region(), "threshold": "otsu"}, "got 'threshold'"),
+        ({"mask": _region(), "prompt": None}, "prompt must be a text, got NoneType"),
+        ({"mask": _region(), "method": "poisson"}, "patch must be an image"),
+        ({"mask": _region(), "method": "inpaint"}, "method 'inpaint' must be given the folder"),
+        ({}, "query must name what to edit when no mask is given, got none"),
+        ({"query": "a dog", "method": "inpaint"}, "mask must be given for method 'inpaint'"),
+    ],
+)  # fmt: skip
+def test_edit_refuses(arguments: dict[str, Any], words: str, fake: FakeBackbone) -> None:
+    with pytest.raises((InputError, ModelError)) as caught:
+        edit(_image(), **({"prompt": "a cat", "model": fake} | arguments))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mask_of_0_and_255_is_a_mask(fake: FakeBackbone) -> None:
+    grey = _region().astype(np.uint8) * 255
+    done = edit(_image(), None, "a cat", model=fake, mask=grey, steps=2)
+    np.testing.assert_array_equal(done.mask, _region())
+
+
+def test_inpainting_checkpoints(
+    make_pipeline: Any, tiny_image: np.ndarray, tmp_path: Path, tiny_folder: Path
+) -> None:
+    folder = tmp_path / "inpainting"
+    make_pipeline(in_channels=9).save_pretrained(folder)
+    mask = np.zeros(tiny_image.shape[:2], bool)
+    mask[16:32, 40:64] = True
+    arguments: Any = {"mask": mask, "method": "inpaint", "steps": 3, "guidance_scale": 2.0}
+    seen: list[tuple[int, int, str]] = []
+    done = edit(tiny_image, prompt="a dog", model=str(folder), **arguments,
+                progress=lambda *step: seen.append(step))  # fmt: skip
+    np.testing.assert_array_equal(done.image[~mask], tiny_image[~mask])
+    assert (done.image[mask] != tiny_image[mask]).mean() > 0.3
+    assert done.model == str(folder)
+    assert seen == [(1, 3, "inpaint"), (2, 3, "inpaint"), (3, 3, "inpaint")]
+    with pytest.raises(ModelError, match="must be an inpainting checkpoint"):
+        edit(tiny_image, prompt="a dog", model=str(tiny_folder), **arguments)
+    with pytest.raises(ModelError, match="inpainting"):
+        edit(tiny_image, prompt="a dog", model=str(folder), mask=mask)

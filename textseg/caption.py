@@ -193,10 +193,9 @@ def caption(
         model = _blip(BLIP if model == "blip" else model)
     if isinstance(model, BlipCaptioner):
         return model.caption(pixels, prefix)
-    if isinstance(model, str):
-        from .backbone import load
+    from .segmenter import Segmenter
 
-        model = load(model)
+    model = Segmenter(model).model
     candidates = list(model.calibration.get("nouns", ()) if nouns is None else nouns)
     if not candidates:
         raise InputError(

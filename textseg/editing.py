@@ -8,7 +8,6 @@ Source: Couairon et al. 2022, arXiv 2210.11427, sections 3.2 to 3.3 and 4.3.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -18,7 +17,7 @@ import numpy as np
 
 from .errors import ImageError, InputError, ModelError
 from .image import image_identity, load_image, resize_image
-from .inversion import Progress, ddim_decode, ddim_encode, ddim_levels, report
+from .inversion import Progress, Trajectory, ddim_decode, ddim_encode, ddim_levels, report
 from .options import EditOptions
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class LatentTask:
         model = self.backbone
         return ddim_levels(model.num_train_timesteps, self.options.steps, self.options.encode_ratio)
 
-    def encode(self):
+    def encode(self) -> Trajectory:
         """The image's DDIM trajectory, unconditional."""
         return ddim_encode(self.backbone, self.latents, self.levels, progress=self.progress,
                            fixed_point=self.options.fixed_point)  # fmt: skip
@@ -248,16 +247,19 @@ def composite(
 # The front door.
 
 
+def edit_defaults(backbone: Backbone | None) -> EditOptions:
+    """The options a model folder carries under "edit", else the paper's."""
+    return EditOptions(**(backbone.calibration.get("edit", {}) if backbone is not None else {}))
+
+
 def removal_prompt(backbone: Backbone, query: str | None) -> str:
     """What to decode under when the region is to go: the model's way of saying "without the
     object" if it was trained on one, else the empty prompt."""
-    template = backbone.calibration.get("prompts", {}).get("absent")
-    if not template or not query:
+    if not query or not backbone.calibration.get("prompts", {}).get("absent"):
         return ""
-    from .prompts import build_pair
+    from .prompts import pair_for
 
-    pair = build_pair(query, "absent", templates=backbone.calibration["prompts"])
-    return pair.reference
+    return pair_for(backbone, query, "absent").reference
 
 
 def edit(
@@ -306,25 +308,33 @@ def edit(
     if not isinstance(prompt, str):
         raise InputError(f"prompt must be a text, got {type(prompt).__name__}")
     own = {f.name for f in fields(EditOptions)}
-    chosen = replace(options or EditOptions(), **{k: v for k, v in overrides.items() if k in own})
+    changes = {k: v for k, v in overrides.items() if k in own}
     finding = {k: v for k, v in overrides.items() if k not in own or k == "seed"}
+    if mask is None and not query:
+        raise InputError("query must name what to edit when no mask is given, got none")
+    if mask is None and method == "inpaint":
+        raise InputError("mask must be given for method 'inpaint': its model finds no regions")
+    if mask is not None and set(finding) - {"seed"}:
+        name = min(set(finding) - {"seed"})
+        raise InputError(f"option must be a field of EditOptions when a mask is given, got {name!r}")
 
     input_xmp = _input_xmp(image)
     pixels = load_image(image)
     segmenter = _segmenter(model, needed=mask is None or method in LATENT_METHODS)
+    backbone = segmenter.model if segmenter is not None else None
+    chosen = replace(options or edit_defaults(backbone), **changes)
     segmentation = mask if isinstance(mask, Segmentation) else None
-    if mask is None:
-        if not query:
-            raise InputError("query must name what to edit when no mask is given, got none")
-        assert segmenter is not None
-        segmentation = segmenter.set_image(pixels).query(query, **finding)
+    if segmentation is not None:
+        query = query or segmentation.query
+    elif mask is None:
+        assert segmenter is not None and query is not None
+        segmenter.set_image(pixels)
+        segmentation = segmenter.query(query, progress=progress, **finding)
+    if segmentation is not None:
         mask = segmentation.mask
-    elif segmentation is not None:
-        mask, query = segmentation.mask, query or segmentation.query
-    region = _region(mask, pixels, chosen)
+    region = _region(np.asarray(mask), pixels, chosen)
 
     notes: list[str] = []
-    backbone = segmenter.model if segmenter is not None else None
     if not region.any():
         notes.append("the region is empty: the image is unchanged")
         edited = pixels
@@ -408,7 +418,6 @@ def _model_name(model: Any, method: str) -> str:
 
 def _region(mask: np.ndarray, image: np.ndarray, options: EditOptions) -> np.ndarray:
     """The region to edit, (H, W) bool, inverted if the options say so."""
-    mask = np.asarray(mask)
     if mask.shape != image.shape[:2]:
         height, width = image.shape[:2]
         raise InputError(f"mask must have the image's size {(height, width)}, got {mask.shape}")

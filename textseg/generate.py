@@ -123,13 +123,14 @@ def generate(
         InputError: a bad argument; CancelledError: `progress` returned False.
     """
     from .editing import prompt_notes
+    from .segmenter import Segmenter
 
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise InputError(f"prompt must be a text or texts, got {prompt!r}")
     if count is not None and (not isinstance(count, int) or count < 1):
         raise InputError(f"count must be a whole number of at least 1, got {count!r}")
-    backbone = _load(model)
+    backbone = Segmenter(model).model
     unknown = set(overrides) - {f.name for f in fields(GenerateOptions)}
     if unknown:
         raise InputError(f"options of generate have no field {sorted(unknown)[0]!r}")
@@ -143,14 +144,6 @@ def generate(
         image = _generate_one(backbone, text, this, progress, f"image {i + 1} of {len(jobs)}")
         made.append(Generation(image, text, this, backbone.name, notes=tuple(notes)))
     return made[0] if isinstance(prompt, str) and count is None else made
-
-
-def _load(model: Backbone | str) -> Backbone:
-    if isinstance(model, str):
-        from .backbone import load
-
-        return load(model)
-    return model
 
 
 def _generate_one(
