@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SAMPLE := $(firstword $(sort $(wildcard data/samples/*.png data/samples/*.jpg)))
+SAMPLE ?= data/samples/park.jpg
 QUERY ?= the dog
 SOURCES := $(shell find textseg eval -name '*.py' 2>/dev/null)
 

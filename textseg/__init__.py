@@ -24,6 +24,9 @@ from .options import ContrastOptions, EditOptions, RefineOptions
 
 if TYPE_CHECKING:
     from .backbone import load
+    from .caption import caption
+    from .editing import edit
+    from .generate import generate
     from .masks import Edit, Segmentation
     from .segmenter import Segmenter, segment
 
@@ -42,6 +45,9 @@ __all__ = [
     "Segmenter",
     "TextsegError",
     "__version__",
+    "caption",
+    "edit",
+    "generate",
     "load",
     "segment",
 ]
@@ -51,6 +57,9 @@ _HOMES = {
     "Edit": "masks",
     "Segmentation": "masks",
     "Segmenter": "segmenter",
+    "caption": "caption",
+    "edit": "editing",
+    "generate": "generate",
     "load": "backbone",
     "segment": "segmenter",
 }

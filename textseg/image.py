@@ -205,7 +205,7 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
         count = found.group(1) if found else "more"
         raise ImageError(f"image must have at most {limit} pixels, got {count}: {name}") from None
     except Image.UnidentifiedImageError:
-        raise ImageError(f"image is in no known image format: {name}") from None
+        raise ImageError(f"image is in no known format, or its header is damaged: {name}") from None
     except Exception as error:
         # A damaged header raises almost anything in Pillow's format readers.
         raise ImageError(f"image cannot be decoded: {_reason(error)}: {name}") from error

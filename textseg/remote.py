@@ -161,19 +161,19 @@ def _exchange(
     connection.sock = sock
     headers = {"User-Agent": f"textseg/{__version__}", "Accept": "image/*"}
     connection.request("GET", target, headers=headers | {"Accept-Encoding": "identity"})
-    response = connection.getresponse()
-    location = response.headers.get("Location")
-    if response.status in _REDIRECTS and location:
-        return location
-    if response.status != 200:
-        raise ImageError(f"URL must answer with status 200, got {response.status} from {url!r}")
-    if response.length is not None and response.length > max_bytes:
-        raise ImageError(
-            f"URL must hold at most {max_bytes} bytes, got {response.length} from {url!r}"
-        )
-    body = response.read(max_bytes + 1)
-    if len(body) > max_bytes:
-        raise ImageError(f"URL must hold at most {max_bytes} bytes, got more from {url!r}")
-    if response.length:
-        raise ImageError(f"URL's body ended {response.length} bytes early: {url!r}")
-    return body
+    with connection.getresponse() as response:
+        location = response.headers.get("Location")
+        if response.status in _REDIRECTS and location:
+            return location
+        if response.status != 200:
+            raise ImageError(f"URL must answer with status 200, got {response.status} from {url!r}")
+        if response.length is not None and response.length > max_bytes:
+            raise ImageError(
+                f"URL must hold at most {max_bytes} bytes, got {response.length} from {url!r}"
+            )
+        body = response.read(max_bytes + 1)
+        if len(body) > max_bytes:
+            raise ImageError(f"URL must hold at most {max_bytes} bytes, got more from {url!r}")
+        if response.length:
+            raise ImageError(f"URL's body ended {response.length} bytes early: {url!r}")
+        return body

@@ -1,0 +1,73 @@
+"""The public names: a change here is a change for users."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import textseg
+
+NAMES = (Path(__file__).parent / "public_api.txt").read_text().split()
+HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "cv2", "scipy", "skimage")
+
+
+def test_the_names_are_those_of_the_checked_in_list():
+    assert sorted(textseg.__all__) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_leads_somewhere(name):
+    assert getattr(textseg, name) is not None
+    assert name in dir(textseg)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = textseg.nothing_like_it  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_functions_are_not_hidden_by_the_modules_they_come_from():
+    from textseg.caption import caption
+    from textseg.generate import generate
+
+    assert textseg.caption is caption and callable(caption)
+    assert textseg.generate is generate and callable(generate)
+
+
+@pytest.mark.parametrize("first", ["textseg.caption", "textseg.generate"])
+def test_importing_a_module_first_leaves_the_function_public(first):
+    name = first.rpartition(".")[2]
+    code = f"import {first}, textseg; assert type(textseg.{name}).__name__ == 'function'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_textseg_imports_nothing_heavy():
+    code = (
+        "import sys, textseg; textseg.ContrastOptions(); textseg.InputError;"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_error_is_a_textseg_error():
+    errors = [getattr(textseg, name) for name in NAMES if name.endswith("Error")]
+    assert len(errors) == 7
+    assert all(issubclass(error, textseg.TextsegError) for error in errors)
+
+
+def test_the_version_is_the_installed_one():
+    from importlib.metadata import PackageNotFoundError, version
+
+    assert re.fullmatch(r"\d+\.\d+\.\d+", textseg.__version__)
+    try:
+        installed = version("textseg")
+    except PackageNotFoundError:
+        pytest.skip("textseg is run from its folder, not installed")
+    assert installed == textseg.__version__
