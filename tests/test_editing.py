@@ -14,7 +14,6 @@ import torch
 from fake_backbone import FakeBackbone
 from textseg.editing import (
     LATENT_METHODS,
-    METHODS,
     LatentTask,
     Steps,
     composite,
@@ -28,7 +27,7 @@ from textseg.editing import (
     sdedit,
 )
 from textseg.errors import CancelledError, InputError, ModelError
-from textseg.options import EditOptions
+from textseg.options import EDIT_METHODS, EditOptions
 from textseg.segmenter import Segmenter
 
 BACKBONES = ("eps_backbone", "v_backbone")
@@ -273,7 +272,7 @@ def _region() -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "inpaint"])
+@pytest.mark.parametrize("method", [m for m in EDIT_METHODS if m != "inpaint"])
 def test_edit_changes_the_mask_only(method: str, fake: FakeBackbone) -> None:
     image, mask = _image(), _region()
     done = edit(image, None, "a cat", model=fake, mask=mask, method=method, steps=4, patch=image)
@@ -403,7 +402,7 @@ def test_edit_warns_of_a_prompt_that_is_cut_and_notes_unknown_words(fake: FakeBa
         ({"mask": _region(), "encode_ratio": 0.0}, "encode_ratio must be a number in (0, 1], got 0.0"),
         ({"mask": _region(), "encode_ratio": 1.5}, "encode_ratio"),
         ({"mask": _region(), "steps": 0}, "steps must be a whole number from 1 to 1000, got 0"),
-        ({"mask": _region(), "method": "magic"}, "method must be one of sdedit, encode-decode"),
+        ({"mask": _region(), "method": "magic"}, "method must be one of diffedit, diffedit-no-encoding"),
         ({"mask": _region(), "threshold": "otsu"}, "got 'threshold'"),
         ({"mask": _region(), "prompt": None}, "prompt must be a text, got NoneType"),
         ({"mask": _region(), "method": "poisson"}, "patch must be an image"),

@@ -189,7 +189,7 @@ def caption(
         InputError: no nouns to choose from.
     """
     pixels = load_image(image)
-    if isinstance(model, str) and _is_blip(model):
+    if isinstance(model, str) and is_blip(model):
         model = _blip(BLIP if model == "blip" else model)
     if isinstance(model, BlipCaptioner):
         return model.caption(pixels, prefix)
@@ -223,7 +223,7 @@ def caption_of(nouns: Sequence[str], prefix: str = PREFIX) -> str:
     return f"{prefix} {listed}".strip()
 
 
-def _is_blip(name: str) -> bool:
+def is_blip(name: str) -> bool:
     from pathlib import Path
 
     config = Path(name) / "config.json"

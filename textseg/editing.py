@@ -18,7 +18,7 @@ import numpy as np
 from .errors import ImageError, InputError, ModelError
 from .image import image_identity, load_image, resize_image
 from .inversion import Progress, Trajectory, ddim_decode, ddim_encode, ddim_levels, report
-from .options import EditOptions
+from .options import EDIT_METHODS, EditOptions
 
 if TYPE_CHECKING:
     import torch
@@ -189,8 +189,6 @@ PIXEL_METHODS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None], n
     "poisson": poisson,
 }
 
-METHODS: tuple[str, ...] = (*LATENT_METHODS, "inpaint", *PIXEL_METHODS)
-"""Every name `edit(method=...)` takes; "inpaint" needs an inpainting checkpoint's folder."""
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -287,7 +285,7 @@ def edit(
         prompt: what it becomes, e.g. "a cat"; "" removes it.
         model: a name, a loaded model, or a `Segmenter` (its options find the region).
         mask: (H, W) bool of the image's size, or a `Segmentation`; found from the query if None.
-        method: one of `METHODS`.
+        method: one of `EDIT_METHODS`; "inpaint" needs an inpainting checkpoint as `model`.
         options: `EditOptions`; the model's or the paper's defaults if None.
         patch: the image that method "poisson" blends in.
         progress: called as progress(done, total, stage); returning False stops the edit.
@@ -303,8 +301,8 @@ def edit(
     from ._version import __version__
     from .masks import Edit, Segmentation
 
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method not in EDIT_METHODS:
+        raise InputError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}")
     if not isinstance(prompt, str):
         raise InputError(f"prompt must be a text, got {type(prompt).__name__}")
     own = {f.name for f in fields(EditOptions)}

@@ -170,6 +170,8 @@ def build_packet(source_type: str, carried: str = "") -> str:
             description.attrib.pop(name, None)
             for child in description.findall(name):
                 description.remove(child)
+        if not len(description) and set(description.attrib) <= {_ABOUT}:
+            rdf.remove(description)
     about = descriptions[0].get(_ABOUT, "") if descriptions else ""
     added = ET.SubElement(rdf, _DESCRIPTION, {_ABOUT: about})
     for name, value in ours.items():

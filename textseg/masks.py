@@ -229,7 +229,10 @@ class Segmentation:
             return _segmentation(path, record, arrays)
         if suffix == ".json":
             record = _check_kind(path, _read_json(path), "segmentation")
-            mask = decode_rle(record.get("rle", {}))
+            try:
+                mask = decode_rle(record["rle"])
+            except (KeyError, InputError) as error:
+                raise _damaged(path, error) from error
         else:
             record = _check_kind(path, read_provenance(path), "segmentation")
             if record.get("what") != "mask":
@@ -339,6 +342,9 @@ class Edit:
             write_atomic(path, _pack(self.describe() | kept, arrays))
             return
         label = edit_label(self.input_xmp, trained=self.trained)
+        if not self.mask.any():
+            # Nothing was edited, so the file says of itself what the input said.
+            label = self.input_xmp.encode() or None
         write_atomic(path, encode_picture(pixels, suffix, self.describe(), xmp=label))
 
     @classmethod
@@ -421,11 +427,14 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
         height, width = (int(side) for side in rle["size"])
         counts = rle["counts"]
         runs = _parse_runs(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts)
-        sound = height > 0 and width > 0 and runs.ndim == 1 and runs.dtype.kind in "iu"
-        sound = sound and bool((runs >= 0).all()) and int(runs.sum()) == height * width
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(f"rle must hold size and counts: {error!r}") from error
-    if not sound:
+    if height < 1 or width < 1 or runs.ndim != 1 or runs.dtype.kind not in "iu":
+        raise InputError(
+            f"rle must hold a size of at least 1 x 1 and whole runs, got {height} x {width} and "
+            f"{runs.ndim}-dimensional {runs.dtype}"
+        )
+    if (runs < 0).any() or int(runs.sum()) != height * width:
         raise InputError(
             f"rle's runs must add up to its size, got {int(runs.sum())} for {height} x {width}"
         )

@@ -63,13 +63,12 @@ class InpaintingModel:
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
-                torch_dtype=pick_dtype(dtype, where),
                 safety_checker=None,
                 requires_safety_checker=False,
             )
         except (OSError, ValueError, TypeError) as error:
             raise ModelError(f"{folder} cannot be loaded for inpainting: {error}") from error
-        return cls(pipe.to(where), os.fspath(name))
+        return cls(pipe.to(where, pick_dtype(dtype, where)), os.fspath(name))
 
     def inpaint(
         self,

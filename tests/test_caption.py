@@ -1,0 +1,153 @@
+"""Captions: BLIP on random weights, and a diffusion model that names what it sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fake_backbone import FakeBackbone
+from textseg.caption import BlipCaptioner, caption, caption_of, is_blip, name_nouns
+from textseg.errors import CancelledError, InputError, ModelError, ModelNotFoundError
+from textseg.options import ContrastOptions
+
+NOUNS = ["dog", "ball", "cat", "boat"]
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "photograph", "of", "dog",
+         "and", "cat")  # fmt: skip
+
+
+@pytest.fixture
+def seeing() -> FakeBackbone:
+    return FakeBackbone(
+        {"dog": (0.2, 0.1, 0.5, 0.4), "ball": (0.6, 0.6, 0.9, 0.9)},
+        contrast=ContrastOptions(reference="absent", samples=4),
+        calibration={"nouns": NOUNS, "prompts": {"template": "a photo of {a}",
+                                                 "absent": "a photo without {a}"}},
+    )  # fmt: skip
+
+
+def _image() -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 256, (50, 83, 3), dtype=np.uint8)
+
+
+def test_a_model_names_what_is_there(seeing: FakeBackbone) -> None:
+    said = caption(_image(), model=seeing)
+    assert said.text == str(said) == "a photograph of a dog and a ball"
+    assert said.model == "fake"
+    assert [noun for noun, _ in said.nouns[:2]] == ["dog", "ball"]
+    found = dict(said.nouns)
+    assert min(found["dog"], found["ball"]) > 0.9
+    assert max(found["cat"], found["boat"]) <= 0.5
+
+
+def test_the_cost_is_samples_times_one_and_nouns(seeing: FakeBackbone) -> None:
+    said = caption(_image(), model=seeing, samples=3)
+    assert said.evaluations == 3 * (1 + 4) == sum(count for count, _ in seeing.calls)
+
+
+def test_batches_make_no_difference(seeing: FakeBackbone) -> None:
+    whole = name_nouns(seeing, _image(), NOUNS)
+    assert name_nouns(seeing, _image(), NOUNS, batch_size=2) == whole
+    assert name_nouns(seeing, _image(), NOUNS[:2]) == [w for w in whole if w[0] in NOUNS[:2]]
+
+
+def test_few_nouns_are_said_but_never_none(seeing: FakeBackbone) -> None:
+    assert caption(_image(), model=seeing, most=1).text == "a photograph of a dog"
+    assert caption(_image(), model=seeing, nouns=["boat"]).text == "a photograph of a boat"
+    assert caption(_image(), model=seeing, prefix="").text == "a dog and a ball"
+
+
+def test_naming_can_be_watched_and_stopped(seeing: FakeBackbone) -> None:
+    seen: list[tuple[int, int, str]] = []
+    caption(_image(), model=seeing, progress=lambda *step: seen.append(step))
+    assert seen == [(1, 2, "naming"), (2, 2, "naming")]
+    with pytest.raises(CancelledError):
+        caption(_image(), model=seeing, progress=lambda *step: False)
+
+
+def test_captions_of_nouns() -> None:
+    assert caption_of(["apple"]) == "a photograph of an apple"
+    assert caption_of(["scissors", "dog", "boat"], "we see") == "we see scissors, a dog and a boat"
+
+
+def test_refuses_where_there_is_nothing_to_choose_from() -> None:
+    with pytest.raises(InputError, match="nouns must be given for model 'fake'"):
+        caption(_image(), model=FakeBackbone({}))
+    with pytest.raises(InputError, match="samples and most must be at least 1, got 0 and 3"):
+        caption(_image(), model=FakeBackbone({}), nouns=NOUNS, samples=0)
+
+
+@pytest.fixture(scope="module")
+def blip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BLIP with random weights and a vocabulary of a dozen words, as a folder."""
+    import torch
+    from transformers import (
+        BertTokenizer,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    folder = tmp_path_factory.mktemp("blip")
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"), bos_token="[DEC]")
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2}  # fmt: skip
+    text = size | {"vocab_size": len(WORDS), "encoder_hidden_size": 16, "bos_token_id": 5,
+                   "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}  # fmt: skip
+    config = BlipConfig(text_config=text, vision_config=size | {"image_size": 32, "patch_size": 8},
+                        projection_dim=16, image_text_hidden_size=16)  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BlipForConditionalGeneration(config)
+    processor = BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_blip_completes_the_prefix(blip_folder: Path) -> None:
+    said = caption(_image(), model=str(blip_folder))
+    assert said.text.startswith("a photograph of")
+    assert set(said.text.split()) <= set(WORDS)
+    assert said.model == str(blip_folder)
+    assert said.evaluations == 0
+    assert caption(_image(), model=str(blip_folder)) == said
+
+
+def test_blip_says_what_transformers_says(blip_folder: Path) -> None:
+    from PIL import Image
+    from transformers import BlipForConditionalGeneration, BlipProcessor
+
+    processor: Any = BlipProcessor.from_pretrained(blip_folder)
+    model: Any = BlipForConditionalGeneration.from_pretrained(blip_folder)
+    inputs = processor(Image.fromarray(_image()), "a dog and", return_tensors="pt")
+    tokens = model.eval().generate(**inputs, max_new_tokens=30, do_sample=False, num_beams=1)
+    expected = processor.decode(tokens[0], skip_special_tokens=True)
+    said = BlipCaptioner.load(str(blip_folder)).caption(_image(), "a dog and")
+    assert said.text.split() == expected.split()
+
+
+def test_blip_is_never_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import socket
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match="textseg models download Salesforce/blip"):
+        caption(_image(), model="blip")
+
+
+def test_a_folder_without_blip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip"}))
+    assert is_blip(str(tmp_path))
+    with pytest.raises(ModelError):
+        caption(_image(), model=str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    assert not is_blip(str(tmp_path))

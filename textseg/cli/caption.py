@@ -1,0 +1,76 @@
+"""`textseg caption`: say what an image shows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from ..errors import ImageError
+from .options_arguments import add_model_arguments, add_report_arguments, refuse
+
+DESCRIPTION = """\
+Say what images show. BLIP writes a caption (--model blip, once its weights are here: see
+`textseg models download`); a diffusion model with a vocabulary of its own, as the embedded one,
+names the nouns it sees. That takes samples * (1 + nouns) evaluations of the model."""
+EXAMPLES = """\
+examples:
+  textseg caption park.jpg
+  textseg caption park.jpg --nouns "dog,cat,ball" --json
+  textseg caption *.jpg --model blip --prefix "a photograph of"
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files; - is stdin")
+    parser.add_argument("--prefix", default="a photograph of", metavar="TEXT",
+                        help='words the caption starts with (default: "a photograph of")')  # fmt: skip
+    parser.add_argument("--nouns", metavar="A,B,...",
+                        help="what to choose from (default: the model's own nouns)")  # fmt: skip
+    parser.add_argument("--most", type=int, default=3, metavar="N",
+                        help="nouns in the caption at most (default: 3)")  # fmt: skip
+    parser.add_argument("--samples", type=int, default=2, metavar="N",
+                        help="noise draws for naming (default: 2)")  # fmt: skip
+    add_report_arguments(parser)
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..caption import BLIP, BlipCaptioner, caption, is_blip
+    from . import one_line
+    from .progress import Progress
+
+    nouns = None
+    if args.nouns is not None:
+        nouns = [noun.strip() for noun in args.nouns.split(",") if noun.strip()]
+        refuse(bool(nouns), f"nouns must name something, got {args.nouns!r}")
+    if is_blip(args.model):
+        name = BLIP if args.model == "blip" else args.model
+        model = BlipCaptioner.load(name, device=args.device)
+    else:
+        from ..backbone import load
+
+        model = load(args.model, device=args.device, dtype=args.dtype)
+    failed = 0
+    with Progress("step", quiet=args.quiet) as progress:
+        for source in args.images:
+            given = sys.stdin.buffer.read() if source == "-" else source
+            try:
+                said = caption(given, model=model, prefix=args.prefix, nouns=nouns, most=args.most,
+                               samples=args.samples,
+                               progress=lambda d, n, stage: progress.start(stage, d, n))  # fmt: skip
+            except ImageError as error:
+                failed += 1
+                progress.line(f"textseg: error: {source}: {one_line(error)}", error=True)
+                continue
+            if args.json:
+                record = {"image": source, "caption": said.text, "model": said.model,
+                          "nouns": [list(item) for item in said.nouns],
+                          "evaluations": said.evaluations}  # fmt: skip
+                progress.line(json.dumps(record))
+            else:
+                before = f"{source}\t" if len(args.images) > 1 else ""
+                progress.line(before + said.text)
+    return 0 if not failed else 2 if failed == len(args.images) else 1
+
+

@@ -1,0 +1,234 @@
+"""`textseg edit`: change what a query names, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..options import EDIT_METHODS, ContrastOptions, EditOptions, RefineOptions
+from .options_arguments import (
+    add_model_arguments,
+    add_options,
+    add_refine_switch,
+    add_report_arguments,
+    given_options,
+    refuse,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..backbone.base import Backbone
+    from ..masks import Edit, Segmentation
+    from .progress import Progress
+
+DESCRIPTION = """\
+Change what a query names in an image, by prompt. The rest of the image keeps its pixels, bit for
+bit (in PNG and WebP; JPEG loses some everywhere). The file says that it was edited with AI."""
+EXAMPLES = """\
+An empty prompt removes what the query names. The steps of --save-steps go to OUT's name with
+.steps.png, the overlay of --approve to the same with .overlay.png.
+
+exit codes: 0 done, 1 nothing edited (not found, or not approved), 2 usage or bad input
+
+examples:
+  textseg edit park.jpg -q "the dog" -p "a cat" -o out.png
+  textseg edit park.jpg -q "the dog" -p "" -o without-dog.png --approve
+  textseg edit park.jpg -q "the dog" -p "a beach" --invert-mask -o beach.png
+  textseg edit park.jpg --mask region.png -p "a cat" -o out.png --method sdedit
+  textseg edit --from-prompt "a bowl of fruit" -q "the bowl" -p "a basket" -o out.png --save-steps
+"""
+
+# `edit` gives one seed to both; a second flag of that name would be another.
+_SHARED = ("seed",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="image file; - is stdin")
+    parser.add_argument("--from-prompt", metavar="TEXT", help="make the image from this prompt")
+    parser.add_argument("-q", "--query", metavar="TEXT", help='what to change, as "the dog"')
+    parser.add_argument("-p", "--prompt", required=True, metavar="TEXT",
+                        help='what it becomes, as "a cat"; "" removes it')  # fmt: skip
+    parser.add_argument("-o", "--output", required=True, metavar="OUT",
+                        help="result: .png, .webp, .jpg, or .npz for everything")  # fmt: skip
+    parser.add_argument("--mask", metavar="FILE",
+                        help="region to edit: a mask (white is edited), or a result of "
+                             "`textseg segment` as .npz")  # fmt: skip
+    parser.add_argument("--method", choices=EDIT_METHODS, default="diffedit",
+                        help="how (default: diffedit)")  # fmt: skip
+    parser.add_argument("--patch", metavar="FILE", help="picture that --method poisson blends in")
+    parser.add_argument("--caption", metavar="TEXT",
+                        help="what the image shows, for --reference erase; written by "
+                             "--caption-model where it is not given")  # fmt: skip
+    parser.add_argument("--caption-model", metavar="NAME",
+                        help="who captions: blip, or a model that names nouns (default: --model)")  # fmt: skip
+    parser.add_argument("--approve", action="store_true",
+                        help="show where the region's overlay lies and ask before editing")  # fmt: skip
+    parser.add_argument("--save-steps", action="store_true",
+                        help="also write a contact sheet of the steps")  # fmt: skip
+    parser.add_argument("--visible-label", action="store_true",
+                        help='write "Edited with AI" into the picture')  # fmt: skip
+    parser.add_argument("--allow-url", action="store_true", help="fetch an image given as http(s)")
+    add_refine_switch(parser)
+    add_report_arguments(parser)
+    add_model_arguments(parser)
+    add_options(parser, EditOptions, title="edit (default: what the model was tuned with)")
+    add_options(parser, ContrastOptions, title="contrast, finds the region", exclude=_SHARED)
+    add_options(parser, RefineOptions, title="mask, cuts the region")
+
+
+def run(args: argparse.Namespace) -> int:
+    changes = given_options(args, EditOptions)
+    finding = given_options(args, ContrastOptions, RefineOptions)
+    # Bad options are refused here, before a model is loaded.
+    EditOptions(**changes)
+    ContrastOptions(**given_options(args, ContrastOptions))
+    RefineOptions(**given_options(args, RefineOptions))
+    refuse((args.image is None) != (args.from_prompt is None),
+           "give an IMAGE or --from-prompt, and not both")  # fmt: skip
+    refuse(args.query is not None or args.mask is not None, "give a --query or a --mask")
+    refuse(not (args.approve and args.image == "-"), "--approve needs stdin for the answer")
+    _check_output(Path(args.output), args)
+
+    from .progress import Progress
+
+    with Progress("step", quiet=args.quiet) as progress:
+        return _run(args, changes, finding, progress)
+
+
+def _run(
+    args: argparse.Namespace, changes: dict[str, Any], finding: dict[str, Any], progress: Progress
+) -> int:
+    from ..contact_sheet import contact_sheet
+    from ..editing import PIXEL_METHODS, Steps, edit
+    from ..image import load_image
+    from ..saving import encode_picture, write_atomic
+    from ..segmenter import Segmenter
+
+    def step(done: int, total: int, stage: str) -> None:
+        progress.start(stage, done, total)
+
+    out = Path(args.output)
+    model: Any = args.model
+    plain = args.method not in (*PIXEL_METHODS, "inpaint")
+    if plain or args.mask is None or args.from_prompt is not None:
+        from ..backbone import load
+
+        model = Segmenter(load(args.model, device=args.device, dtype=args.dtype))
+    source, carried = _source(args, model, step)
+    mask: Any = None if args.mask is None else _mask(args.mask)
+    if mask is None:
+        pixels = load_image(source)
+        refuse(args.method != "inpaint", "--method inpaint needs a --mask: its model finds none")
+        if finding.get("reference") == "erase":
+            finding["caption"] = args.caption or _caption(args, pixels, model.model, step)
+        if "seed" in changes:
+            finding["seed"] = changes["seed"]
+        mask = model.set_image(pixels).query(args.query, progress=step, **finding)
+        if not args.quiet:
+            for note in mask.notes[1:]:
+                progress.line(f"textseg: warning: {args.query!r}: {note}", error=True)
+        if not mask.mask.any():
+            progress.line(f"textseg: error: {args.query!r} was not found; nothing was edited",
+                          error=True)  # fmt: skip
+            return 1
+    if args.approve and not _approved(out, source, mask, changes, progress):
+        progress.line("textseg: not approved; nothing was edited", error=True)
+        return 1
+    steps = Steps() if args.save_steps else None
+    patch = None if args.patch is None else load_image(args.patch)
+    done = edit(source, args.query, args.prompt, model=model, mask=mask, method=args.method,
+                patch=patch, progress=step, keep=steps, **changes)  # fmt: skip
+    if carried:
+        from dataclasses import replace
+
+        done = replace(done, input_xmp=carried)
+    if not done.mask.any():
+        progress.line("textseg: error: the region is empty; nothing was edited", error=True)
+        return 1
+    done.save(out, visible_label=args.visible_label)
+    files = {"image": str(out)}
+    if steps is not None:
+        sheet = out.with_suffix(".steps.png")
+        write_atomic(sheet, encode_picture(contact_sheet(done, steps), ".png",
+                                           done.describe() | {"what": "steps"}))  # fmt: skip
+        files["steps"] = str(sheet)
+    _report(args, done, files, progress)
+    return 0
+
+
+def _source(args: argparse.Namespace, model: Any, step: Any) -> tuple[Any, str]:
+    """The image in a form that still has its metadata, and the XMP it is to carry on."""
+    if args.from_prompt is not None:
+        from ..generate import generate
+        from ..labels import TRAINED, build_packet
+
+        seed = getattr(args, "seed", 0)
+        made = generate(args.from_prompt, model=model.model, seed=seed, progress=step)
+        return made.image, build_packet(TRAINED)
+    if args.image == "-":
+        return sys.stdin.buffer.read(), ""
+    if args.allow_url and re.match(r"https?://", args.image, re.IGNORECASE):
+        from ..remote import fetch
+
+        return fetch(args.image), ""
+    return args.image, ""
+
+
+def _mask(path: str) -> np.ndarray | Segmentation:
+    from ..image import load_image
+    from ..masks import Segmentation
+
+    if path.endswith((".npz", ".json")):
+        return Segmentation.load(path)
+    return load_image(path)[..., 0] > 127
+
+
+def _caption(args: argparse.Namespace, pixels: np.ndarray, model: Backbone, step: Any) -> str:
+    from ..caption import caption
+
+    return caption(pixels, model=args.caption_model or model, progress=step).text
+
+
+def _approved(
+    out: Path, source: Any, mask: Any, changes: dict[str, Any], progress: Progress
+) -> bool:
+    """Write the overlay, say where it is and read a yes or no."""
+    from ..drawing import PALETTE, tint
+    from ..image import load_image
+    from ..saving import encode_picture, write_atomic
+
+    pixels = load_image(source)
+    region = getattr(mask, "mask", mask)
+    refuse(region.shape == pixels.shape[:2],
+           f"mask must have the image's size {pixels.shape[:2]}, got {region.shape}")  # fmt: skip
+    region = ~region if changes.get("invert_mask") else region
+    path = out.with_suffix(".overlay.png")
+    write_atomic(path, encode_picture(tint(pixels, region, PALETTE[0], 0.45), ".png", {}))
+    progress.line(f"{path}: edit the tinted region ({region.mean():.1%} of the image)? [y/N] ",
+                  error=True)  # fmt: skip
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _check_output(out: Path, args: argparse.Namespace) -> None:
+    from ..saving import picture_suffix
+
+    picture_suffix(out, (".png", ".jpg", ".jpeg", ".webp", ".npz"))
+    if not out.parent.is_dir():
+        raise InputError(f"output must lie in a folder that is there, got {args.output!r}")
+
+
+def _report(
+    args: argparse.Namespace, done: Edit, files: dict[str, str], progress: Progress
+) -> None:
+    if args.json:
+        progress.line(json.dumps({"files": files} | done.describe()))
+    elif not args.quiet:
+        for note in done.notes:
+            progress.line(f"textseg: warning: {note}", error=True)
+        progress.line(f"{' '.join(files.values())}\tarea {done.mask.mean():.1%}")

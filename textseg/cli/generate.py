@@ -1,0 +1,75 @@
+"""`textseg generate`: make images from prompts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ..errors import InputError
+from ..options import GenerateOptions
+from .options_arguments import (
+    add_model_arguments,
+    add_options,
+    add_report_arguments,
+    given_options,
+    refuse,
+)
+
+DESCRIPTION = """\
+Make images from prompts, with the model that also segments and edits. The files say that they were
+made by a trained model."""
+EXAMPLES = """\
+With several images, OUT's name is numbered: fruit.png becomes fruit-1.png, fruit-2.png, ...
+
+examples:
+  textseg generate "a bowl of fruit" -o fruit.png
+  textseg generate "a dog" "a cat" --count 4 --seed 7 -o out.webp
+  textseg generate "a boat" --scheduler DPMSolverMultistepScheduler --steps 20 -o boat.png
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to make")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT",
+                        help="result: .png, .webp or .jpg")  # fmt: skip
+    parser.add_argument("-n", "--count", type=int, default=1, metavar="N",
+                        help="images per prompt (default: 1)")  # fmt: skip
+    parser.add_argument("--visible-label", action="store_true",
+                        help='write "Generated with AI" into the picture')  # fmt: skip
+    add_report_arguments(parser)
+    add_model_arguments(parser)
+    add_options(parser, GenerateOptions, title="sampling (default: what the model was tuned with)")
+
+
+def run(args: argparse.Namespace) -> int:
+    changes = given_options(args, GenerateOptions)
+    # Bad options are refused here, before a model is loaded.
+    GenerateOptions(**changes)
+    refuse(args.count >= 1, f"count must be at least 1, got {args.count}")
+    out = Path(args.output)
+
+    from ..saving import picture_suffix
+
+    picture_suffix(out)
+    if not out.parent.is_dir():
+        raise InputError(f"output must lie in a folder that is there, got {args.output!r}")
+
+    from ..backbone import load
+    from ..generate import generate
+    from .progress import Progress
+
+    model = load(args.model, device=args.device, dtype=args.dtype)
+    with Progress("step", quiet=args.quiet) as progress:
+        made = generate(args.prompts, count=args.count, model=model, **changes,
+                        progress=lambda done, total, stage: progress.start(stage, done, total))  # fmt: skip
+        for number, one in enumerate(made, 1):
+            path = out if len(made) == 1 else out.with_stem(f"{out.stem}-{number}")
+            one.save(path, visible_label=args.visible_label)
+            if args.json:
+                progress.line(json.dumps({"file": str(path)} | one.describe()))
+            elif not args.quiet:
+                for note in one.notes:
+                    progress.line(f"textseg: warning: {one.prompt!r}: {note}", error=True)
+                progress.line(f"{path}\tseed {one.options.seed}\t{one.prompt}")
+    return 0
