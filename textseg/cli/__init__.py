@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from .._version import __version__
 from ..errors import TextsegError
@@ -36,9 +38,7 @@ EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1
 
 def available_commands() -> dict[str, tuple[str, str]]:
     """The commands whose module is installed, in the table's order."""
-    return {
-        name: entry for name, entry in COMMANDS.items() if importlib.util.find_spec(entry[0])
-    }
+    return {name: entry for name, entry in COMMANDS.items() if importlib.util.find_spec(entry[0])}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         (usage, bad input), 130 after Ctrl-C, 141 when the reader of standard output went away.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names need not be valid in the terminal's encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -78,27 +81,47 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Reports a usage error in one line, and takes options and positionals in any order."""
+
+    _nested = False
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        self._nested = True
+        return super().add_subparsers(**kwargs)
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        # argparse cannot mix the two where a positional chooses a parser of its own.
+        return self.parse_args(words) if self._nested else self.parse_intermixed_args(words)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def _run(words: list[str]) -> int:
     commands = available_commands()
-    chosen = next((word for word in words if not word.startswith("-")), None)
-    parser = argparse.ArgumentParser(
-        prog="textseg", description="Cut out, edit and measure what you name in an image."
-    )
-    parser.add_argument("--version", action="version", version=f"textseg {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (module_name, help_text) in commands.items():
-        if name != chosen:
-            subparsers.add_parser(name, help=help_text)
-            continue
-        module = importlib.import_module(module_name)
-        command = subparsers.add_parser(
-            name,
-            help=help_text,
-            description=getattr(module, "DESCRIPTION", None),
+    if words and words[0] in commands:
+        name, *rest = words
+        module = importlib.import_module(commands[name][0])
+        parser = CommandParser(
+            prog=f"textseg {name}",
+            description=getattr(module, "DESCRIPTION", commands[name][1]),
             epilog=getattr(module, "EXAMPLES", None),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    args = parser.parse_args(words)
-    return args.run(args)
+        module.add_arguments(parser)
+        return module.run(parser.parse(rest))
+    width = max(map(len, commands), default=0)
+    parser = CommandParser(
+        prog="textseg",
+        usage="textseg [--help] [--version] COMMAND ...",
+        description="Cut out, edit and measure what you name in an image.",
+        epilog="commands:\n"
+        + "".join(f"  {name:{width}}  {text}\n" for name, (_, text) in commands.items())
+        + "\n`textseg COMMAND --help` shows a command's options and examples.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"textseg {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=[*commands], help=argparse.SUPPRESS)
+    parser.parse_args(words)
+    parser.error("the command must come first")

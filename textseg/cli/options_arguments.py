@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
-from ..options import RefineOptions
+from ..options import REFERENCES, RefineOptions
 
 _NO_REFINE = {
     field.name: getattr(RefineOptions.off(), field.name)
@@ -45,6 +45,7 @@ def add_options(
             continue
         flag = "--" + field.name.replace("_", "-")
         text = described.get(field.name, "").replace("%", "%%")
+        text = text.replace("`REFERENCES`", ", ".join(REFERENCES))
         common: dict[str, Any] = {
             "dest": field.name, "default": argparse.SUPPRESS, "help": text or None,
         }  # fmt: skip
@@ -78,14 +79,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", metavar="DEVICE",
                        help="cpu, cuda, cuda:1, mps (default: the best there is)")  # fmt: skip
     group.add_argument("--dtype", metavar="DTYPE",
-                       help="float32, float16, bfloat16 (default: what suits the device)")  # fmt: skip
+                       help="float32, float16, bfloat16 (default: what suits it)")  # fmt: skip
 
 
 def add_refine_switch(parser: argparse.ArgumentParser) -> None:
     """The flags `--refine` and `--no-refine` for commands with `RefineOptions` flags."""
     parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=True,
-                        help="filter, CRF, morphology and area rule on the mask "
-                             "(--no-refine: threshold only, plus what is asked for by its flag)")  # fmt: skip
+                        help="filter, CRF, morphology and area rule on the mask (--no-refine: "
+                             "threshold only, plus what is asked for by its flag)")  # fmt: skip
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:

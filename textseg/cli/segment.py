@@ -1,0 +1,244 @@
+"""`textseg segment`: masks of what queries name, in every form others want them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ImageError, OutputError
+from ..options import ContrastOptions, RefineOptions
+from .naming import image_stems, query_slugs
+from .options_arguments import (
+    add_model_arguments,
+    add_options,
+    add_refine_switch,
+    add_report_arguments,
+    comma_list,
+    given_options,
+    refuse,
+)
+
+if TYPE_CHECKING:
+    from ..masks import Segmentation
+    from ..segmenter import Segmenter
+    from .progress import Progress
+
+DESCRIPTION = """\
+Cut what queries name out of images.
+
+For each image and query, files DIR/IMAGE.QUERY.FORMAT.png (or .json) are written; files of the same
+name are overwritten. Where two images share a name, the second becomes IMAGE-2. One line per result
+goes to standard output: its files, the presence (0 to 1: is it there at all) and the share of the
+image it covers. What cannot be done is said on standard error, one line each."""
+EXAMPLES = """\
+formats:
+  mask     PNG, 0 and 255            rle      JSON, COCO run lengths
+  score    PNG, 16 bits              polygon  JSON, regions with their holes
+  overlay  PNG, the image tinted     coco     JSON, a COCO data set: one file per image
+  cutout   PNG, transparent ground
+
+exit codes: 0 all done, 1 some images failed, 2 none done (usage or bad input), 130 interrupted
+
+examples:
+  textseg segment park.jpg -q "the dog" -o out
+  textseg segment *.jpg -q "the dog" -q "the ball" --exclusive -o out --format mask,overlay
+  cat park.jpg | textseg segment - -q "the dog" -o - --format cutout > dog.png
+  textseg segment park.jpg -q "the dog" --reference "a photo of grass" --samples 20 --threshold otsu
+"""
+
+_SUFFIXES = {
+    "mask": "mask.png",
+    "score": "score.png",
+    "overlay": "overlay.png",
+    "cutout": "cutout.png",
+    "rle": "rle.json",
+    "polygon": "polygon.json",
+    "coco": "coco.json",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files; - is stdin")
+    parser.add_argument("-q", "--query", action="append", required=True, metavar="TEXT",
+                        dest="queries", help='what to find, as "the dog"; repeatable')  # fmt: skip
+    parser.add_argument("-o", "--output", default=".", metavar="DIR",
+                        help="folder for the results, made if need be (default: this one); "
+                             "- writes one result to stdout")  # fmt: skip
+    parser.add_argument("--format", type=comma_list([*_SUFFIXES]), default=["mask"],
+                        metavar="F[,F...]", dest="formats",
+                        help=f"{', '.join(_SUFFIXES)} (default: mask)")  # fmt: skip
+    parser.add_argument("--exclusive", action="store_true",
+                        help="queries compete: no pixel is in two masks")  # fmt: skip
+    parser.add_argument("--caption", metavar="TEXT",
+                        help="what the image shows, for --reference erase")  # fmt: skip
+    parser.add_argument("--allow-url", action="store_true", help="fetch images given as http(s)")
+    add_refine_switch(parser)
+    add_report_arguments(parser)
+    add_model_arguments(parser)
+    add_options(parser, ContrastOptions, title="contrast (default: what the model was tuned with)")
+    add_options(parser, RefineOptions, title="mask (default: what the model was tuned with)")
+
+
+def run(args: argparse.Namespace) -> int:
+    contrast = given_options(args, ContrastOptions)
+    refine = given_options(args, RefineOptions)
+    # Bad options are refused here, before a model is loaded.
+    ContrastOptions(**contrast)
+    RefineOptions(**refine)
+    to_stdout = args.output == "-"
+    refuse(args.images.count("-") <= 1, "IMAGE may be - once, got it twice")
+    if to_stdout:
+        one = len(args.images) == len(args.formats) == 1
+        one = one and (len(args.queries) == 1 or args.formats == ["coco"])
+        refuse(one, "-o - takes one image, one query and one format, got several")
+        refuse(not args.json, "-o - cannot go with --json: both write to standard output")
+        folder = None
+    else:
+        folder = _make_folder(args.output)
+
+    from ..backbone import load
+    from ..segmenter import Segmenter
+    from .progress import Progress
+
+    model = load(args.model, device=args.device, dtype=args.dtype)
+    segmenter = Segmenter(model)
+    job = _Job(segmenter, args, contrast | refine, query_slugs(args.queries), folder)
+    stems = image_stems(args.images)
+    failed = 0
+    with Progress("step", quiet=args.quiet) as progress:
+        for number, (source, stem) in enumerate(zip(args.images, stems, strict=True), 1):
+            title = f"{number}/{len(stems)} {stem}" if len(stems) > 1 else stem
+            try:
+                job.do(source, stem, number, title, progress)
+            except (ImageError, OutputError) as error:
+                failed += 1
+                job.report_failure(source, error, progress)
+    return 0 if not failed else 2 if failed == len(stems) else 1
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for every image."""
+
+    segmenter: Segmenter
+    args: argparse.Namespace
+    overrides: dict[str, Any]
+    slugs: list[str]
+    folder: Path | None
+
+    def do(self, source: str, stem: str, number: int, title: str, progress: Progress) -> None:
+        """Segment one image, write its files and report them."""
+        self.segmenter.set_image(_open(source), allow_url=self.args.allow_url)
+        results = self.segmenter.query(
+            self.args.queries,
+            caption=self.args.caption,
+            exclusive=self.args.exclusive,
+            progress=lambda done, total, stage: progress.start(f"{title}: {stage}", done, total),
+            **self.overrides,
+        )
+        for result in results:
+            # The first note names the pairing of prompts, which is no cause for concern.
+            for note in result.notes[1:] if not self.args.quiet else ():
+                progress.line(f"textseg: warning: {source}: {result.query!r}: {note}", error=True)
+        if self.folder is None:
+            self._to_stdout(results, source, number)
+            return
+        coco = self.folder / f"{stem}.{_SUFFIXES['coco']}"
+        if "coco" in self.args.formats:
+            _write_json(coco, _coco(results, source, number))
+        for result, slug in zip(results, self.slugs, strict=True):
+            files = {"coco": coco} if "coco" in self.args.formats else {}
+            for kind in self.args.formats:
+                if kind != "coco":
+                    files[kind] = self.folder / f"{stem}.{slug}.{_SUFFIXES[kind]}"
+                    _write(result, files[kind], kind)
+            files = {kind: files[kind] for kind in self.args.formats}
+            self._report(result, source, files, progress)
+
+    def report_failure(self, source: str, error: Exception, progress: Progress) -> None:
+        from . import one_line
+
+        message = one_line(error)
+        if source not in message and repr(source)[1:-1] not in message:
+            message = f"{source}: {message}"
+        progress.line(f"textseg: error: {message}", error=True)
+        if self.args.json:
+            progress.line(json.dumps({"image": source, "error": message}))
+
+    def _to_stdout(self, results: list[Segmentation], source: str, number: int) -> None:
+        kind = self.args.formats[0]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / _SUFFIXES[kind]
+            if kind == "coco":
+                _write_json(path, _coco(results, source, number))
+            else:
+                _write(results[0], path, kind)
+            sys.stdout.buffer.write(path.read_bytes())
+            sys.stdout.buffer.flush()
+
+    def _report(
+        self, result: Segmentation, source: str, files: dict[str, Path], progress: Progress
+    ) -> None:
+        if self.args.json:
+            names = {kind: str(path) for kind, path in files.items()}
+            progress.line(json.dumps({"image": source, "files": names} | result.describe()))
+        elif not self.args.quiet:
+            names = " ".join(str(path) for path in files.values())
+            share = float(result.mask.mean())
+            progress.line(f"{names}\tpresence {result.presence:.2f}\tarea {share:.1%}")
+
+
+def _open(source: str) -> Any:
+    if source != "-":
+        return source
+    given = sys.stdin is not None and not sys.stdin.isatty()
+    refuse(given, "IMAGE - reads an image from standard input, got none")
+    return sys.stdin.buffer
+
+
+def _make_folder(name: str) -> Path:
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"output folder cannot be made: {error.strerror}: {name!r}") from error
+    return folder
+
+
+def _write(result: Segmentation, path: Path, kind: str) -> None:
+    if kind == "polygon":
+        _write_json(path, result.describe() | {"polygons": result.to_polygons()})
+    elif kind == "rle":
+        result.save(path)
+    else:
+        result.save(path, kind)  # pyright: ignore[reportArgumentType]
+
+
+def _write_json(path: Path, content: Any) -> None:
+    from ..saving import write_atomic
+
+    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _coco(results: list[Segmentation], source: str, number: int) -> dict[str, Any]:
+    """A COCO data set of one image; ids stay different when those of a run are put together."""
+    height, width = results[0].mask.shape
+    image = {"id": number, "file_name": Path(source).name, "height": height, "width": width}
+    first = (number - 1) * len(results) + 1
+    return {
+        "info": {"description": "textseg", "results": [result.describe() for result in results]},
+        "images": [image],
+        "annotations": [
+            result.to_coco(number, category, annotation_id=first + category - 1)
+            for category, result in enumerate(results, 1)
+            if result.mask.any()
+        ],
+        "categories": [
+            {"id": category, "name": result.query} for category, result in enumerate(results, 1)
+        ],
+    }

@@ -1,0 +1,412 @@
+"""Set an image once, query it many times."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, overload
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ._version import __version__
+from .backbone.base import Backbone
+from .contrast import Measured, Predictions, measure
+from .errors import CancelledError, InputError
+from .image import image_identity, load_image, resize_image
+from .masks import Segmentation
+from .options import ContrastOptions, RefineOptions
+from .prompts import object_noun, pair_for
+from .refine import Refiner
+
+if TYPE_CHECKING:
+    from .image import ImageLike
+
+Progress = Callable[[int, int, str], object]
+"""Called as progress(done, total, stage); returning False stops the work with `CancelledError`."""
+
+CACHE_BYTES = 2**28
+_EMPTIED = "the mask is empty: presence "
+_CONTRAST_FIELDS = frozenset(field.name for field in fields(ContrastOptions))
+_REFINE_FIELDS = frozenset(field.name for field in fields(RefineOptions))
+
+_locks: WeakKeyDictionary[Backbone, threading.RLock] = WeakKeyDictionary()
+_locks_guard = threading.Lock()
+
+
+class Segmenter:
+    """Cuts what queries name out of one image at a time.
+
+    What is costly is done once: `set_image` encodes the image, and every noise prediction is kept
+    (up to `cache_bytes`), so that a further query costs only the predictions of prompts not asked
+    before. Whatever was asked before, a mask has the same bits.
+
+    Threads: queries may come from several threads, and several segmenters may share a model; they
+    run one after the other. A query is about the image that is set when it starts, so give each
+    thread that sets images a segmenter of its own.
+
+    Attributes:
+        model: the `Backbone`.
+        contrast, refine: the options queries start from.
+
+    >>> segmenter = Segmenter("mini").set_image("park.jpg")         # doctest: +SKIP
+    >>> segmenter.query("the dog", threshold="otsu").save("dog.png")  # doctest: +SKIP
+    >>> dog, ball = segmenter.query(["the dog", "the ball"])          # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Backbone | str | os.PathLike[str] = "mini",
+        contrast: ContrastOptions | None = None,
+        refine: RefineOptions | None = None,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        """
+        Args:
+            model: a loaded model, or what `load` takes; the model last loaded by name is kept.
+            contrast, refine: the model's calibrated options if None.
+            cache_bytes: most bytes of noise predictions to keep, at least 0; the last one stays.
+
+        Raises:
+            ModelError, ModelNotFoundError: the model cannot be loaded.
+        """
+        self.model = _model(model)
+        self.contrast = contrast or self.model.contrast_defaults
+        self.refine = refine or self.model.refine_defaults
+        self._cache_bytes = cache_bytes
+        self._scene: _Scene | None = None
+
+    def set_image(self, image: ImageLike, *, allow_url: bool = False) -> Segmenter:
+        """Encode an image; the next queries are about it. Setting the same image again is free.
+
+        Args:
+            image: anything `load_image` takes.
+            allow_url: whether `image` may be a URL to fetch.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        pixels = load_image(image, allow_url=allow_url)
+        identity = image_identity(pixels)
+        if self._scene is None or self._scene.predictions.identity != identity:
+            with _lock_of(self.model):
+                size = self.model.fit_size(pixels.shape[0], pixels.shape[1])
+                latents = self.model.encode(resize_image(pixels, size))
+            predictions = Predictions(self.model, latents, identity, max_bytes=self._cache_bytes)
+            pixels.flags.writeable = False
+            self._scene = _Scene(pixels, predictions)
+        return self
+
+    @property
+    def image(self) -> np.ndarray:
+        """The image that is set, (H, W, 3) uint8, read-only."""
+        return self._current().image
+
+    @property
+    def evaluations(self) -> int:
+        """Noisy images the UNet has been run on for the image that is set."""
+        return self._current().predictions.evaluations
+
+    @overload
+    def query(self, query: str, **kwargs: Any) -> Segmentation: ...
+    @overload
+    def query(self, query: Sequence[str], **kwargs: Any) -> list[Segmentation]: ...
+    def query(
+        self,
+        query: str | Sequence[str],
+        *,
+        reference: str | None = None,
+        caption: str | None = None,
+        exclusive: bool = False,
+        progress: Progress | None = None,
+        **overrides: Any,
+    ) -> Segmentation | list[Segmentation]:
+        """Cut out what a query names, or each of several.
+
+        Args:
+            query: one query, or several; each gives one result.
+            reference: overrides the contrast option of that name.
+            caption: of the image, for the reference "erase".
+            exclusive: queries and background compete, so that no pixel is in two masks. Queries
+                whose presence is too low do not take part.
+            progress: called as progress(done, total, stage), stage "contrast" or "refine".
+            **overrides: fields of `ContrastOptions` and `RefineOptions`, by name.
+
+        Returns:
+            a result for one query, a list for several. The mask is empty, and a note says why,
+            where the presence is below `min_presence` and where the model knows no word of the
+            query's noun.
+
+        Raises:
+            InputError: no image is set, or a bad argument; CancelledError: `progress` returned
+            False.
+        """
+        scene = self._current()
+        if reference is not None:
+            overrides["reference"] = reference
+        contrast_options, refine_options = _override(self.contrast, self.refine, overrides)
+        queries = _queries(query)
+        report = _reporter(progress)
+        with _lock_of(self.model):
+            pairs = [
+                pair_for(self.model, text, contrast_options.reference, caption=caption)
+                for text in queries
+            ]
+            blind = [_no_known_word(self.model, text) for text in queries]
+            seen = [pair for pair, nothing in zip(pairs, blind, strict=True) if not nothing]
+            found = iter(measure(scene.predictions, seen, contrast_options, report))
+            height, width = scene.predictions.latents.shape[-2:]
+            measured = [_nothing(height, width) if none else next(found) for none in blind]
+        drafts = [
+            _Draft(
+                contrast=what.contrast if contrast_options.measure == "contrast" else what.evidence,
+                presence=what.presence,
+                notes=(*pair.notes, *([f"no word of {text!r} is known to the model"] * none)),
+            )
+            for what, pair, text, none in zip(measured, pairs, queries, blind, strict=True)
+        ]
+        cuts = _cut_out(drafts, scene.refiner(refine_options), exclusive, report)
+        results = [
+            Segmentation(
+                mask=mask,
+                score=score,
+                presence=draft.presence,
+                query=text,
+                prompts=(pair.query, pair.reference),
+                contrast_options=contrast_options,
+                refine_options=refine_options,
+                model=self.model.name,
+                version=__version__,
+                notes=notes,
+                image=scene.image,
+                contrast=draft.contrast,
+            )
+            for (mask, score, notes), draft, pair, text in zip(
+                cuts, drafts, pairs, queries, strict=True
+            )
+        ]
+        return results[0] if isinstance(query, str) else results
+
+    def _current(self) -> _Scene:
+        if self._scene is None:
+            raise InputError("image must be set before a query, got none; call set_image first")
+        return self._scene
+
+
+@overload
+def segment(image: ImageLike, query: str, **kwargs: Any) -> Segmentation: ...
+@overload
+def segment(image: ImageLike, query: Sequence[str], **kwargs: Any) -> list[Segmentation]: ...
+def segment(
+    image: ImageLike,
+    query: str | Sequence[str],
+    *,
+    model: Backbone | str | os.PathLike[str] = "mini",
+    contrast: ContrastOptions | None = None,
+    refine: RefineOptions | None = None,
+    allow_url: bool = False,
+    **arguments: Any,
+) -> Segmentation | list[Segmentation]:
+    """Cut what a query names out of an image.
+
+    Args:
+        image: path, bytes, file object, PIL image, array or tensor; a URL with `allow_url`.
+        query: what to find, as "the dog"; several give a list of results.
+        model: a loaded model or its name.
+        contrast, refine: whole options; the model's calibrated ones if None.
+        allow_url: whether `image` may be a URL to fetch.
+        **arguments: those of `Segmenter.query`, with any field of the options by name.
+
+    Raises:
+        ImageError, InputError, ModelError: each with one line on what is wrong.
+
+    >>> segment("park.jpg", "the dog", samples=4).mask.shape  # doctest: +SKIP
+    (480, 640)
+    """
+    segmenter = Segmenter(model, contrast, refine).set_image(image, allow_url=allow_url)
+    return segmenter.query(query, **arguments)
+
+
+@overload
+def remask(segmentation: Segmentation, **kwargs: Any) -> Segmentation: ...
+@overload
+def remask(segmentation: Sequence[Segmentation], **kwargs: Any) -> list[Segmentation]: ...
+def remask(
+    segmentation: Segmentation | Sequence[Segmentation],
+    *,
+    image: ImageLike | None = None,
+    exclusive: bool = False,
+    refine: RefineOptions | None = None,
+    progress: Progress | None = None,
+    **overrides: Any,
+) -> Segmentation | list[Segmentation]:
+    """Threshold and refine again, from the stored contrast map and without any model.
+
+    Args:
+        segmentation: one result, or several of the same image.
+        image: the image, where the results do not hold it.
+        exclusive: the results compete, as in `Segmenter.query`.
+        refine: options to start from; those of the (first) result if None.
+        progress: called as progress(done, total, "refine").
+        **overrides: fields of `RefineOptions`, by name.
+
+    Raises:
+        InputError: a result without its contrast map, no image, or an unknown option.
+    """
+    several = [segmentation] if isinstance(segmentation, Segmentation) else list(segmentation)
+    if not several:
+        return []
+    pixels = several[0].image if image is None else load_image(image)
+    if pixels is None:
+        raise InputError("image must be given for results that do not hold it, got none")
+    drafts = []
+    for one in several:
+        if one.contrast is None:
+            raise InputError(f"segmentation must hold its contrast map, got none for {one.query!r}")
+        if one.mask.shape != pixels.shape[:2]:
+            raise InputError(
+                f"image must have the mask's size {one.mask.shape}, got {pixels.shape[:2]}"
+            )
+        kept = tuple(note for note in one.notes if not note.startswith(_EMPTIED))
+        drafts.append(_Draft(one.contrast, one.presence, kept))
+    unknown = sorted(set(overrides) - _REFINE_FIELDS)
+    if unknown:
+        raise InputError(_unknown_option(unknown[0], _REFINE_FIELDS))
+    options = replace(refine or several[0].refine_options, **overrides)
+    cuts = _cut_out(drafts, Refiner(pixels, options), exclusive, _reporter(progress))
+    results = [
+        replace(one, mask=mask, score=score, notes=notes, refine_options=options, image=pixels)
+        for one, (mask, score, notes) in zip(several, cuts, strict=True)
+    ]
+    return results[0] if isinstance(segmentation, Segmentation) else results
+
+
+class _Scene:
+    """The image that is set, and all that was worked out about it."""
+
+    def __init__(self, image: np.ndarray, predictions: Predictions) -> None:
+        self.image, self.predictions = image, predictions
+        self._refiner = Refiner(image)
+
+    def refiner(self, options: RefineOptions) -> Refiner:
+        """A refiner that holds the image's CRF for as long as the options stay the same."""
+        refiner = self._refiner
+        if refiner.options != options:
+            refiner = self._refiner = Refiner(self.image, options)
+        return refiner
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A result before it is cut: the map to cut, (h, w) float32, and what is known of it."""
+
+    contrast: np.ndarray
+    presence: float
+    notes: tuple[str, ...]
+
+
+def _cut_out(
+    drafts: Sequence[_Draft], refiner: Refiner, exclusive: bool, report: Progress
+) -> list[tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
+    """For each draft its mask (H, W) bool, score (H, W) float32 and notes."""
+    least = refiner.options.min_presence
+    present = [draft.presence >= least for draft in drafts]
+    rivals = [draft.contrast for draft, there in zip(drafts, present, strict=True) if there]
+    together = None
+    if exclusive and rivals:
+        masks, scores = refiner.refine_exclusive(np.stack(rivals))
+        together = iter(zip(masks, scores, strict=True))
+    cuts = []
+    for number, (draft, there) in enumerate(zip(drafts, present, strict=True), 1):
+        if together is not None and there:
+            mask, score = next(together)
+        else:
+            mask, score = refiner.refine(draft.contrast)
+        notes = draft.notes
+        if not there:
+            mask = np.zeros_like(mask)
+            reason = f"{_EMPTIED}{draft.presence:.3g} is below {least:g}"
+            notes = (*notes, reason)
+        cuts.append((mask, score, notes))
+        report(number, len(drafts), "refine")
+    return cuts
+
+
+def _model(model: Backbone | str | os.PathLike[str]) -> Backbone:
+    if isinstance(model, Backbone):
+        return model
+    if not isinstance(model, (str, os.PathLike)):
+        raise InputError(
+            f"model must be a name, a folder or a Backbone, got a {type(model).__name__}"
+        )
+    from .backbone.registry import find_model
+
+    folder = find_model(model)
+    stamp = max((f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()), default=0)
+    return _load_once(os.fspath(model), str(folder), stamp)
+
+
+@lru_cache(maxsize=1)
+def _load_once(name: str, folder: str, stamp: int) -> Backbone:
+    from .backbone import load
+
+    return load(name)
+
+
+def _lock_of(model: Backbone) -> threading.RLock:
+    with _locks_guard:
+        return _locks.setdefault(model, threading.RLock())
+
+
+def _queries(query: object) -> list[str]:
+    texts = [query] if isinstance(query, str) else query
+    if not isinstance(texts, Sequence) or not texts:
+        raise InputError(f"query must be a text or a list of texts, got {query!r}")
+    for text in texts:
+        if isinstance(text, str) and text.strip() and not object_noun(text):
+            raise InputError(f"query must name something, got {text[:40]!r}")
+    return list(texts)
+
+
+def _no_known_word(model: Backbone, query: str) -> bool:
+    """Whether the model has a closed vocabulary and no word of the query's noun is in it."""
+    noun = object_noun(query, model.calibration.get("nouns", ()))
+    unknown = set(model.unknown_words(noun))
+    return bool(unknown) and unknown >= set(re.findall(r"[^\W_]+", noun.lower()))
+
+
+def _nothing(height: int, width: int) -> Measured:
+    zeros = np.zeros((height, width), np.float32)
+    return Measured(zeros, zeros, np.zeros(0), presence=0.0)
+
+
+def _override(
+    contrast: ContrastOptions, refine: RefineOptions, overrides: dict[str, Any]
+) -> tuple[ContrastOptions, RefineOptions]:
+    for name in overrides:
+        if name not in _CONTRAST_FIELDS | _REFINE_FIELDS:
+            raise InputError(_unknown_option(name, _CONTRAST_FIELDS | _REFINE_FIELDS))
+    return (
+        replace(contrast, **{k: v for k, v in overrides.items() if k in _CONTRAST_FIELDS}),
+        replace(refine, **{k: v for k, v in overrides.items() if k in _REFINE_FIELDS}),
+    )
+
+
+def _unknown_option(name: str, allowed: frozenset[str]) -> str:
+    close = get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"option must be one of {', '.join(sorted(allowed))}, got {name!r}{hint}"
+
+
+def _reporter(progress: Progress | None) -> Progress:
+    def report(done: int, total: int, stage: str) -> None:
+        if progress is not None and progress(done, total, stage) is False:
+            raise CancelledError(f"stopped at step {done} of {total} of {stage}")
+
+    return report
