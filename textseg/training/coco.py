@@ -11,7 +11,8 @@ import numpy as np
 from .scenes import Scene, Sprites
 
 
-def _mask(annotation: dict, height: int, width: int) -> np.ndarray:
+def decode_segmentation(annotation: dict, height: int, width: int) -> np.ndarray:
+    """The (H, W) bool mask of an annotation: polygons, RLE or uncompressed RLE."""
     from pycocotools import mask as rle
 
     shape = annotation["segmentation"]
@@ -44,7 +45,9 @@ class CocoSet:
             parts = []
             for annotation in grouped[record["id"]]:
                 mask = cv2.resize(
-                    _mask(annotation, h, w).astype(np.float32), size, interpolation=cv2.INTER_AREA
+                    decode_segmentation(annotation, h, w).astype(np.float32),
+                    size,
+                    interpolation=cv2.INTER_AREA,
                 )
                 crowd = bool(annotation.get("iscrowd"))
                 parts.append((names[annotation["category_id"]], crowd, mask > 0.5))

@@ -18,9 +18,10 @@ from .coco import CocoSet
 from .export import export_pipeline
 from .mixture import Mixture, scene_batches
 from .nouns import NOUNS
+from .options import TrainOptions
 from .scenes import crop_photo, load_backgrounds
 from .sprites import STYLES, build_drawings, load_sprites
-from .trainer import Trainer, TrainOptions
+from .trainer import Trainer
 
 SIZES: tuple[tuple[int, int], ...] = ((96, 96), (96, 96), (80, 112), (112, 80))
 TRAINED_STYLES = tuple(s for s in STYLES if s != "openmoji")

@@ -7,12 +7,12 @@ without that noun (a counterfactual) or, where the noun really is absent, the sc
 
 from __future__ import annotations
 
-import copy
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +22,10 @@ import torch.nn.functional as F
 
 from .autoencoder import BLOCK, BlockAnalysis
 from .captions import absent_caption, present_caption, unknown_word, with_article
-from .losses import CrossAttentionQueries, contrast_loss, grounding_loss
+from .losses import CrossAttentionQueries, NounHeads, contrast_loss, grounding_loss
 from .networks import SCHEDULE, build_text_encoder, build_unet
+from .options import TrainOptions
 from .vocabulary import MAX_TOKENS, build_tokenizer, known_words
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """The recipe's numbers.
-
-    Attributes:
-        hours: training time; the learning rate follows a cosine over it.
-        batch: scenes per step (each is two rows).
-        fresh: scenes per step that are new; the rest is drawn again from the pool.
-        pool: scenes kept per image size.
-        lr, weight_decay, warmup: AdamW.
-        ema: decay of the averaged weights.
-        grounding, contrast: weights of the two auxiliary losses.
-        absent: share of row B captions whose noun really is absent.
-        seed: of weights, captions and noise.
-        save_every: seconds between checkpoints.
-    """
-
-    hours: float = 2.0
-    batch: int = 24
-    fresh: int = 8
-    pool: int = 1500
-    lr: float = 5e-4
-    weight_decay: float = 0.01
-    warmup: int = 200
-    ema: float = 0.999
-    grounding: float = 0.2
-    contrast: float = 0.2
-    absent: float = 0.2
-    seed: int = 0
-    save_every: float = 300.0
 
 
 class Pool:
@@ -112,12 +81,17 @@ class Trainer:
         self.tokenizer = build_tokenizer(self.words)
         self.text = build_text_encoder(self.tokenizer)
         self.unet = build_unet().to(memory_format=torch.channels_last)
-        self.parameters = [*self.unet.parameters(), *self.text.parameters()]
+        self.recorded = CrossAttentionQueries(self.unet)
+        self.heads = NounHeads(self.recorded, len(nouns))
+        self.parameters = [
+            *self.unet.parameters(), *self.text.parameters(), *self.heads.parameters()
+        ]  # fmt: skip
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay
         )
-        self.averaged = [copy.deepcopy(self.unet), copy.deepcopy(self.text)]
-        self.recorded = CrossAttentionQueries(self.unet)
+        self.averaged = [build_unet(), build_text_encoder(self.tokenizer)]
+        for average, model in zip(self.averaged, (self.unet, self.text), strict=True):
+            average.load_state_dict(model.state_dict())
         first, last = SCHEDULE["beta_start"], SCHEDULE["beta_end"]
         betas = torch.linspace(first**0.5, last**0.5, SCHEDULE["num_train_timesteps"]) ** 2
         self.alpha_bar = torch.cumprod(1 - betas, 0)
@@ -133,7 +107,9 @@ class Trainer:
         self.text.load_state_dict(state["text"])
         for model, weights in zip(self.averaged, state["averaged"], strict=True):
             model.load_state_dict(weights)
-        self.optimizer.load_state_dict(state["optimizer"])
+        if "heads" in state:
+            self.heads.load_state_dict(state["heads"])
+            self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.elapsed, self.scenes = state["step"], state["elapsed"], state["scenes"]
         self.rng = np.random.default_rng((self.options.seed, self.step))
 
@@ -143,6 +119,7 @@ class Trainer:
         state = {
             "unet": self.unet.state_dict(),
             "text": self.text.state_dict(),
+            "heads": self.heads.state_dict(),
             "averaged": [m.state_dict() for m in self.averaged],
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -226,34 +203,41 @@ class Trainer:
     def train_step(self, pool: Pool) -> dict[str, float]:
         """One optimiser step on scenes of the pool; returns the losses."""
         o = self.options
-        latents, masks, nouns = pool.draw(self.rng, o.batch)
+        done = min(self.elapsed / (o.hours * 3600), 1.0)
+        paired = self.rng.random() < o.pairs[0] + done * (o.pairs[1] - o.pairs[0])
+        latents, masks, nouns = pool.draw(self.rng, o.batch * (1 if paired else 2))
         b = len(latents)
         rows_a, rows_b, slots = self.captions(nouns)
         t = torch.from_numpy(_timesteps(self.rng, b))
         abar = self.alpha_bar[t].view(b, 1, 1, 1)
         signal, sigma = abar.sqrt(), (1 - abar).sqrt()
         clean = latents[:, 0]
-        index = torch.arange(b)
-        other = latents[index, slots + 1]
         noise = torch.randn(clean.shape)
         noisy = signal * clean + sigma * noise
-        embedding = self.embed([*rows_a, *rows_b])
-        both = torch.cat([noisy, noisy]).contiguous(memory_format=torch.channels_last)
-        v_a, v_b = self.unet(both, torch.cat([t, t]), embedding).sample.chunk(2)
-        loss_a = F.mse_loss(v_a, signal * noise - sigma * clean)
-        x0_a, x0_b = (signal * noisy - sigma * v for v in (v_a, v_b))
-        loss_b = F.mse_loss(x0_b, other)
         visible = self.alpha_bar[t]
-        mask = torch.where((slots >= 0)[:, None, None], masks[index, slots.clamp(min=0)], 0.0)
-        loss_c = contrast_loss(x0_a - x0_b, mask, visible)
+        rows = 2 if paired else 1
+        v = self.unet(
+            noisy.repeat(rows, 1, 1, 1).contiguous(memory_format=torch.channels_last),
+            t.repeat(rows),
+            self.embed([*rows_a, *rows_b] if paired else rows_a),
+        ).sample
+        losses = {"diffusion": F.mse_loss(v[:b], signal * noise - sigma * clean)}
+        total = losses["diffusion"]
+        if paired:
+            x0_a, x0_b = (signal * noisy - sigma * part for part in v.chunk(2))
+            index = torch.arange(b)
+            mask = masks[index, slots.clamp(min=0)] * (slots >= 0)[:, None, None]
+            losses["counterfactual"] = F.mse_loss(x0_b, latents[index, slots + 1])
+            losses["contrast"] = contrast_loss(x0_a - x0_b, mask, visible)
+            total = total + losses["counterfactual"] + o.contrast * losses["contrast"]
         start, keys = self.noun_keys()
-        loss_g = grounding_loss(
-            self.recorded, start, keys, masks.repeat(2, 1, 1, 1), nouns.repeat(2, 1),
-            visible.repeat(2),
+        losses["grounding"], losses["heads"] = grounding_loss(
+            self.recorded, self.heads, start, keys, masks.repeat(rows, 1, 1, 1),
+            nouns.repeat(rows, 1), visible.repeat(rows),
         )  # fmt: skip
-        loss = loss_a + loss_b + o.contrast * loss_c + o.grounding * loss_g
+        total = total + o.grounding * losses["grounding"] + o.heads * losses["heads"]
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.step += 1
@@ -264,8 +248,7 @@ class Trainer:
                 torch._foreach_lerp_(
                     list(average.parameters()), list(model.parameters()), 1 - decay
                 )
-        return {"diffusion": loss_a.item(), "counterfactual": loss_b.item(),
-                "contrast": loss_c.item(), "grounding": loss_g.item()}  # fmt: skip
+        return {name: value.item() for name, value in losses.items()}
 
     def run(
         self, batches: Iterator[dict[str, Any]], progress: Callable[[dict], None] | None = None
@@ -281,7 +264,7 @@ class Trainer:
                 pool = self._fill(batches)
                 done = self.elapsed / (o.hours * 3600)
                 rate = min(1.0, (self.step + 1) / o.warmup) * (
-                    0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * done))
+                    0.02 + 0.49 * (1 + math.cos(math.pi * done))
                 )
                 for group in self.optimizer.param_groups:
                     group["lr"] = o.lr * rate

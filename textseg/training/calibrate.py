@@ -1,0 +1,262 @@
+"""Finds the options a model works best with on an annotated set, and saves them in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backbone.base import Backbone
+from ..binarize import cut, normalize
+from ..contrast import Predictions, measure, presence_statistic
+from ..errors import InputError
+from ..image import image_identity, load_image, resize_image
+from ..options import ContrastOptions, RefineOptions
+from ..prompts import pair_for
+from ..refine import Refiner
+from ..refine.upsample import upsample
+
+STRENGTHS: tuple[tuple[float, ...], ...] = (
+    (0.1,), (0.2,), (0.3,), (0.4,), (0.5,), (0.1, 0.3), (0.2, 0.4), (0.3, 0.5),
+)  # fmt: skip
+FLOORS = tuple(float(f) for f in np.geomspace(0.02, 0.8, 14))
+RELATIVES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6)
+REFINEMENTS: tuple[dict[str, Any], ...] = (
+    {"crf": False, "guided": 0.0},
+    {"crf": False, "guided": 0.01},
+    {"crf": False, "guided": 0.02},
+    {"crf": True},
+    {"crf": True, "crf_appearance": 5.0},
+    {"crf": True, "crf_appearance": 5.0, "crf_alpha": 40.0},
+    {"crf": True, "crf_appearance": 3.0, "crf_alpha": 25.0, "crf_beta": 20.0},
+    {"crf": True, "crf_appearance": 5.0, "guided": 0.01},
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One query of the calibration set.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        truth: (H, W) bool; None where the noun is absent.
+        maps: contrast (h, w) by noise level.
+        evidence: (h, w) by noise level.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray | None
+    maps: dict[float, np.ndarray]
+    evidence: dict[float, np.ndarray]
+
+    def contrast(self, strengths: Sequence[float]) -> np.ndarray:
+        """(h, w), averaged over noise levels."""
+        return np.mean([self.maps[s] for s in strengths], axis=0, dtype=np.float64).astype(
+            np.float32
+        )
+
+
+def ask(
+    model: Backbone,
+    images: Path,
+    annotations: Path,
+    options: ContrastOptions,
+    *,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Question]:
+    """Measures every noun of every image at every noise level, and one absent noun an image.
+
+    Args:
+        model: nouns that are not in `model.calibration["nouns"]` are left out.
+        images, annotations: a COCO-format instance set; crowds are left out.
+        options: reference, samples and seed are used.
+        limit: number of images, the first ones by id.
+        progress: called as progress(done, total) after each image.
+    """
+    from .coco import decode_segmentation
+
+    data = json.loads(annotations.read_text())
+    known = model.calibration.get("nouns")
+    names = {c["id"]: c["name"] for c in data["categories"]}
+    nouns = [n for n in names.values() if known is None or n in known]
+    levels = sorted({s for strengths in STRENGTHS for s in strengths})
+    records = sorted(data["images"], key=lambda r: r["id"])[:limit]
+    questions: list[Question] = []
+    for done, record in enumerate(records, 1):
+        shapes: dict[str, list[Any]] = {}
+        for annotation in data["annotations"]:
+            if annotation["image_id"] == record["id"]:
+                name = names[annotation["category_id"]]
+                shapes.setdefault(name, []).append(annotation)
+        image = load_image(images / record["file_name"])
+        size = model.fit_size(*image.shape[:2])
+        latents = model.encode(resize_image(image, size))
+        predictions = Predictions(model, latents, image_identity(image))
+        rng = np.random.default_rng(record["id"])
+        absent = next((n for n in rng.permutation(nouns) if n not in shapes), None)
+        asked: list[tuple[str, np.ndarray | None]] = []
+        for name, found in shapes.items():
+            if name in nouns and not any(a.get("iscrowd") for a in found):
+                parts = [decode_segmentation(a, *image.shape[:2]) for a in found]
+                asked.append((name, np.any(parts, axis=0)))
+        if absent is not None:
+            asked.append((str(absent), None))
+        pairs = [pair_for(model, name, options.reference) for name, _ in asked]
+        per_level = {
+            s: measure(predictions, pairs, replace(options, strength=(s,))) for s in levels
+        }
+        for i, (_, truth) in enumerate(asked):
+            if truth is None or truth.any():
+                questions.append(
+                    Question(
+                        image,
+                        truth,
+                        {s: m[i].contrast for s, m in per_level.items()},
+                        {s: m[i].evidence for s, m in per_level.items()},
+                    )
+                )
+        if progress:
+            progress(done, len(records))
+    return questions
+
+
+def iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two (H, W) bool masks; 1 where both are empty."""
+    union = np.count_nonzero(mask | truth)
+    return float(np.count_nonzero(mask & truth) / union) if union else 1.0
+
+
+def _mean_iou(
+    questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
+) -> float:
+    scores = []
+    for q in questions:
+        if q.truth is not None:
+            score = upsample(normalize(q.contrast(strengths), options), q.image.shape[:2])
+            scores.append(iou(cut(score, options), q.truth))
+    return float(np.mean(scores))
+
+
+def fit_threshold(
+    questions: Sequence[Question],
+) -> tuple[tuple[float, ...], RefineOptions, float, dict[str, float]]:
+    """Noise levels, floor and relative cut with the highest mean IoU, without refinement.
+
+    Returns:
+        The levels, the options, their mean IoU, and the best mean IoU of every choice of levels.
+    """
+    best: tuple[tuple[float, ...], RefineOptions, float] | None = None
+    table: dict[str, float] = {}
+    for strengths in STRENGTHS:
+        for floor, relative in product(FLOORS, RELATIVES):
+            options = RefineOptions.off(threshold="calibrated", floor=floor, relative=relative)
+            value = _mean_iou(questions, strengths, options)
+            key = "+".join(map(str, strengths))
+            table[key] = max(table.get(key, 0.0), value)
+            if best is None or value > best[2]:
+                best = (strengths, options, value)
+    if best is None:
+        raise InputError("questions must hold a noun that is present, got none")
+    return (*best, table)
+
+
+def fit_presence(
+    questions: Sequence[Question], strengths: Sequence[float]
+) -> tuple[dict[str, float], float]:
+    """Logistic regression of "is it there" on `presence_statistic`, both answers weighted alike.
+
+    Returns:
+        `scale` and `offset`, and the balanced accuracy at a presence of 0.5.
+    """
+    from scipy.optimize import minimize
+
+    x = np.array(
+        [
+            presence_statistic(
+                q.contrast(strengths),
+                np.mean([q.evidence[s] for s in strengths], axis=0, dtype=np.float64),
+            )
+            for q in questions
+        ]
+    )
+    y = np.array([q.truth is not None for q in questions], float)
+    weight = np.where(y > 0, 0.5 / max(y.sum(), 1), 0.5 / max((1 - y).sum(), 1))
+
+    def loss(p: np.ndarray) -> float:
+        z = p[0] * (x - x.mean()) + p[1]
+        return float((weight * (np.logaddexp(0, z) - y * z)).sum() + 1e-4 * p[0] ** 2)
+
+    scale, shift = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
+    offset = float(shift - scale * x.mean())
+    right = ((scale * x + offset) > 0) == (y > 0)
+    return {"scale": float(scale), "offset": offset}, float((weight * right).sum())
+
+
+def fit_refinement(
+    questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
+) -> tuple[RefineOptions, list[tuple[dict[str, Any], float]]]:
+    """The refinement of `REFINEMENTS` with the highest mean IoU, and the figure of each."""
+    table = []
+    for change in REFINEMENTS:
+        tried = replace(options, min_area=0.001, max_hole=0.001, **change)
+        values = [
+            iou(Refiner(q.image, tried).refine(q.contrast(strengths))[0], q.truth)
+            for q in questions
+            if q.truth is not None
+        ]
+        table.append((change, float(np.mean(values))))
+    change = max(table, key=lambda row: row[1])[0]
+    return replace(options, min_area=0.001, max_hole=0.001, **change), table
+
+
+def calibrate(
+    folder: Path,
+    images: Path,
+    annotations: Path,
+    *,
+    options: ContrastOptions,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Calibrates the model in `folder` on an annotated set and updates its `textseg.json`.
+
+    Args:
+        folder: a pipeline folder.
+        images, annotations: a COCO-format instance set not used for testing.
+        options: reference, samples and seed to calibrate for.
+        limit: number of images.
+        progress: called as progress(done, total) after each image.
+
+    Returns:
+        What was found: figures of every choice, for the model card.
+    """
+    from ..backbone import load
+
+    model = load(folder)
+    questions = ask(model, images, annotations, options, limit=limit, progress=progress)
+    strengths, cut_options, value, by_level = fit_threshold(questions)
+    presence, accuracy = fit_presence(questions, strengths)
+    refined, by_refinement = fit_refinement(questions, strengths, cut_options)
+    contrast = replace(options, strength=strengths, batch_size=options.samples)
+    file = folder / "textseg.json"
+    record = json.loads(file.read_text()) if file.exists() else {}
+    record |= {
+        "contrast": asdict(contrast),
+        "refine": asdict(replace(refined, min_presence=0.5)),
+        "presence": presence,
+    }
+    file.write_text(json.dumps(record, indent=1) + "\n")
+    return {
+        "questions": len(questions),
+        "strength": list(strengths),
+        "mean_iou": value,
+        "mean_iou_by_strength": by_level,
+        "mean_iou_by_refinement": [{**c, "mean_iou": v} for c, v in by_refinement],
+        "presence_balanced_accuracy": accuracy,
+    }

@@ -1,0 +1,59 @@
+"""The recipe's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the embedded model is trained.
+
+    Attributes:
+        hours: training time; the learning rate follows a cosine over it.
+        batch: scenes per step (each is two rows).
+        fresh: scenes per step that are new; the rest is drawn again from the pool.
+        pool: scenes kept per image size.
+        lr, weight_decay, warmup: AdamW.
+        ema: decay of the averaged weights.
+        grounding, heads, contrast: weights of the auxiliary losses.
+        pairs: share of steps with both rows at the start and at the end of training, linear in
+            between; the other steps have row A alone, for twice as many scenes.
+        absent: share of row B captions whose noun really is absent.
+        seed: of weights, captions and noise.
+        save_every: seconds between checkpoints.
+    """
+
+    hours: float = 2.0
+    batch: int = 24
+    fresh: int = 8
+    pool: int = 1500
+    lr: float = 5e-4
+    weight_decay: float = 0.01
+    warmup: int = 200
+    ema: float = 0.999
+    grounding: float = 0.7
+    heads: float = 0.7
+    contrast: float = 0.2
+    pairs: tuple[float, float] = (0.3, 1.0)
+    absent: float = 0.2
+    seed: int = 0
+    save_every: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("hours", "lr", "save_every"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise InputError(f"{name} must be a number above 0, got {value!r}")
+        for name in ("batch", "fresh", "pool"):
+            value = getattr(self, name)
+            if value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name in ("ema", "absent"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise InputError(f"{name} must be a number in [0, 1), got {value!r}")
+        if len(self.pairs) != 2 or not all(0 <= p <= 1 for p in self.pairs):
+            raise InputError(f"pairs must be two numbers in [0, 1], got {self.pairs!r}")
