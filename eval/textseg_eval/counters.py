@@ -105,9 +105,7 @@ def count_edges(mask: np.ndarray, truth: np.ndarray) -> tuple[int, int, int, int
     )
 
 
-def _joint_box(
-    first: np.ndarray, second: np.ndarray, margin: int
-) -> tuple[slice, slice] | None:
+def _joint_box(first: np.ndarray, second: np.ndarray, margin: int) -> tuple[slice, slice] | None:
     both = first | second
     rows = np.flatnonzero(both.any(axis=1))
     if not rows.size:
@@ -119,9 +117,7 @@ def _joint_box(
     )
 
 
-def histogram(
-    bins: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None
-) -> np.ndarray:
+def histogram(bins: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> np.ndarray:
     """Pixels per score bin inside and outside a truth.
 
     Args:
@@ -208,12 +204,16 @@ def average_precision(scores: np.ndarray, present: np.ndarray, weights: np.ndarr
 
 
 def replicate_weights(image_id: int | str, seed: int, replicates: int) -> np.ndarray:
-    """How often an image counts in each bootstrap replicate, (B,) int64.
+    """How often an image counts in the sample and in each bootstrap replicate.
 
-    Poisson(1) draws seeded by the image, so that the weights need no memory, do not depend on the
-    order of the images, and pair two runs over the same images.
+    Poisson(1) draws seeded by the image, so that the weights do not depend on the order of the
+    images and pair two runs over the same images.
+
+    Returns:
+        (1 + replicates,) uint8: 1 for the sample itself, then the draws.
     """
-    return seeded("bootstrap", seed, image_id).poisson(1.0, replicates)
+    draws = seeded("bootstrap", seed, image_id).poisson(1.0, replicates)
+    return np.concatenate([[1], draws]).astype(np.uint8)
 
 
 def seeded(purpose: str, seed: int, image_id: int | str) -> np.random.Generator:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from textseg.errors import InputError
+from textseg.prompts import with_article
 
 from .coco import Example
 from .counters import (
@@ -38,7 +39,7 @@ Row = dict[str, Any]
 
     category_id, text: the class and how it was asked.
     present, presence: whether it is there (None: crowds only), and what the method says.
-    truth: pixels of the truth.
+    truth: pixels of the truth; None where the row only answers whether the query is there.
     own, fixed: `Counts` as lists, for the method's own masks and for the fixed threshold; None
         where there is no such rule.
     hist: packed histogram of the scores inside and outside the truth; None where all is 0.
@@ -72,12 +73,11 @@ class Vocabulary:
 
 
 def _fill(template: str, name: str) -> str:
-    text = template.format(name)
-    if name[:1].lower() in "aeiou":
-        at = template.index("{}")
-        if template[:at].lower().endswith(" a ") or template[:at].lower() == "a ":
-            text = f"{template[: at - 1]}n {name}{template[at + 2 :]}"
-    return text
+    """The name in the template, with the article it takes where the template has one."""
+    for article in ("a {}", "an {}"):
+        if template == article or template.startswith(f"{article} ") or f" {article}" in template:
+            return template.replace(article, with_article(name))
+    return template.replace("{}", name)
 
 
 class Protocol(ABC):
@@ -99,7 +99,7 @@ class Protocol(ABC):
             example: the image.
             queries: what was asked.
             answer: what the method said, at the truth's size.
-            threshold: k of the fixed threshold k / 256, where there is one.
+            threshold: k of the fixed threshold k / 256, 1 to 256, where there is one.
         """
 
     @abstractmethod
@@ -187,9 +187,6 @@ def _binary_rows(
             fixed = None if threshold is None else own
             headline = mask
             hist = hard_histogram(own, area, pixels)
-            if threshold == 0:
-                headline = np.ones_like(truth)
-                fixed = count_mask(headline, truth, ignore, edges=edges)
         else:
             headline = mask if threshold is None else bins >= threshold
             fixed = None
@@ -203,7 +200,7 @@ def _binary_rows(
                 "text": query.texts[0],
                 "present": query.present,
                 "presence": float(presence[number]),
-                "truth": area,
+                "truth": area if query.present else None,
                 "own": own and own.to_list(),
                 "fixed": fixed and fixed.to_list(),
                 "hist": pack_histogram(hist) if query.present else None,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from textseg.errors import ImageError, InputError
+from textseg.masks import decode_rle
 
 Annotation = Mapping[str, Any]
 
@@ -44,7 +45,8 @@ class RegionTruth(Truth):
 
     A category's region is the union of its instances. Crowd regions (`iscrowd`, `ignore`) of the
     category, without the pixels of its instances, count neither way. In the label map, crowds lie
-    under everything and instances of smaller area over larger ones, unless a picture of it is given.
+    under everything and instances of smaller area over larger ones; a picture of it, where given,
+    replaces it.
     """
 
     height: int
@@ -75,13 +77,7 @@ class RegionTruth(Truth):
         return result
 
     def _union(self, annotations: Sequence[Annotation]) -> np.ndarray:
-        from pycocotools import mask as rle
-
-        coded = [annotation_rle(a, self.height, self.width) for a in annotations]
-        coded = [code for code in coded if code is not None]
-        if not coded:
-            return np.zeros((self.height, self.width), bool)
-        return rle.decode(rle.merge(coded)).view(bool)
+        return union(annotations, self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -193,24 +189,34 @@ def is_crowd(annotation: Annotation) -> bool:
     return bool(annotation.get("iscrowd") or annotation.get("ignore"))
 
 
-def annotation_rle(annotation: Annotation, height: int, width: int) -> dict[str, Any] | None:
-    """A COCO segmentation (polygons, plain or compressed RLE) as compressed RLE; None if empty."""
+def union(annotations: Sequence[Annotation], height: int, width: int) -> np.ndarray:
+    """The pixels (H, W) bool of COCO segmentations: polygons, plain or compressed RLE.
+
+    Raises:
+        ImageError: an RLE is damaged or of another size.
+    """
     from pycocotools import mask as rle
 
-    shape = annotation["segmentation"]
-    if isinstance(shape, list):
-        parts = [part for part in shape if len(part) >= 6]
-        return rle.merge(rle.frPyObjects(parts, height, width)) if parts else None
-    if list(shape["size"]) != [height, width]:
-        raise ImageError(
-            f"annotation {annotation.get('id')} must have the image's size {[height, width]}, "
-            f"got {list(shape['size'])}"
-        )
-    if isinstance(shape["counts"], list):
-        return rle.frPyObjects(dict(shape), height, width)
-    counts = shape["counts"]
-    return {"size": [height, width],
-            "counts": counts.encode("ascii") if isinstance(counts, str) else counts}  # fmt: skip
+    inside = np.zeros((height, width), bool)
+    polygons = []
+    for annotation in annotations:
+        shape = annotation["segmentation"]
+        if isinstance(shape, list):
+            polygons += [part for part in shape if len(part) >= 6]
+            continue
+        try:
+            part = decode_rle(shape)
+        except InputError as error:
+            raise ImageError(f"annotation {annotation.get('id', '')}: {error}") from error
+        if part.shape != (height, width):
+            raise ImageError(
+                f"annotation {annotation.get('id', '')} must have the image's size "
+                f"{[height, width]}, got {list(part.shape)}"
+            )
+        inside |= part
+    if polygons:
+        inside |= decode_rle(rle.merge(rle.frPyObjects(polygons, height, width)))
+    return inside
 
 
 def read_values(path: Path) -> np.ndarray:

@@ -24,6 +24,7 @@ METHODS: dict[str, tuple[str, str]] = {
     ),
     "clipseg": ("clipseg:ClipSeg", "CLIPSeg, weights given by path"),
     "sam3": ("sam3:Sam3", "SAM 3, weights given by path"),
+    "truth": ("given:TruthItself", "the annotations themselves, to check the instrument"),
     "masks": ("given:GivenMasks", "masks from a COCO results file"),
 }
 

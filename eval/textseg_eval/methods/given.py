@@ -9,7 +9,7 @@ import numpy as np
 
 from textseg.errors import InputError
 
-from ..truth import annotation_rle
+from ..truth import union
 from .base import Answer, Method, MethodSpec, Query
 
 if TYPE_CHECKING:
@@ -28,28 +28,46 @@ class GivenMasks(Method):
         raise InputError("given masks must be asked about an image of a data set, got pixels")
 
     def about(self, example: Example, image: np.ndarray | None, queries: Sequence[Query]) -> Answer:
-        from pycocotools import mask as rle
-
-        truth = example.truth
-        masks = np.zeros((len(queries), truth.height, truth.width), bool)
-        scores: np.ndarray | None = None
+        height, width = example.truth.height, example.truth.width
+        masks = np.zeros((len(queries), height, width), bool)
+        scores = np.zeros((len(queries), height, width), np.float32)
         presence = np.zeros(len(queries))
         for row, query in enumerate(queries):
-            records = [r for r in example.given if r["category_id"] == query.key]
-            coded = [(annotation_rle(r, truth.height, truth.width), float(r.get("score", 1.0)))
-                     for r in records]  # fmt: skip
-            parts = [(code, score) for code, score in coded if code is not None]
-            if not parts:
-                continue
-            masks[row] = rle.decode(rle.merge([code for code, _ in parts])).view(bool)
-            presence[row] = max(score for _, score in parts)
-            if any(score != 1.0 for _, score in parts):
-                if scores is None:
-                    scores = masks.astype(np.float32)
-                scores[row] = 0.0
-                for code, score in parts:
-                    part = rle.decode(code).view(bool)
+            for record in example.given:
+                if record["category_id"] == query.key:
+                    part, score = union([record], height, width), float(record.get("score", 1.0))
+                    masks[row] |= part
                     scores[row][part] = np.maximum(scores[row][part], np.float32(score))
-            elif scores is not None:
-                scores[row] = masks[row]
+                    presence[row] = max(presence[row], score)
+        if all(record.get("score", 1.0) == 1.0 for record in example.given):
+            return Answer(None, masks, presence)
         return Answer(scores, masks, presence)
+
+
+class TruthItself(Method):
+    """The annotations as the prediction: what a perfect method would score.
+
+    Option `labels`: masks cut from the label map, where no two overlap.
+    """
+
+    needs_image = False
+
+    def __init__(self, spec: MethodSpec) -> None:
+        self.name = "truth"
+        self.labels = bool(spec.options.get("labels", False))
+
+    def __call__(self, image: np.ndarray, queries: Sequence[str]) -> Answer:
+        raise InputError("the truth must be asked about an image of a data set, got pixels")
+
+    def about(self, example: Example, image: np.ndarray | None, queries: Sequence[Query]) -> Answer:
+        truth = example.truth
+        masks = np.zeros((len(queries), truth.height, truth.width), bool)
+        if self.labels:
+            labels = truth.labels({query.key: row for row, query in enumerate(queries, start=1)})
+            for row in range(len(queries)):
+                masks[row] = labels == row + 1
+        else:
+            for row, query in enumerate(queries):
+                if query.present:
+                    masks[row] = truth.region(query.key)[0]
+        return Answer(None, masks)

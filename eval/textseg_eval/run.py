@@ -1,0 +1,424 @@
+"""A whole run: every image once, through kills and restarts, to results on disk."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from textseg import __version__
+from textseg.errors import InputError, OutputError
+
+from .aggregate import Bootstrap, Tally, calibrated_threshold
+from .coco import Dataset, Example, read_json
+from .counters import BINS, image_hash
+from .methods import MethodSpec
+from .protocols import BACKGROUND, Present, Protocol, Refer
+from .records import Record, RecordFile, write_coco_results, write_json
+from .taggers import TaggerSpec
+from .workers import Job, Task, peak_memory, work
+
+FORMAT = 1
+RECORDS, RESULTS, COCO_RESULTS, IDENTITY = (
+    "per_image.jsonl", "results.json", "coco_results.json", "run.json",
+)  # fmt: skip
+EXAMPLES = 6
+"""Images listed in the results as best, as median and as worst."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where the threshold comes from, and which images are scored.
+
+    Attributes:
+        rule: "calibrate": the highest mIoU on a part of the images, which are then not scored.
+            "own": the method's own masks are the headline, and nothing is calibrated.
+            "given": `threshold`.
+        fraction: of the images that calibrate, in (0, 1).
+        seed: with an image's id, says whether it calibrates.
+        threshold: in (0, 1], for "given"; rounded up to a multiple of 1/256.
+        source: where a given threshold is from, for the record.
+    """
+
+    rule: str = "calibrate"
+    fraction: float = 0.2
+    seed: int = 0
+    threshold: float | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("calibrate", "own", "given"):
+            raise InputError(f"threshold rule must be calibrate, own or given, got {self.rule!r}")
+        if not 0 < self.fraction < 1:
+            raise InputError(f"calibration fraction must be in (0, 1), got {self.fraction}")
+        if self.rule == "given" and not (self.threshold and 0 < self.threshold <= 1):
+            raise InputError(f"threshold must be in (0, 1], got {self.threshold}")
+
+    def part(self, example: Example) -> str:
+        """ "calibration" or "test"."""
+        if self.rule != "calibrate":
+            return "test"
+        place = image_hash("split", self.seed, example.image_id) / 2**64
+        return "calibration" if place < self.fraction else "test"
+
+    def given(self) -> int | None:
+        """k of a given threshold k / 256."""
+        return math.ceil(self.threshold * (BINS - 1)) if self.threshold else None
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able."""
+        calibrates = self.rule == "calibrate"
+        return {
+            "rule": self.rule,
+            "fraction": self.fraction if calibrates else None,
+            "seed": self.seed if calibrates else None,
+            "threshold": self.threshold,
+            "source": self.source,
+        }
+
+
+def threshold_of(run: Path) -> float:
+    """The fixed threshold of another run, to use it on other images."""
+    results = load_results(run)
+    value = (results.get("threshold") or {}).get("value")
+    if value is None:
+        raise InputError(f"run must have a fixed threshold, got {run} without one")
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        done, total: images with a record, and all.
+        failed: images that could not be read.
+        rate: images a second since this process began.
+        seconds_left: at that rate; None before the first image.
+        phase: "calibration" or "test".
+    """
+
+    done: int
+    total: int
+    failed: int
+    rate: float
+    seconds_left: float | None
+    phase: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One method with its options and the folder of its results."""
+
+    name: str
+    spec: MethodSpec
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to measure and how.
+
+    Attributes:
+        dataset: the images.
+        protocol: how they are asked and counted.
+        variants: the methods, measured side by side: every image is read and encoded once.
+        split: where the threshold comes from.
+        bootstrap: the intervals.
+        tagger: what names the classes, under `predicted`.
+        workers, threads: processes, and threads of each.
+        command: how it was started, for the record.
+    """
+
+    dataset: Dataset
+    protocol: Protocol
+    variants: Sequence[Variant]
+    split: Split = field(default_factory=Split)
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    tagger: TaggerSpec | None = None
+    workers: int = 1
+    threads: int = 1
+    command: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self, variant: Variant) -> dict[str, Any]:
+        """What must be the same for a run to be taken up again."""
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "data": self.dataset.fingerprint,
+            "protocol": self.protocol.describe(),
+            "split": self.split.describe(),
+            "method": variant.spec.describe(),
+            "tagger": self.tagger and self.tagger.describe(),
+            "threads": self.threads,
+        }
+
+
+def evaluate(run: Run, progress: Callable[[Progress], None] | None = None) -> dict[str, Any]:
+    """Measure every variant, taking up what an earlier run of the same left behind.
+
+    Images are worked on in any order; the figures do not depend on it. With a calibrated threshold
+    the calibration images come first.
+
+    Args:
+        run: what to measure.
+        progress: called after every image.
+
+    Returns:
+        The results of each variant by name, as in its results.json.
+
+    Raises:
+        InputError: the data set is empty, or a folder holds a run with other settings.
+        OutputError: results cannot be written.
+    """
+    if not run.dataset.examples:
+        raise InputError("images must hold at least one that is annotated, got none")
+    if run.workers < 1 or run.threads < 1:
+        raise InputError(
+            f"workers and threads must be at least 1, got {run.workers} and {run.threads}"
+        )
+    files = _open(run)
+    try:
+        return _evaluate(run, files, progress)
+    finally:
+        for file in files.values():
+            file.close()
+
+
+def _open(run: Run) -> dict[str, RecordFile]:
+    for variant in run.variants:
+        identity = run.identity(variant)
+        try:
+            variant.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot write {str(variant.folder)!r}: {error.strerror}") from error
+        path = variant.folder / IDENTITY
+        if path.exists():
+            before, _ = read_json(path, "run")
+            different = [key for key in identity if before.get(key) != identity[key]]
+            if different:
+                raise InputError(
+                    f"output must be a new folder or one of the same run, got {variant.folder} "
+                    f"with another {', '.join(different)}"
+                )
+        else:
+            write_json(path, identity)
+    return {v.name: RecordFile(v.folder / RECORDS) for v in run.variants}
+
+
+def _evaluate(
+    run: Run, files: Mapping[str, RecordFile], progress: Callable[[Progress], None] | None
+) -> dict[str, Any]:
+    classes = class_ids(run)
+    thresholds: dict[str, int | None] = dict.fromkeys(files, run.split.given())
+    calibration: dict[str, dict[str, Any]] = {name: {} for name in files}
+    job = Job(run.protocol, {v.name: v.spec for v in run.variants}, run.tagger, run.threads)
+    clock = _Clock(run, files, progress)
+    parts = [run.split.part(example) for example in run.dataset.examples]
+    if "test" not in parts:
+        raise InputError("test images must be at least one, got none; lower the calibration "
+                         "fraction or change the split seed")  # fmt: skip
+    if run.split.rule == "calibrate":
+        _work(run, job, files, "calibration", dict.fromkeys(files), clock)
+        for name, file in files.items():
+            best, miou = calibrated_threshold(file.records("calibration"), classes)
+            if best is None:
+                raise InputError(
+                    "calibration images must show at least one object, got none among "
+                    f"{parts.count('calibration')}; raise the calibration fraction, change the "
+                    "split seed, or give a threshold"
+                )
+            thresholds[name] = best
+            calibration[name] = {"images": parts.count("calibration"), "miou": miou}
+    _work(run, job, files, "test", thresholds, clock)
+    results = {}
+    for variant in run.variants:
+        name = variant.name
+        result = summarize(run, variant, files[name], thresholds[name], calibration[name])
+        write_coco_results(files[name], variant.folder / COCO_RESULTS)
+        write_json(variant.folder / RESULTS, result)
+        results[name] = result
+    return results
+
+
+def _work(
+    run: Run,
+    job: Job,
+    files: Mapping[str, RecordFile],
+    part: str,
+    thresholds: Mapping[str, int | None],
+    clock: _Clock,
+) -> None:
+    def tasks() -> Iterator[Task]:
+        for example in run.dataset.examples:
+            if run.split.part(example) == part:
+                wanted = {n: thresholds[n] for n, f in files.items() if example.image_id not in f}
+                if wanted:
+                    yield Task(example, part, wanted)
+
+    clock.phase = part
+    for records in work(job, tasks(), run.workers):
+        for name, record in records.items():
+            if run.split.rule == "own" and any(
+                row.get("own") is None and not row.get("dropped") for row in record.get("rows", ())
+            ):
+                raise InputError(
+                    f"threshold must be calibrate or a number for {name}, which has no rule of "
+                    "its own, got own"
+                )
+            files[name].append(record)
+        clock.tick()
+
+
+class _Clock:
+    """Counts images and time for `Progress`."""
+
+    def __init__(
+        self,
+        run: Run,
+        files: Mapping[str, RecordFile],
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._files, self._progress = files, progress
+        self._total = len(run.dataset.examples)
+        self._before = self._done()
+        self._start = time.monotonic()
+        self.phase = ""
+
+    def _done(self) -> int:
+        return min(len(file) for file in self._files.values())
+
+    def tick(self) -> None:
+        if self._progress is None:
+            return
+        done = self._done()
+        rate = (done - self._before) / max(time.monotonic() - self._start, 1e-9)
+        left = (self._total - done) / rate if rate else None
+        failed = max(file.failed for file in self._files.values())
+        self._progress(Progress(done, self._total, failed, rate, left, self.phase))
+
+
+def class_ids(run: Run) -> list[int]:
+    """Ids the rows are counted under."""
+    if isinstance(run.protocol, Refer):
+        return [1]
+    if isinstance(run.protocol, Present):
+        return list(run.dataset.categories)
+    return [BACKGROUND, *run.dataset.categories]
+
+
+def summarize(
+    run: Run,
+    variant: Variant,
+    file: RecordFile,
+    threshold: int | None,
+    calibration: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The results of a finished variant, JSON-able."""
+    classes = class_ids(run)
+    names = {BACKGROUND: "background", **run.dataset.categories}
+    if isinstance(run.protocol, Refer):
+        names = {1: "expression"}
+    tally = Tally(classes, run.bootstrap)
+    failures: list[dict[str, Any]] = []
+    seconds = scoring = 0.0
+    resized = without = 0
+    ranked: list[tuple[float, int | str]] = []
+    rule = "own" if threshold is None else "fixed"
+    for record in file.records("test"):
+        if "error" in record:
+            failures.append({key: record[key] for key in ("image_id", "file_name", "error")})
+            continue
+        tally.add(record)
+        seconds, scoring = seconds + record["seconds"], scoring + record["scoring_seconds"]
+        resized += bool(record.get("resized"))
+        iou = image_iou(record, rule)
+        without += iou is None
+        if iou is not None:
+            ranked.append((iou, record["image_id"]))
+    broken = sum("error" in record for record in file.records("calibration"))
+    ranked.sort(key=lambda pair: (pair[0], str(pair[1])))
+    return {
+        "format": FORMAT,
+        "name": variant.name,
+        "headline": rule,
+        "method": variant.spec.describe(),
+        "protocol": run.protocol.describe(),
+        "tagger": run.tagger and run.tagger.describe(),
+        "data": {"name": run.dataset.name, "fingerprint": run.dataset.fingerprint,
+                 "images": len(run.dataset.examples), "categories": len(run.dataset.categories),
+                 **run.dataset.source},
+        "split": run.split.describe(),
+        "threshold": None if threshold is None else {
+            "value": threshold / (BINS - 1), "rule": run.split.rule, **calibration},
+        "bootstrap": {"replicates": run.bootstrap.replicates, "seed": run.bootstrap.seed,
+                      "level": run.bootstrap.level},
+        "counts": {"scored": tally.images, "calibration": sum(
+                       1 for e in run.dataset.examples if run.split.part(e) == "calibration"),
+                   "failed": len(failures), "failed_in_calibration": broken,
+                   "without_objects": without, "resized": resized,
+                   "queries_present": tally.rows["present"],
+                   "queries_absent": tally.rows["absent"],
+                   "queries_without_pixels": tally.dropped},
+        "figures": tally.figures(),
+        "presence": tally.presence(),
+        "curve": [None if math.isnan(v) else v for v in tally.curve().tolist()],
+        "classes": tally.class_table(names),
+        "examples": _examples([image_id for _, image_id in ranked]),
+        "failures": failures[:100],
+        "time": {"method_seconds": round(seconds, 3), "scoring_seconds": round(scoring, 3),
+                 "scoring_share": scoring / (seconds + scoring) if seconds + scoring else None,
+                 "workers": run.workers, "threads": run.threads, "peak_bytes": peak_memory()},
+        "versions": versions(),
+        "command": run.command,
+        **run.extra,
+    }  # fmt: skip
+
+
+def image_iou(record: Record | Mapping[str, Any], rule: str) -> float | None:
+    """Mean IoU over the objects of one image by a rule; None without objects."""
+    values = []
+    for row in record["rows"]:
+        if row.get("truth") and not row.get("below") and row[rule] is not None:
+            inside, predicted = row[rule][:2]
+            values.append(inside / (predicted + row["truth"] - inside))
+    return sum(values) / len(values) if values else None
+
+
+def _examples(ranked: Sequence[int | str]) -> dict[str, list[int | str]]:
+    count = min(EXAMPLES, len(ranked))
+    middle = max(0, (len(ranked) - count) // 2)
+    return {
+        "best": list(reversed(ranked[len(ranked) - count :])),
+        "median": list(ranked[middle : middle + count]),
+        "worst": list(ranked[:count]),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the figures were made with."""
+    found = {"textseg": __version__, "python": platform.python_version()}
+    for package in ("torch", "diffusers", "transformers", "numpy", "pycocotools",
+                    "opencv-python-headless", "scikit-image", "pillow"):  # fmt: skip
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def load_results(run: Path) -> dict[str, Any]:
+    """The results of a finished run."""
+    path = run / RESULTS
+    if not path.is_file():
+        raise InputError(f"run must be a folder with {RESULTS}, got {run}")
+    value, _ = read_json(path, "run")
+    if value.get("format") != FORMAT:
+        raise InputError(f"run must have format {FORMAT}, got {value.get('format')!r} in {run}")
+    return value
