@@ -7,7 +7,7 @@ import pytest
 from textseg.errors import InputError
 from textseg.refine.crf import DenseCRF, ExactKernel, GridKernel, SpatialKernel, dense_crf
 
-H, W = 36, 52
+H, W = 28, 42
 SCALE = W / 500
 
 
@@ -51,7 +51,7 @@ def smooth_noise(seed, sigma, channels, low, high, height=H, width=W):
 
 def disc_image():
     rows, columns = np.mgrid[:H, :W]
-    disc = (rows - 16) ** 2 + (columns - 30) ** 2 < 11**2
+    disc = (rows - 13) ** 2 + (columns - 24) ** 2 < 9**2
     image = np.where(disc[..., None], (200, 60, 50), (60, 120, 90))
     noise = np.random.default_rng(3).normal(0, 8, (H, W, 3))
     return np.clip(image + noise, 0, 255).astype(np.uint8), disc
@@ -78,9 +78,14 @@ def two_labels(p):
     return -np.log(np.stack([1 - p, p])).astype(np.float32)
 
 
-@pytest.mark.parametrize("probability", PROBABILITIES)
+# Independent colours fill the whole colour cube, which makes the largest and slowest grid.
+CASES = [("independent colours", "blobs")] + [
+    (image, probability) for image in list(IMAGES)[1:] for probability in PROBABILITIES
+]
+
+
 @pytest.mark.parametrize("exact_pixels", [0, H * W], ids=["grid", "matrix"])
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize(("image", "probability"), CASES)
 def test_marginals_match_the_sum_over_all_pairs(image, probability, exact_pixels):
     pixels, unary = IMAGES[image](), two_labels(PROBABILITIES[probability]())
     reach = {"alpha": 80 * SCALE, "gamma": 3 * SCALE}
@@ -98,3 +103,91 @@ def test_several_labels_match_the_sum_over_all_pairs():
     found = DenseCRF(pixels, exact_pixels=0, **reach).marginals(unary)
     assert np.abs(found - brute_force(unary, pixels, **reach)).max() < 0.02
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        lambda image: (GridKernel(image, 6.0, 13.0), 6.0, 13.0),
+        lambda image: (GridKernel(image, 3.0, 40.0), 3.0, 40.0),
+        lambda image: (ExactKernel(image, 6.0, 13.0), 6.0, 13.0),
+        lambda image: (SpatialKernel(*image.shape[:2], 2.0), 2.0, None),
+    ],
+    ids=["grid", "grid, other reaches", "matrix", "spatial"],
+)
+def test_kernels_match_their_formula(kernel):
+    image = smooth_noise(12, 2, 3, 40, 200, 15, 22).astype(np.uint8)
+    made, reach, colour_reach = kernel(image)
+    position = np.stack(np.mgrid[:15, :22], -1).reshape(-1, 2).astype(float)
+    colour = image.reshape(-1, 3).astype(float)
+    exponent = ((position[:, None] - position) ** 2).sum(-1) / reach**2
+    if colour_reach:
+        exponent += ((colour[:, None] - colour) ** 2).sum(-1) / colour_reach**2
+    for pixel in (0, 100, 329):
+        impulse = np.zeros((15, 22), np.float32)
+        impulse.flat[pixel] = 1
+        expected = np.exp(-exponent[pixel] / 2)
+        np.testing.assert_allclose(made.apply(impulse).ravel(), expected, atol=8e-3)
+        assert made.apply(impulse).flat[pixel] == pytest.approx(1, abs=1e-3)
+
+
+def test_work_grows_no_faster_than_pixels():
+    cells, vertices = [], []
+    for factor in (1, 2, 3):
+        height, width = 40 * factor, 60 * factor
+        image = smooth_noise(13, 4 * factor, 3, 60, 180, height, width).astype(np.uint8)
+        kernel = GridKernel(image, 80 * width / 500, 13.0)
+        cells.append(np.prod(kernel.shape))
+        vertices.append(kernel.vertices / (height * width))
+    assert max(vertices) <= 27
+    assert vertices[0] > vertices[1] > vertices[2]
+    assert max(cells) < 1.5 * min(cells)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (8, 1), (2, 3)])
+@pytest.mark.parametrize("exact_pixels", [0, 4096])
+def test_smallest_images(size, exact_pixels):
+    rng = np.random.default_rng(14)
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    unary = two_labels(rng.uniform(0.1, 0.9, size))
+    found = DenseCRF(image, exact_pixels=exact_pixels).marginals(unary)
+    assert np.abs(found - brute_force(unary, image)).max() < 0.02
+
+
+def test_small_reaches_coarsen_the_grid_instead_of_filling_memory():
+    image = np.random.default_rng(15).integers(0, 256, (20, 30, 3), np.uint8)
+    kernel = GridKernel(image, 0.5, 4.0)
+    assert np.prod(kernel.shape) <= 2**25
+
+
+def test_without_pairwise_terms_the_marginals_are_those_of_the_unary():
+    unary = np.random.default_rng(16).normal(size=(3, 6, 9)).astype(np.float32)
+    image = np.zeros((6, 9, 3), np.uint8)
+    expected = np.exp(-unary) / np.exp(-unary).sum(0)
+    for found in (
+        dense_crf(unary, image, appearance=0, smoothness=0),
+        dense_crf(unary, image, iterations=0),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_one_crf_serves_many_labellings():
+    image = IMAGES["disc"]()
+    crf = DenseCRF(image, exact_pixels=0)
+    unaries = [two_labels(make()) for make in PROBABILITIES.values()]
+    first = [crf.marginals(unary) for unary in unaries]
+    again = [crf.marginals(unary) for unary in reversed(unaries)][::-1]
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    rebuilt = DenseCRF(image, exact_pixels=0)
+    np.testing.assert_array_equal(rebuilt.marginals(unaries[0]), first[0])
+
+
+def test_wrong_arguments_are_named():
+    image = np.zeros((4, 6, 3), np.uint8)
+    with pytest.raises(InputError, match=r"image must be \(H, W, 3\) uint8"):
+        DenseCRF(image.astype(float))
+    with pytest.raises(InputError, match=r"unary must be \(L, 4, 6\)"):
+        DenseCRF(image).marginals(np.zeros((2, 6, 4)))
+    with pytest.raises(InputError, match="L >= 2"):
+        DenseCRF(image).marginals(np.zeros((1, 4, 6)))

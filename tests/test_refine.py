@@ -187,20 +187,20 @@ def test_without_links_the_chain_is_threshold_and_upsampling():
 
 
 def test_crf_snaps_a_blurred_score_to_the_object():
-    truth = disc(104, 152, 48, 90, 30)
-    image = painted([(truth, (200, 60, 50))], 104, 152)
-    contrast = latent_map(truth, 8, 1.5)
+    truth = disc(52, 76, 24, 45, 15)
+    image = painted([(truth, (200, 60, 50))], 52, 76)
+    contrast = latent_map(truth, 4, 1.5)
     before, _ = refine(contrast, image, PLAIN)
     after, score = refine(contrast, image, RefineOptions())
     assert iou(before, truth) < 0.93
     assert iou(after, truth) > 0.98
-    assert 0 <= score.min() and score.max() <= 1
+    assert score.min() >= 0 and score.max() <= 1
 
 
 def test_crf_keeps_a_small_object():
-    truth = disc(120, 168, 70, 40, 6)
-    image = painted([(truth, (220, 200, 40))], 120, 168)
-    mask, _ = refine(latent_map(truth, 8, 0.7), image)
+    truth = disc(52, 76, 30, 20, 3)
+    image = painted([(truth, (220, 200, 40))], 52, 76)
+    mask, _ = refine(latent_map(truth, 4, 0.7), image)
     assert iou(mask, truth) > 0.9
 
 
@@ -234,9 +234,9 @@ def test_tiny_images(size: tuple[int, int], rule: str):
 
 
 def test_refining_is_deterministic_and_does_not_depend_on_earlier_maps():
-    truth = disc(96, 136, 40, 60, 20)
-    image = painted([(truth, (200, 60, 50))], 96, 136)
-    contrast, other = latent_map(truth, 8, 1.0), latent_map(~truth, 8, 2.0)
+    truth = disc(48, 68, 20, 30, 10)
+    image = painted([(truth, (200, 60, 50))], 48, 68)
+    contrast, other = latent_map(truth, 4, 1.0), latent_map(~truth, 4, 2.0)
     refiner = Refiner(image)
     refiner.refine(other)
     for found, alone in zip(refiner.refine(contrast), refine(contrast, image), strict=True):
@@ -258,26 +258,28 @@ def test_images_beyond_the_crf_size_are_refined_at_full_size(monkeypatch):
 
 
 def two_discs():
-    left, right = disc(96, 144, 48, 50, 24), disc(96, 144, 48, 94, 24)
-    image = painted([(left, (200, 60, 50)), (right, (60, 60, 220))], 96, 144)
+    left, right = disc(48, 72, 24, 25, 12), disc(48, 72, 24, 47, 12)
+    image = painted([(left, (200, 60, 50)), (right, (60, 60, 220))], 48, 72)
     return left, right, image
 
 
-@pytest.mark.parametrize("options", [RefineOptions(), replace(PLAIN, closing=0.1)])
-def test_competing_masks_are_disjoint_and_each_finds_its_object(options: RefineOptions):
+@pytest.mark.parametrize(
+    ("options", "least"), [(RefineOptions(), 0.95), (replace(PLAIN, closing=0.1), 0.6)]
+)
+def test_competing_masks_are_disjoint_and_each_finds_its_object(options, least: float):
     left, right, image = two_discs()
-    maps = np.stack([latent_map(left, 8, 1.5), latent_map(right, 8, 1.5)])
+    maps = np.stack([latent_map(left, 4, 1.5), latent_map(right, 4, 1.5)])
     masks, scores = refine_exclusive(maps, image, options)
-    assert masks.shape == scores.shape == (2, 96, 144)
+    assert masks.shape == scores.shape == (2, 48, 72)
     assert masks.dtype == bool and scores.dtype == np.float32
     assert (masks.sum(0) <= 1).all()
-    assert iou(masks[0], left) > 0.8 and iou(masks[1], right) > 0.8
+    assert iou(masks[0], left) > least and iou(masks[1], right) > least
 
 
 def test_the_stronger_query_wins_a_contested_region():
     left, right, image = two_discs()
-    contrast = latent_map(left, 8, 1.0)
-    weaker = 0.6 * contrast + latent_map(right, 8, 1.0)
+    contrast = latent_map(left, 4, 1.0)
+    weaker = 0.6 * contrast + latent_map(right, 4, 1.0)
     masks, _ = refine_exclusive(np.stack([contrast, weaker]), image)
     assert iou(masks[0], left) > 0.9 and iou(masks[1], right) > 0.9
 
@@ -285,14 +287,14 @@ def test_the_stronger_query_wins_a_contested_region():
 @pytest.mark.parametrize("options", [RefineOptions(), PLAIN])
 def test_one_competing_query_equals_the_plain_mask(options: RefineOptions):
     left, _, image = two_discs()
-    contrast = latent_map(left, 8, 1.5)
+    contrast = latent_map(left, 4, 1.5)
     masks, _ = refine_exclusive(contrast[None], image, options)
     np.testing.assert_array_equal(masks[0], refine(contrast, image, options)[0])
 
 
 def test_the_order_of_competing_queries_does_not_matter():
     left, right, image = two_discs()
-    maps = np.stack([latent_map(left, 8, 1.5), latent_map(right, 8, 1.5)])
+    maps = np.stack([latent_map(left, 4, 1.5), latent_map(right, 4, 1.5)])
     masks, scores = refine_exclusive(maps, image)
     swapped, swapped_scores = refine_exclusive(maps[::-1], image)
     np.testing.assert_array_equal(swapped[::-1], masks)

@@ -69,7 +69,7 @@ def cut_level(score: np.ndarray, options: RefineOptions | None = None) -> float:
 
 
 def cut(score: np.ndarray, options: RefineOptions | None = None) -> np.ndarray:
-    """Mask of the pixels whose score exceeds the rule's cut, strictly: a score of 0 is never inside.
+    """Pixels whose score exceeds the rule's cut, strictly: a score of 0 is never inside.
 
     Args:
         score: (H, W) in [0, 1], as `normalize` gives it, at any size.

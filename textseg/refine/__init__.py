@@ -183,7 +183,7 @@ def refine(
 def refine_exclusive(
     contrasts: np.ndarray, image: np.ndarray, options: RefineOptions | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Several contrast maps (Q, h, w) of one image to disjoint masks; `Refiner.refine_exclusive`."""
+    """Contrast maps (Q, h, w) of one image to disjoint masks; see `Refiner.refine_exclusive`."""
     return Refiner(image, options).refine_exclusive(contrasts)
 
 

@@ -1,17 +1,19 @@
 """Fully connected CRF with Gaussian edges, by mean field, linear in pixels.
 
 The appearance kernel is a Gaussian in five dimensions (row, column, three colour axes). It is
-filtered on a regular five-dimensional grid: pixels are spread onto it with quadratic B-splines, the
-grid is convolved along each axis, and the result is read back with the same splines. The convolution
-is the one that makes spread, convolve and read closest to the exact Gaussian, so kernel values are
-right to about half a percent, where linear interpolation (bilateral grid, permutohedral lattice) is
-off by several. That matters: with the usual weights the mean field amplifies kernel errors tenfold.
-The grid's size depends on the reach of the kernel relative to the image, not on the number of pixels.
+filtered on a regular grid: pixels are spread onto it with quadratic B-splines, the grid is convolved
+along each axis, and the result is read back with the same splines. The convolution is the one that
+brings spread, convolve and read closest to the exact Gaussian, so kernel values are right to about
+half a percent, where linear interpolation at this spacing is off by several. That matters: with the
+usual weights the mean field amplifies an error in the kernel about tenfold. The grid's size depends
+on the reach of the kernel relative to the image, not on the number of pixels.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -67,11 +69,33 @@ class ExactKernel:
         return (self._matrix @ values.reshape(-1)).reshape(values.shape)
 
 
+@dataclass(frozen=True)
+class _Band:
+    """The pixel rows that share their first grid row.
+
+    Attributes:
+        node: that grid row; the band reaches into it and the next two.
+        pixels: where the band's n pixels lie in the flat image.
+        cells: the m (column, colour) nodes in use, as indices into a flat slab of the grid.
+        colour: (n, m) sparse colour weights, 27 per pixel. spread: its transpose.
+        space: (n, 3, 3) weights along rows and columns.
+    """
+
+    node: int
+    pixels: slice
+    cells: np.ndarray
+    colour: Any
+    spread: Any
+    space: np.ndarray
+
+
 class GridKernel:
     """k(i, j) = exp(-|p_i - p_j|^2 / (2 alpha^2) - |c_i - c_j|^2 / (2 beta^2)) on a 5-D grid.
 
-    Memory: about 600 bytes per pixel, and two grids of at most 2**25 float32 cells. Where small
-    `alpha` or `beta` would need more cells the spacing grows, and narrow kernels come out wider.
+    The grid is filled and read one slab (a row of nodes) at a time, and held only in the low-rank
+    factors of its four other axes. Memory: about 300 bytes per pixel, more where neighbouring
+    pixels differ much in colour. Where a small `alpha` or `beta` would need more than 2**25 cells
+    the spacing grows, and narrow kernels come out wider.
 
     Args:
         image: (H, W, 3) uint8.
@@ -81,14 +105,12 @@ class GridKernel:
 
     Attributes:
         shape: nodes of the grid along row, column and the three colour axes.
-        vertices: used (block, colour node) pairs; at most 27 per pixel.
+        vertices: nodes that pixels are spread to, counted once per band; at most 27 per pixel.
     """
 
     def __init__(
         self, image: np.ndarray, alpha: float, beta: float, spacing: float = _SPACING
     ) -> None:
-        from scipy.sparse import csr_array
-
         height, width = image.shape[:2]
         colours = _compact_axes(image.reshape(-1, 3).astype(np.float32)) / np.float32(beta)
         axes = [np.arange(height, dtype=np.float32) / np.float32(alpha),
@@ -100,57 +122,74 @@ class GridKernel:
             spacing *= 1.1
         self.shape = tuple(sides)
         taps = _grid_taps(spacing, max(sides))
-        self._factors = [_factors(taps[np.abs(np.arange(n)[:, None] - np.arange(n))]) for n in sides]
+        matrices = [taps[np.abs(np.arange(n)[:, None] - np.arange(n))] for n in sides]
+        self._across_rows = matrices[0]
+        self._factors = [_factors(matrix) for matrix in matrices[1:]]
         splines = [_spline(axis, spacing, taps) for axis in axes]
+        rows = splines[0][0]
+        self._bands = [
+            self._band(splines, slice(*np.searchsorted(rows, (node, node + 1))))
+            for node in np.unique(rows)
+        ]
+        self.vertices = sum(len(band.cells) for band in self._bands)
 
-        (row, down), (column, across) = splines[:2]
-        self._space = (down[:, None, :, None] * across[None, :, None, :]).reshape(-1, 3, 3)
-        block = (row[:, None] * sides[1] + column).reshape(-1).astype(np.int32)
-        nodes = int(np.prod(sides[2:]))
-        cells = (block * np.int32(nodes))[:, None]
-        weights = np.ones((height * width, 1), np.float32)
-        for (index, weight), stride in zip(
-            splines[2:], (sides[3] * sides[4], sides[4], 1), strict=True
-        ):
-            offsets = (index[:, None] + np.arange(3, dtype=np.int32)) * np.int32(stride)
-            cells = (cells[:, :, None] + offsets[:, None, :]).reshape(len(cells), -1)
-            weights = (weights[:, :, None] * weight[:, None, :]).reshape(len(weights), -1)
+    def _band(self, splines: list[tuple[np.ndarray, np.ndarray]], rows: slice) -> _Band:
+        from scipy.sparse import csr_array
 
-        # Numbers the cells in use, so that what is kept per pixel stays small.
-        number = np.zeros(int(np.prod(sides)), np.int32)
+        (first, down), (column, across) = splines[:2]
+        down = down[rows]
+        pixels = slice(rows.start * len(column), rows.stop * len(column))
+        *_, reds, greens, blues = self.shape
+        cells = np.tile(column * np.int32(reds * greens * blues), len(down))[:, None]
+        weights = np.ones(cells.shape, np.float32)
+        for (index, weight), stride in zip(splines[2:], (greens * blues, blues, 1), strict=True):
+            nodes = (index[pixels, None] + np.arange(3, dtype=np.int32)) * np.int32(stride)
+            cells = (cells[:, :, None] + nodes[:, None, :]).reshape(len(cells), -1)
+            weights = (weights[:, :, None] * weight[pixels, None, :]).reshape(len(cells), -1)
+        number = np.zeros(int(np.prod(self.shape[1:])), np.int32)
         number[cells] = 1
-        self._cells = np.flatnonzero(number)
-        number[self._cells] = np.arange(len(self._cells), dtype=np.int32)
-        self.vertices = len(self._cells)
-        starts = np.arange(0, cells.size + 1, cells.shape[1])
-        self._colour = csr_array((weights.reshape(-1), number[cells].reshape(-1), starts),
-                                 shape=(len(block), self.vertices))  # fmt: skip
-        self._spread = self._colour.T
-        self._row_step, self._column_step = sides[1] * nodes, nodes
+        used = np.flatnonzero(number)
+        number[used] = np.arange(len(used), dtype=np.int32)
+        starts = np.arange(0, cells.size + 1, cells.shape[1], dtype=np.int32)
+        colour = csr_array((weights.reshape(-1), number[cells].reshape(-1), starts),
+                           shape=(len(cells), len(used)))  # fmt: skip
+        space = (down[:, None, :, None] * across[None, :, None, :]).reshape(-1, 3, 3)
+        return _Band(int(first[rows.start]), pixels, used, colour, colour.T, space)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        flat = np.ascontiguousarray(values, np.float32).reshape(-1, 1)
-        grid = np.zeros(int(np.prod(self.shape)), np.float32)
-        for i in range(3):
-            spread = self._spread @ (self._space[:, i] * flat)
-            for j in range(3):
-                grid[self._cells + (i * self._row_step + j * self._column_step)] += spread[:, j]
-        grid = self._convolved(grid)
-        out = np.zeros(flat.shape[0], np.float32)
-        for i in range(3):
-            start = self._cells + i * self._row_step
-            read = np.stack([grid[start + j * self._column_step] for j in range(3)], axis=1)
-            out += np.einsum("nj,nj->n", self._colour @ read, self._space[:, i])
+        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        step = int(np.prod(self.shape[2:]))
+        inner = [len(into) for into, _ in self._factors]
+        core = np.zeros((self.shape[0], int(np.prod(inner))), np.float32)
+        slabs: dict[int, np.ndarray] = {}
+        for band in self._bands:
+            for node in [node for node in slabs if node < band.node]:
+                core[node] = _transformed(slabs.pop(node), self.shape[1:], self._factors, 0)
+            weighted = band.space.reshape(-1, 9) * flat[band.pixels, None]
+            spread = (band.spread @ weighted).reshape(-1, 3, 3)
+            for i in range(3):
+                node = band.node + i
+                if node not in slabs:
+                    slabs[node] = np.zeros(int(np.prod(self.shape[1:])), np.float32)
+                for j in range(3):
+                    slabs[node][band.cells + j * step] += spread[:, i, j]
+        for node, slab in slabs.items():
+            core[node] = _transformed(slab, self.shape[1:], self._factors, 0)
+        core = self._across_rows @ core
+        out = np.empty_like(flat)
+        slabs = {}
+        for band in self._bands:
+            read = np.empty((len(band.cells), 3, 3), np.float32)
+            slabs = {node: slabs[node] for node in slabs if node >= band.node}
+            for i in range(3):
+                node = band.node + i
+                if node not in slabs:
+                    slabs[node] = _transformed(core[node], inner, self._factors, 1)
+                for j in range(3):
+                    read[:, i, j] = slabs[node][band.cells + j * step]
+            spatial = (band.colour @ read.reshape(-1, 9)).reshape(-1, 3, 3)
+            out[band.pixels] = np.einsum("nij,nij->n", spatial, band.space)
         return out.reshape(values.shape)
-
-    def _convolved(self, grid: np.ndarray) -> np.ndarray:
-        # Into the low-rank factors of every axis and out again: what lies between is small.
-        shape = list(self.shape)
-        for axis, (into, _) in enumerate(self._factors):
-            grid = _along(grid, shape, axis, into)
-        for axis, (_, out_of) in reversed(list(enumerate(self._factors))):
-            grid = _along(grid, shape, axis, out_of)
-        return grid
 
 
 class DenseCRF:
@@ -186,9 +225,7 @@ class DenseCRF:
         exact_pixels: int = _EXACT_PIXELS,
     ) -> None:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise InputError(
-                f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}"
-            )
+            raise InputError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
         self.shape = image.shape[:2]
         self._kernels: list[tuple[float, _Kernel, np.ndarray]] = []
         if appearance > 0:
@@ -305,22 +342,31 @@ def _grid_taps(spacing: float, length: int) -> np.ndarray:
 
 
 def _factors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(r, n) and (n, r) whose product is the symmetric (n, n) matrix, to _TRUNCATION of its norm."""
+    """(r, n) into and (n, r) out of the leading eigenvectors of a symmetric (n, n) matrix."""
     values, vectors = np.linalg.eigh(matrix.astype(np.float64))
     kept = np.abs(values) > _TRUNCATION * np.abs(values).max()
     into = vectors[:, kept].T
     return into.astype(np.float32), (into.T * values[kept]).astype(np.float32)
 
 
-def _along(grid: np.ndarray, shape: list[int], axis: int, matrix: np.ndarray) -> np.ndarray:
-    """Multiplies one axis of a flat grid of `shape` by a matrix, and updates `shape`."""
-    before, after = int(np.prod(shape[:axis])), int(np.prod(shape[axis + 1 :]))
-    if after == 1:
-        out = grid.reshape(before, shape[axis]) @ matrix.T
-    else:
-        out = np.matmul(matrix, grid.reshape(before, shape[axis], after))
-    shape[axis] = len(matrix)
-    return out.reshape(-1)
+def _transformed(
+    grid: np.ndarray,
+    shape: Sequence[int],
+    factors: list[tuple[np.ndarray, np.ndarray]],
+    way: int,
+) -> np.ndarray:
+    """A flat grid of `shape` into (way 0) or out of (way 1) the factors of its axes, flat."""
+    sides = list(shape)
+    order = range(len(sides)) if way == 0 else reversed(range(len(sides)))
+    for axis in order:
+        matrix = factors[axis][way]
+        before, after = int(np.prod(sides[:axis])), int(np.prod(sides[axis + 1 :]))
+        if after == 1:
+            grid = grid.reshape(before, sides[axis]) @ matrix.T
+        else:
+            grid = np.matmul(matrix, grid.reshape(before, sides[axis], after))
+        sides[axis] = len(matrix)
+    return grid.reshape(-1)
 
 
 def _spline(axis: np.ndarray, spacing: float, taps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,130 @@
+"""Time and memory of the dense CRF against the number of pixels.
+
+    python eval/bench_crf.py --sizes 512x512 1024x1024 --output crf.json
+
+Each size runs in a process of its own, on a drawn image: coloured discs on a gradient, with
+texture. Seconds are wall time and, fairer where other programs share the machine, CPU time; memory
+is the process's peak above what it held with the libraries loaded. `textseg` must be importable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def drawn_image(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A scene (H, W, 3) uint8 and the mask of its largest disc (H, W) bool."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    side = max(height, width)
+    ends = rng.uniform(40, 215, (2, 3)).astype(np.float32)
+    image = ends[0] + (ends[1] - ends[0]) * (rows / height)[..., None]
+    mask = np.zeros((height, width), bool)
+    for radius in (0.06, 0.09, 0.13, 0.2):
+        centre = rng.uniform(0.2, 0.8, 2) * (height, width)
+        mask = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < (radius * side) ** 2
+        image[mask] = rng.uniform(20, 235, 3)
+    for sigma, strength in ((side / 60, 120.0), (side / 400, 16.0)):
+        texture = rng.normal(size=(height, width, 3)).astype(np.float32)
+        texture = cv2.GaussianBlur(texture, (0, 0), sigma)
+        image += strength * 0.2 * texture / texture.std()
+    return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+def measure(height: int, width: int, labels: int, iterations: int, repeats: int) -> dict[str, Any]:
+    """One row of the table, measured in this process."""
+    import cv2
+    import scipy.sparse  # noqa: F401  (loaded here, so that its memory is not the CRF's)
+
+    from textseg.refine.crf import DenseCRF, GridKernel
+
+    image, mask = drawn_image(height, width)
+    score = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), max(height, width) / 40)
+    p = np.clip(score, 0.05, 0.95)
+    probability = np.stack([1 - p] + [p / (labels - 1)] * (labels - 1))
+    scale = max(height, width) / 500
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def timed(work: Any) -> tuple[Any, float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        return work(), time.perf_counter() - wall, time.process_time() - cpu
+
+    rows = []
+    for _ in range(repeats):
+        crf, build, build_cpu = timed(
+            lambda: DenseCRF(image, alpha=80 * scale, gamma=3 * scale, exact_pixels=0)
+        )
+        marginals, infer, infer_cpu = timed(
+            lambda crf=crf: crf.marginals(-np.log(probability), iterations)
+        )
+        rows.append((build, build_cpu, infer, infer_cpu))
+    build, build_cpu, infer, infer_cpu = np.min(rows, axis=0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kernel = next(k for _, k, _ in crf._kernels if isinstance(k, GridKernel))
+    inside = marginals[0] < 0.5
+    return {
+        "height": height, "width": width, "pixels": height * width, "labels": labels,
+        "iterations": iterations, "grid_cells": int(np.prod(kernel.shape)),
+        "vertices_per_pixel": kernel.vertices / (height * width),
+        "build_s": build, "build_cpu_s": build_cpu, "infer_s": infer, "infer_cpu_s": infer_cpu,
+        "peak_mib": (peak - before) / 1024,
+        "iou_before": float((mask & (score > 0.5)).sum() / (mask | (score > 0.5)).sum()),
+        "iou_after": float((mask & inside).sum() / (mask | inside).sum()),
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| size | build s (CPU) | inference s (CPU) | peak MiB | bytes/pixel | vertices/pixel |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['height']} x {r['width']} | {r['build_s']:.2f} ({r['build_cpu_s']:.2f}) "
+        f"| {r['infer_s']:.2f} ({r['infer_cpu_s']:.2f}) | {r['peak_mib']:.0f} "
+        f"| {r['peak_mib'] * 2**20 / r['pixels']:.0f} | {r['vertices_per_pixel']:.2f} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=["256x256", "512x512", "1024x1024"],
+                        help="HEIGHTxWIDTH, one or more")  # fmt: skip
+    parser.add_argument("--labels", type=int, default=2)
+    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.here:
+        height, width = map(int, args.sizes[0].split("x"))
+        row = measure(height, width, args.labels, args.iterations, args.repeats)
+        sys.stdout.write(json.dumps(row))
+        return
+    rows = []
+    for size in args.sizes:
+        command = [sys.executable, __file__, "--here", "--sizes", size, "--labels",
+                   str(args.labels), "--iterations", str(args.iterations), "--repeats",
+                   str(args.repeats)]  # fmt: skip
+        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    if args.output:
+        report = {"machine": platform.processor() or platform.machine(), "rows": rows}
+        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    sys.stdout.write(table(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
