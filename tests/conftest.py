@@ -57,7 +57,7 @@ def make_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any
     tokenizer = _tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
     def make(
-        prediction_type: str = "epsilon", factor: int = 8, seed: int = 0, in_channels: int = 4
+        prediction_type: Any = "epsilon", factor: int = 8, seed: int = 0, in_channels: int = 4
     ) -> Any:
         levels = factor.bit_length()
         with torch.random.fork_rng(devices=[]):
@@ -74,13 +74,13 @@ def make_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any
                 attention_head_dim=4,
                 norm_num_groups=4,
             )
+            sides: dict[str, Any] = {
+                "down_block_types": ("DownEncoderBlock2D",) * levels,
+                "up_block_types": ("UpDecoderBlock2D",) * levels,
+                "block_out_channels": (8,) * levels,
+            }
             vae = AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * levels,
-                up_block_types=("UpDecoderBlock2D",) * levels,
-                block_out_channels=(8,) * levels,
-                latent_channels=4,
-                norm_num_groups=4,
-                sample_size=8 * factor,
+                latent_channels=4, norm_num_groups=4, sample_size=8 * factor, **sides
             )
             text_encoder = CLIPTextModel(
                 CLIPTextConfig(
@@ -96,7 +96,7 @@ def make_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any
                     pad_token_id=tokenizer.pad_token_id,
                 )
             )
-        scheduler = DDIMScheduler(
+        scheduler: Any = DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
             beta_schedule="scaled_linear",

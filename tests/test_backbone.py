@@ -121,18 +121,19 @@ def test_tiny_autoencoder(make_pipeline: Any) -> None:
     from diffusers import AutoencoderTiny
 
     pipe = make_pipeline()
-    pipe.vae = AutoencoderTiny(
+    vae: Any = AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8),
         decoder_block_out_channels=(8, 8, 8),
         num_encoder_blocks=(1, 1, 1),
         num_decoder_blocks=(1, 1, 1),
     ).eval()
+    pipe.vae = vae
     model = LatentUNet.from_pipeline(pipe)
     assert model.factor == 4
     image = np.full((24, 40, 3), 90, np.uint8)
     with torch.no_grad():
-        raw = pipe.vae.encode(torch.full((1, 3, 24, 40), 90 / 127.5 - 1)).latents[0]
-    torch.testing.assert_close(model.encode(image), raw * pipe.vae.config.scaling_factor)
+        raw = vae.encode(torch.full((1, 3, 24, 40), 90 / 127.5 - 1)).latents[0]
+    torch.testing.assert_close(model.encode(image), raw * vae.config.scaling_factor)
     assert model.decode(model.encode(image)).shape == image.shape
 
 
@@ -202,6 +203,8 @@ def test_calibration(eps_backbone: LatentUNet, v_backbone: LatentUNet, v_pipelin
         LatentUNet.from_pipeline(v_pipeline, "x", {"contrast": {"samples": 0}})
     with pytest.raises(ModelError, match=r"refine.*textseg\.json"):
         LatentUNet.from_pipeline(v_pipeline, "x", {"refine": {"nonsense": 1}})
+    with pytest.raises(ModelError, match="scale and offset are needed"):
+        LatentUNet.from_pipeline(v_pipeline, "x", {"presence": {"scale": 1}})
 
 
 def test_load_from_folder(tiny_folder: Path, eps_backbone: LatentUNet) -> None:

@@ -186,7 +186,8 @@ def test_confidence_is_the_one_sided_t_test() -> None:
     from scipy.stats import ttest_1samp
 
     for values in ([0.1, 0.4, -0.2, 0.3], [-1.0, -1.1, -0.7]):
-        expected = 1 - ttest_1samp(values, 0, alternative="greater").pvalue
+        test: Any = ttest_1samp(values, 0, alternative="greater")
+        expected = 1 - test.pvalue
         assert confidence_above_zero(np.array(values)) == pytest.approx(expected)
     assert confidence_above_zero(np.array([2.0])) == 1
     assert confidence_above_zero(np.zeros(3)) == 0

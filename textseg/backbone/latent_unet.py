@@ -53,7 +53,7 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
     if dtype is None:
         return torch.float16 if device.type == "cuda" else torch.float32
     chosen = _DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
-    if chosen not in _DTYPES.values():
+    if chosen is None or chosen not in _DTYPES.values():
         raise InputError(f"dtype must be float32, float16 or bfloat16, got {dtype!r}")
     return chosen
 
@@ -114,6 +114,12 @@ class LatentUNet(Backbone):
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._contrast = self._defaults(ContrastOptions, "contrast")
         self._refine = self._defaults(RefineOptions, "refine")
+        presence = self.calibration.get("presence")
+        if presence is not None and not {"scale", "offset"} <= set(presence):
+            raise ModelError(
+                f"{self.name!r} has a bad 'presence' in textseg.json: scale and offset are needed, "
+                f"got {presence!r}"
+            )
 
     @classmethod
     def from_pipeline(
