@@ -36,12 +36,12 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
             something other than a regular file.
     """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise OutputError(f"cannot write {str(path)!r}: it is a folder")
-    if target.exists() and not target.is_file():
-        raise OutputError(f"cannot write {str(path)!r}: it is not a regular file")
     temporary = target.parent / f".textseg-{secrets.token_hex(8)}.tmp"
     try:
+        if target.is_dir():
+            raise OutputError("it is a folder")
+        if target.exists() and not target.is_file():
+            raise OutputError("it is not a regular file")
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
@@ -49,7 +49,8 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         os.replace(temporary, target)
     except OSError as error:
         _remove(temporary)
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        name = str(path) if len(str(path)) <= 200 else f"{str(path)[:150]}...{str(path)[-40:]}"
+        raise OutputError(f"cannot write {name!r}: {error.strerror or error}") from error
     except BaseException:
         _remove(temporary)
         raise
