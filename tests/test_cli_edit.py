@@ -1,0 +1,193 @@
+"""`textseg edit`, `generate`, `caption` and `inspect`, run as a user runs them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fake_backbone import FakeBackbone
+from textseg.cli import main
+from textseg.editing import edit
+from textseg.labels import COMPOSITE, TRAINED, read_label
+from textseg.masks import Edit
+from textseg.saving import read_provenance
+from textseg.segmenter import Segmenter
+
+FAST = ["--steps", "4", "--quiet"]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> FakeBackbone:
+    fake = FakeBackbone(
+        {"dog": (0.25, 0.2, 0.75, 0.6)}, calibration={"nouns": ["dog", "ball", "cat"]}
+    )
+    monkeypatch.setattr("textseg.backbone.load", lambda name="mini", **_: fake)
+    return fake
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(5).integers(0, 256, (50, 83, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "park.png")
+    return tmp_path / "park.png"
+
+
+def _pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def _answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def test_edit_writes_what_the_library_makes(model: FakeBackbone, picture: Path) -> None:
+    out = picture.with_name("out.png")
+    command = ["edit", str(picture), "-q", "the dog", "-p", "a cat", "-o", str(out), "--seed", "3"]
+    assert main([*command, *FAST]) == 0
+    expected = edit(picture, "the dog", "a cat", model=model, steps=4, seed=3)
+    np.testing.assert_array_equal(_pixels(out), expected.image)
+    record = read_provenance(out)
+    assert record is not None and record == expected.describe()
+    assert read_label(out).source_type == COMPOSITE
+
+
+def test_edit_reports(model: FakeBackbone, picture: Path, capsys: Any) -> None:
+    out = picture.with_name("out.webp")
+    command = ["edit", str(picture), "-q", "the dog", "-p", "a cat", "-o", str(out), "--steps", "2"]
+    assert main([*command, "--save-steps", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["files"] == {"image": str(out), "steps": str(out.with_suffix(".steps.png"))}
+    assert record["prompt"] == "a cat"
+    sheet = _pixels(out.with_suffix(".steps.png"))
+    # Six panels of 384 x 231 or so, in two rows of three.
+    assert sheet.shape[1] > 3 * 384 and 2 * 231 < sheet.shape[0] < 2 * 231 + 30
+
+
+def test_edit_from_a_mask_and_from_a_saved_result(model: FakeBackbone, picture: Path) -> None:
+    mask = np.zeros((50, 83), np.uint8)
+    mask[10:30, 20:50] = 255
+    Image.fromarray(mask).save(picture.with_name("mask.png"))
+    found = Segmenter(model).set_image(picture).query("the dog")
+    found.save(picture.with_name("found.npz"))
+    for name, region in (("mask.png", mask > 0), ("found.npz", found.mask)):
+        out = picture.with_name("out.npz")
+        command = ["edit", str(picture), "--mask", str(picture.with_name(name)), "-p", "a cat"]
+        assert main([*command, "-o", str(out), *FAST]) == 0
+        done = Edit.load(out)
+        np.testing.assert_array_equal(done.mask, region)
+        np.testing.assert_array_equal(done.image[~region], _pixels(picture)[~region])
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("no\n", 1), ("", 1)])
+def test_edit_asks_before_it_edits(
+    answer: str, code: int, model: FakeBackbone, picture: Path, capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    _answer(monkeypatch, answer)
+    out = picture.with_name("out.png")
+    command = ["edit", str(picture), "-q", "the dog", "-p", "a cat", "-o", str(out), "--approve"]
+    assert main([*command, *FAST]) == code
+    overlay = out.with_suffix(".overlay.png")
+    assert str(overlay) in capsys.readouterr().err
+    assert _pixels(overlay).shape == (50, 83, 3)
+    assert out.exists() == (code == 0)
+
+
+def test_edit_from_a_prompt_is_made_by_a_model_from_end_to_end(
+    model: FakeBackbone, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.png"
+    command = ["edit", "--from-prompt", "a dog", "-q", "the dog", "-p", "a cat", "-o", str(out)]
+    assert main([*command, "--save-steps", *FAST]) == 0
+    assert _pixels(out).shape == (64, 64, 3)
+    assert read_label(out).source_type == TRAINED
+
+
+def test_edit_captions_for_erase(model: FakeBackbone, picture: Path) -> None:
+    out = picture.with_name("out.png")
+    command = ["edit", str(picture), "-q", "the dog", "-p", "a cat", "-o", str(out)]
+    assert main([*command, "--reference", "erase", *FAST]) == 0
+    record = read_provenance(out)
+    assert record is not None
+    assert record["segmentation"]["prompts"]["query"] == "a photograph of a dog"
+
+
+def test_edit_reads_standard_input(
+    model: FakeBackbone, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(picture.read_bytes())))
+    out = picture.with_name("out.png")
+    assert main(["edit", "-", "-q", "the dog", "-p", "a cat", "-o", str(out), *FAST]) == 0
+
+
+def test_what_is_not_found_is_not_edited(picture: Path, model: FakeBackbone, capsys: Any) -> None:
+    out = picture.with_name("out.png")
+    command = ["edit", str(picture), "-q", "a zebra", "-p", "a cat", "-o", str(out)]
+    assert main([*command, "--min-presence", "0.9", *FAST]) == 1
+    assert "'a zebra' was not found; nothing was edited" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-q", "the dog", "--encode-ratio", "0"], "encode_ratio must be a number in (0, 1], got 0.0"),
+        (["-q", "the dog", "--steps", "0"], "steps must be a whole number from 1 to 1000, got 0"),
+        ([], "give a --query or a --mask"),
+        (["-q", "the dog", "--from-prompt", "a dog"], "give an IMAGE or --from-prompt, and not both"),
+        (["-q", "the dog", "-o", "out.bmp"], "path must end in .png"),
+        (["-q", "the dog", "-o", "no/such/folder/out.png"], "output must lie in a folder that is there"),
+        (["-q", "the dog", "--method", "inpaint"], "needs a --mask"),
+        (["-q", "the dog", "--method", "poisson"], "patch must be an image"),
+    ],
+)  # fmt: skip
+def test_edit_refuses(
+    arguments: list[str], words: str, model: FakeBackbone, picture: Path, capsys: Any
+) -> None:
+    out = ["-o", str(picture.with_name("out.png"))]
+    assert main(["edit", str(picture), "-p", "a cat", *out, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_generate_numbers_its_files(model: FakeBackbone, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "dog.png"
+    assert main(["generate", "a dog", "-o", str(out), "--steps", "1", "--count", "2"]) == 0
+    files = [tmp_path / "dog-1.png", tmp_path / "dog-2.png"]
+    assert capsys.readouterr().out == "".join(f"{f}\tseed {i}\ta dog\n" for i, f in enumerate(files))
+    assert all(read_label(file).source_type == TRAINED for file in files)
+    assert main(["generate", "a dog", "-o", str(out), "--steps", "1", "--quiet"]) == 0
+    assert out.exists()
+    assert main(["generate", "a dog", "-o", str(tmp_path / "dog.gif")]) == 2
+
+
+def test_caption_prints_one_line(model: FakeBackbone, picture: Path, capsys: Any) -> None:
+    assert main(["caption", str(picture)]) == 0
+    assert capsys.readouterr().out == "a photograph of a dog\n"
+    assert main(["caption", str(picture), "--json", "--nouns", "ball, dog"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [noun for noun, _ in record["nouns"]] == ["dog", "ball"]
+    assert record["evaluations"] == 2 * 3
+    assert main(["caption", str(picture), str(picture) + ".none"]) == 1
+
+
+def test_inspect_shows_the_label_and_the_record(
+    model: FakeBackbone, picture: Path, capsys: Any
+) -> None:
+    out = picture.with_name("out.png")
+    main(["edit", str(picture), "-q", "the dog", "-p", "a cat", "-o", str(out), *FAST])
+    assert main(["inspect", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "edited with a trained model" in shown and '"prompt": "a cat"' in shown
+    assert main(["inspect", str(out), "--json", "--xmp"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["digital_source_type"] == COMPOSITE and COMPOSITE in record["xmp"]
+    assert main(["inspect", str(picture)]) == 1
+    assert main(["inspect", str(picture.with_name("none.png"))]) == 2
