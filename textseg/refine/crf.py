@@ -1,12 +1,13 @@
 """Fully connected CRF with Gaussian edges, by mean field, linear in pixels.
 
 The appearance kernel is a Gaussian in five dimensions (row, column, three colour axes). It is
-filtered on a regular grid: pixels are spread onto it with quadratic B-splines, the grid is convolved
-along each axis, and the result is read back with the same splines. The convolution is the one that
-brings spread, convolve and read closest to the exact Gaussian, so kernel values are right to about
-half a percent, where linear interpolation at this spacing is off by several. That matters: with the
-usual weights the mean field amplifies an error in the kernel about tenfold. The grid's size depends
-on the reach of the kernel relative to the image, not on the number of pixels.
+filtered on a regular grid: pixels are spread onto it with quadratic B-splines, the grid is
+convolved along each axis, and the result is read back with the same splines. The convolution is
+the one that brings the three steps closest to the exact Gaussian, so kernel values are right to
+about half a percent, where linear interpolation at this spacing is off by several. That matters:
+with the usual weights the mean field amplifies an error in the kernel about tenfold, and in pixels
+on the brink between two labels more. The grid's size depends on the reach of the kernel relative to
+the image, not on the number of pixels.
 """
 
 from __future__ import annotations
