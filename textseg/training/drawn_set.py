@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,31 @@ def write_drawn_set(
     }
     annotations.write_text(json.dumps(data, separators=(",", ":")))
     return len(records)
+
+
+def main(packages: Path, out: Path) -> None:
+    """Draws everything in `data/` from the npm packages in `packages`."""
+    import tempfile
+
+    from .samples import write_samples
+    from .sprites import build_drawings, load_sprites
+
+    styles = ("noto", "twemoji", "fluent")
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = Path(folder) / "small", Path(folder) / "large"
+        build_drawings(packages, small, styles)
+        build_drawings(packages, large, ("fluent",), side=256)
+        sprites = load_sprites([small / style for style in styles])
+        for split, seed in (("train", 11), ("val", 12)):
+            write_drawn_set(
+                out / "drawn" / split,
+                out / "drawn" / "annotations" / f"instances_{split}.json",
+                sprites,
+                count=100,
+                seed=seed,
+            )
+        write_samples(out / "samples", load_sprites([large / "fluent"], side=256))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:3]))

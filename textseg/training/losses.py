@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ def grounding_loss(
     heads: NounHeads,
     start_key: torch.Tensor,
     noun_keys: torch.Tensor,
+    picked: Sequence[int],
     masks: torch.Tensor,
     nouns: torch.Tensor,
     weight: torch.Tensor,
@@ -67,7 +69,7 @@ def grounding_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Binds nouns to places: each cross-attention layer must tell which noun each cell shows.
 
-    At every cell the layer's query is compared with the keys of all nouns of the vocabulary and of
+    At every cell the layer's query is compared with the keys of nouns, there or not, and of
     the start token, which stands for "none of them"; the cross-entropy is taken against the share
     of the cell that each noun's mask covers. The same is asked of `heads`.
 
@@ -75,9 +77,10 @@ def grounding_loss(
         recorded: inputs and queries of the last forward pass, (B, cells, D) per layer.
         heads: classifiers on the inputs.
         start_key: text embedding of the start token, (E,).
-        noun_keys: text embeddings of all nouns, (N, E).
+        noun_keys: text embeddings of N nouns, (N, E).
+        picked: which nouns of the vocabulary these are.
         masks: (B, K, h, w) float, share of each latent cell that noun k covers.
-        nouns: (B, K) indices into the vocabulary, -1 where unused.
+        nouns: (B, K) indices into `picked`, -1 where unused.
         weight: (B,) weight of each image.
         min_cells: layers with fewer cells are left out.
 
@@ -85,6 +88,7 @@ def grounding_loss(
         The cross-entropies of the layers' queries and of the heads, averaged over layers.
     """
     keys = torch.cat([start_key[None], noun_keys])
+    columns = [0, *(1 + i for i in picked)]
     h, w = masks.shape[-2:]
     labels: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     losses = masks.new_zeros(2)
@@ -100,7 +104,8 @@ def grounding_loss(
             balance = (1 + 2 * (1 - target[..., 0])) * weight[:, None]
             labels[cells] = target, balance / balance.sum()
         target, balance = labels[cells]
-        asked = (query @ layer.to_k(keys).T * layer.scale, heads(name, recorded.inputs[name]))
+        named = heads(name, recorded.inputs[name])[..., columns]
+        asked = (query @ layer.to_k(keys).T * layer.scale, named)
         entropies = [-(target * logits.log_softmax(2)).sum(2) for logits in asked]
         losses = losses + torch.stack([(entropy * balance).sum() for entropy in entropies])
     losses = losses / max(len(layers), 1)

@@ -22,23 +22,25 @@ class TrainOptions:
         pairs: share of steps with both rows at the start and at the end of training, linear in
             between; the other steps have row A alone, for twice as many scenes.
         absent: share of row B captions whose noun really is absent.
+        negatives: absent nouns that grounding compares with, per step.
         seed: of weights, captions and noise.
         save_every: seconds between checkpoints.
     """
 
     hours: float = 2.0
-    batch: int = 24
-    fresh: int = 8
+    batch: int = 8
+    fresh: int = 4
     pool: int = 1500
-    lr: float = 5e-4
+    lr: float = 1e-3
     weight_decay: float = 0.01
     warmup: int = 200
     ema: float = 0.999
     grounding: float = 0.7
     heads: float = 0.7
     contrast: float = 0.2
-    pairs: tuple[float, float] = (0.3, 1.0)
+    pairs: tuple[float, float] = (0.2, 0.9)
     absent: float = 0.2
+    negatives: int = 48
     seed: int = 0
     save_every: float = 300.0
 

@@ -59,7 +59,7 @@ class Pool:
 
 
 def _timesteps(rng: np.random.Generator, n: int) -> np.ndarray:
-    ranges = np.array([(50, 400), (400, 700), (0, 1000)])
+    ranges = np.array([(30, 350), (350, 700), (0, 1000)])
     low, high = ranges[rng.choice(3, n, p=(0.6, 0.25, 0.15))].T
     return rng.integers(low, high)
 
@@ -155,14 +155,24 @@ class Trainer:
         """Prompts to embeddings (N, L, D) with the current weights."""
         return self.text(self.tokens(prompts)).last_hidden_state
 
-    def noun_keys(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embedding of the start token, (D,), and of each noun's last word in a prompt, (N, D)."""
+    def noun_keys(self, picked: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embedding of the start token, (D,), and of the last word of the picked nouns, (N, D)."""
         lead = ["without {}", "{}", "a photo without {}", "a photo of {}"][self.step % 4]
-        prompts = [lead.format(with_article(n) if self.step % 3 else n) for n in self.nouns]
-        ids = self.tokens(prompts, 10)
+        names = [self.nouns[i] for i in picked]
+        ids = self.tokens([lead.format(with_article(n) if self.step % 3 else n) for n in names], 10)
         hidden = self.text(ids).last_hidden_state
         end = (ids == self.tokenizer.eos_token_id).int().argmax(1)
         return hidden[0, 0], hidden[torch.arange(len(ids)), end - 1]
+
+    def _pick_nouns(self, nouns: torch.Tensor) -> tuple[list[int], torch.Tensor]:
+        """The nouns of a batch and `options.negatives` others, and `nouns` as places in that
+        list."""
+        there = {i for i in nouns.flatten().tolist() if i >= 0}
+        others = [i for i in self.rng.permutation(len(self.nouns)).tolist() if i not in there]
+        picked = sorted(there) + others[: self.options.negatives]
+        place = torch.full((len(self.nouns) + 1,), -1)
+        place[picked] = torch.arange(len(picked))
+        return picked, place[nouns]
 
     def captions(self, nouns: torch.Tensor) -> tuple[list[str], list[str], torch.Tensor]:
         """Captions of rows A and B.
@@ -230,10 +240,11 @@ class Trainer:
             losses["counterfactual"] = F.mse_loss(x0_b, latents[index, slots + 1])
             losses["contrast"] = contrast_loss(x0_a - x0_b, mask, visible)
             total = total + losses["counterfactual"] + o.contrast * losses["contrast"]
-        start, keys = self.noun_keys()
+        picked, places = self._pick_nouns(nouns)
+        start, keys = self.noun_keys(picked)
         losses["grounding"], losses["heads"] = grounding_loss(
-            self.recorded, self.heads, start, keys, masks.repeat(rows, 1, 1, 1),
-            nouns.repeat(rows, 1), visible.repeat(rows),
+            self.recorded, self.heads, start, keys, picked, masks.repeat(rows, 1, 1, 1),
+            places.repeat(rows, 1), visible.repeat(rows),
         )  # fmt: skip
         total = total + o.grounding * losses["grounding"] + o.heads * losses["heads"]
         self.optimizer.zero_grad(set_to_none=True)
