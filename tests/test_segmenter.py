@@ -25,7 +25,9 @@ HEIGHT, WIDTH = 96, 160
 def truth(box: tuple[float, float, float, float]) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     top, left, bottom, right = box
-    mask[round(top * HEIGHT) : round(bottom * HEIGHT), round(left * WIDTH) : round(right * WIDTH)] = 1
+    mask[
+        round(top * HEIGHT) : round(bottom * HEIGHT), round(left * WIDTH) : round(right * WIDTH)
+    ] = 1
     return mask
 
 
@@ -154,9 +156,7 @@ def test_shared_prompts_are_predicted_once(model: FakeBackbone, image: np.ndarra
     assert model.encoded == 1
 
 
-def test_setting_the_same_image_again_costs_nothing(
-    model: FakeBackbone, image: np.ndarray
-) -> None:
+def test_setting_the_same_image_again_costs_nothing(model: FakeBackbone, image: np.ndarray) -> None:
     segmenter = Segmenter(model).set_image(image)
     segmenter.query("the dog")
     before = len(model.calls)
@@ -212,9 +212,7 @@ def test_exclusive_masks_share_no_pixel(image: np.ndarray) -> None:
 
 
 def test_absent_queries_do_not_compete(model: FakeBackbone, image: np.ndarray) -> None:
-    dog, cat = segment(
-        image, ["the dog", "the cat"], model=model, exclusive=True, min_presence=0.5
-    )
+    dog, cat = segment(image, ["the dog", "the cat"], model=model, exclusive=True, min_presence=0.5)
     assert iou(dog.mask, truth(DOG)) > 0.95
     assert not cat.mask.any()
 
@@ -234,9 +232,7 @@ def test_unknown_words_are_named(model: FakeBackbone, image: np.ndarray) -> None
     assert iou(found.mask, truth(DOG)) > 0.95
 
 
-def test_a_query_without_a_known_word_finds_nothing(
-    model: FakeBackbone, image: np.ndarray
-) -> None:
+def test_a_query_without_a_known_word_finds_nothing(model: FakeBackbone, image: np.ndarray) -> None:
     segmenter = Segmenter(model).set_image(image)
     zorb, dog = segmenter.query(["the zorb", "the dog"])
     assert not zorb.mask.any()
@@ -353,9 +349,7 @@ def test_a_query_needs_an_image(model: FakeBackbone) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (3, 5), (97, 161)])
-def test_any_shape_comes_back_at_its_own_size(
-    eps_backbone: Any, shape: tuple[int, int]
-) -> None:
+def test_any_shape_comes_back_at_its_own_size(eps_backbone: Any, shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     found = segment(pixels, "dog", model=eps_backbone, samples=1, refine=RefineOptions())
     assert found.mask.shape == shape

@@ -19,6 +19,11 @@ EDIT_METHODS: tuple[str, ...] = (
 )  # fmt: skip
 THRESHOLD_RULES: tuple[str, ...] = ("paper", "otsu", "quantile", "fixed", "calibrated")
 
+NO_REFINEMENT: dict[str, Any] = {
+    "crf": False, "guided": 0.0, "min_area": 0.0, "max_hole": 0.0, "opening": 0.0, "closing": 0.0,
+}  # fmt: skip
+"""The fields of `RefineOptions` that leave a mask as the threshold cuts it."""
+
 
 def _check(name: str, value: object, rule: str, ok: bool) -> None:
     if not ok:
@@ -180,15 +185,7 @@ class RefineOptions:
     @classmethod
     def off(cls, **changes: Any) -> RefineOptions:
         """Threshold only: no filter, CRF, morphology or area rule."""
-        plain: dict[str, Any] = {
-            "crf": False,
-            "guided": 0.0,
-            "min_area": 0.0,
-            "max_hole": 0.0,
-            "opening": 0.0,
-            "closing": 0.0,
-        }
-        return cls(**(plain | changes))
+        return cls(**(NO_REFINEMENT | changes))
 
 
 @dataclass(frozen=True)

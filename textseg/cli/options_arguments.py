@@ -9,13 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
-from ..options import REFERENCES, RefineOptions
-
-_NO_REFINE = {
-    field.name: getattr(RefineOptions.off(), field.name)
-    for field in dataclasses.fields(RefineOptions)
-    if getattr(RefineOptions.off(), field.name) != getattr(RefineOptions(), field.name)
-}
+from ..options import NO_REFINEMENT, REFERENCES, RefineOptions
 
 
 def add_options(
@@ -62,7 +56,8 @@ def add_options(
 
 def given_options(args: argparse.Namespace, *options: type) -> dict[str, Any]:
     """The option fields given on the command line, by name; `--no-refine` counts as its parts."""
-    given = dict(_NO_REFINE) if RefineOptions in options and not _get(args, "refine", True) else {}
+    off = RefineOptions in options and not getattr(args, "refine", True)
+    given = dict(NO_REFINEMENT) if off else {}
     for kind in options:
         for field in dataclasses.fields(kind):
             if hasattr(args, field.name):
@@ -123,10 +118,6 @@ def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
             ) from None
 
     return parse
-
-
-def _get(args: argparse.Namespace, name: str, default: Any) -> Any:
-    return getattr(args, name, default)
 
 
 def _attribute_docs(docstring: str) -> dict[str, str]:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Cut what queries name out of images.
 
-For each image and query, files DIR/IMAGE.QUERY.FORMAT.png (or .json) are written; files of the same
-name are overwritten. Where two images share a name, the second becomes IMAGE-2. One line per result
+For each image and query, files DIR/IMAGE.QUERY.FORMAT.png (or .json) are written over files of the
+same name. Where two images share a name, the second becomes IMAGE-2. One line per result
 goes to standard output: its files, the presence (0 to 1: is it there at all) and the share of the
 image it covers. What cannot be done is said on standard error, one line each."""
 EXAMPLES = """\
@@ -40,7 +40,7 @@ formats:
   mask     PNG, 0 and 255            rle      JSON, COCO run lengths
   score    PNG, 16 bits              polygon  JSON, regions with their holes
   overlay  PNG, the image tinted     coco     JSON, a COCO data set: one file per image
-  cutout   PNG, transparent ground
+  cutout   PNG, transparent ground   npz      everything, to load in Python or to edit by
 
 exit codes: 0 all done, 1 some images failed, 2 none done (usage or bad input), 130 interrupted
 
@@ -59,6 +59,7 @@ _SUFFIXES = {
     "rle": "rle.json",
     "polygon": "polygon.json",
     "coco": "coco.json",
+    "npz": "npz",
 }
 
 
@@ -75,7 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclusive", action="store_true",
                         help="queries compete: no pixel is in two masks")  # fmt: skip
     parser.add_argument("--caption", metavar="TEXT",
-                        help="what the image shows, for --reference erase")  # fmt: skip
+                        help="what the image shows, for --reference erase; written by "
+                             "--caption-model where it is not given")  # fmt: skip
+    parser.add_argument("--caption-model", metavar="NAME",
+                        help="who captions: blip, or a model that names nouns "
+                             "(default: --model)")  # fmt: skip
     parser.add_argument("--allow-url", action="store_true", help="fetch images given as http(s)")
     add_refine_switch(parser)
     add_report_arguments(parser)
@@ -136,7 +141,7 @@ class _Job:
         self.segmenter.set_image(_open(source), allow_url=self.args.allow_url)
         results = self.segmenter.query(
             self.args.queries,
-            caption=self.args.caption,
+            caption=self._caption(),
             exclusive=self.args.exclusive,
             progress=lambda done, total, stage: progress.start(f"{title}: {stage}", done, total),
             **self.overrides,
@@ -159,6 +164,15 @@ class _Job:
                     _write(result, files[kind], kind)
             files = {kind: files[kind] for kind in self.args.formats}
             self._report(result, source, files, progress)
+
+    def _caption(self) -> str | None:
+        default = self.segmenter.contrast.reference
+        if self.args.caption is not None or self.overrides.get("reference", default) != "erase":
+            return self.args.caption
+        from ..caption import caption
+
+        captioner = self.args.caption_model or self.segmenter.model
+        return caption(self.segmenter.image, model=captioner).text
 
     def report_failure(self, source: str, error: Exception, progress: Progress) -> None:
         from . import one_line
@@ -213,7 +227,7 @@ def _make_folder(name: str) -> Path:
 def _write(result: Segmentation, path: Path, kind: str) -> None:
     if kind == "polygon":
         _write_json(path, result.describe() | {"polygons": result.to_polygons()})
-    elif kind == "rle":
+    elif kind in ("rle", "npz"):
         result.save(path)
     else:
         result.save(path, kind)  # pyright: ignore[reportArgumentType]
