@@ -8,15 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from fake_backbone import FakeBackbone
+
 from textseg.caption import BlipCaptioner, caption, caption_of, is_blip, name_nouns
 from textseg.errors import CancelledError, InputError, ModelError, ModelNotFoundError
 from textseg.options import ContrastOptions
 
 NOUNS = ["dog", "ball", "cat", "boat"]
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "photograph", "of", "dog",
-         "and", "cat")  # fmt: skip
+WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "[DEC]",
+    "a",
+    "photograph",
+    "of",
+    "dog",
+    "and",
+    "cat",
+)
 
 
 @pytest.fixture
@@ -24,9 +36,11 @@ def seeing() -> FakeBackbone:
     return FakeBackbone(
         {"dog": (0.2, 0.1, 0.5, 0.4), "ball": (0.6, 0.6, 0.9, 0.9)},
         contrast=ContrastOptions(reference="absent", samples=4),
-        calibration={"nouns": NOUNS, "prompts": {"template": "a photo of {a}",
-                                                 "absent": "a photo without {a}"}},
-    )  # fmt: skip
+        calibration={
+            "nouns": NOUNS,
+            "prompts": {"template": "a photo of {a}", "absent": "a photo without {a}"},
+        },
+    )
 
 
 def _image() -> np.ndarray:
@@ -95,12 +109,26 @@ def blip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blip")
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     tokenizer = BertTokenizer(str(folder / "vocab.txt"), bos_token="[DEC]")
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-            "num_attention_heads": 2}  # fmt: skip
-    text = size | {"vocab_size": len(WORDS), "encoder_hidden_size": 16, "bos_token_id": 5,
-                   "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}  # fmt: skip
-    config = BlipConfig(text_config=text, vision_config=size | {"image_size": 32, "patch_size": 8},
-                        projection_dim=16, image_text_hidden_size=16)  # fmt: skip
+    size = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = size | {
+        "vocab_size": len(WORDS),
+        "encoder_hidden_size": 16,
+        "bos_token_id": 5,
+        "eos_token_id": 3,
+        "sep_token_id": 3,
+        "pad_token_id": 0,
+    }
+    config = BlipConfig(
+        text_config=text,
+        vision_config=size | {"image_size": 32, "patch_size": 8},
+        projection_dim=16,
+        image_text_hidden_size=16,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = BlipForConditionalGeneration(config)

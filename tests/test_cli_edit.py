@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_backbone import FakeBackbone
 from PIL import Image
 
-from fake_backbone import FakeBackbone
 from textseg.cli import main
 from textseg.editing import edit
 from textseg.labels import COMPOSITE, TRAINED, read_label
@@ -86,9 +86,13 @@ def test_edit_from_a_mask_and_from_a_saved_result(model: FakeBackbone, picture: 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("no\n", 1), ("", 1)])
 def test_edit_asks_before_it_edits(
-    answer: str, code: int, model: FakeBackbone, picture: Path, capsys: Any,
+    answer: str,
+    code: int,
+    model: FakeBackbone,
+    picture: Path,
+    capsys: Any,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     _answer(monkeypatch, answer)
     out = picture.with_name("out.png")
     command = ["edit", str(picture), "-q", "the dog", "-p", "a cat", "-o", str(out), "--approve"]
@@ -137,16 +141,25 @@ def test_what_is_not_found_is_not_edited(picture: Path, model: FakeBackbone, cap
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-q", "the dog", "--encode-ratio", "0"], "encode_ratio must be a number in (0, 1], got 0.0"),
+        (
+            ["-q", "the dog", "--encode-ratio", "0"],
+            "encode_ratio must be a number in (0, 1], got 0.0",
+        ),
         (["-q", "the dog", "--steps", "0"], "steps must be a whole number from 1 to 1000, got 0"),
         ([], "give a --query or a --mask"),
-        (["-q", "the dog", "--from-prompt", "a dog"], "give an IMAGE or --from-prompt, and not both"),
+        (
+            ["-q", "the dog", "--from-prompt", "a dog"],
+            "give an IMAGE or --from-prompt, and not both",
+        ),
         (["-q", "the dog", "-o", "out.bmp"], "path must end in .png"),
-        (["-q", "the dog", "-o", "no/such/folder/out.png"], "output must lie in a folder that is there"),
+        (
+            ["-q", "the dog", "-o", "no/such/folder/out.png"],
+            "output must lie in a folder that is there",
+        ),
         (["-q", "the dog", "--method", "inpaint"], "needs a --mask"),
         (["-q", "the dog", "--method", "poisson"], "patch must be an image"),
     ],
-)  # fmt: skip
+)
 def test_edit_refuses(
     arguments: list[str], words: str, model: FakeBackbone, picture: Path, capsys: Any
 ) -> None:
@@ -161,7 +174,9 @@ def test_generate_numbers_its_files(model: FakeBackbone, tmp_path: Path, capsys:
     out = tmp_path / "dog.png"
     assert main(["generate", "a dog", "-o", str(out), "--steps", "1", "--count", "2"]) == 0
     files = [tmp_path / "dog-1.png", tmp_path / "dog-2.png"]
-    assert capsys.readouterr().out == "".join(f"{f}\tseed {i}\ta dog\n" for i, f in enumerate(files))
+    assert capsys.readouterr().out == "".join(
+        f"{f}\tseed {i}\ta dog\n" for i, f in enumerate(files)
+    )
     assert all(read_label(file).source_type == TRAINED for file in files)
     assert main(["generate", "a dog", "-o", str(out), "--steps", "1", "--quiet"]) == 0
     assert out.exists()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from fake_backbone import FakeBackbone
+
 from textseg.editing import (
     LATENT_METHODS,
     LatentTask,
@@ -61,7 +61,9 @@ class Plain:
         self.backbone, self.options = backbone, options
 
     def eps(self, x: torch.Tensor, t: int, prompt: str) -> torch.Tensor:
-        return self.backbone.predict(x.float()[None], t, self.backbone.embed([prompt])[0])[0].double()
+        return self.backbone.predict(x.float()[None], t, self.backbone.embed([prompt])[0])[
+            0
+        ].double()
 
     def moved(self, x: torch.Tensor, eps: torch.Tensor, here: float, there: float) -> torch.Tensor:
         x0 = (x.double() - math.sqrt(1 - here) * eps) / math.sqrt(here)
@@ -204,7 +206,9 @@ def test_composite_blends_over_the_seam() -> None:
     done = composite(image, edited, mask, 3)
     # Row 20 is far from the region's top and bottom; its right edge is at column 30.
     for depth, column in ((1, 29), (2, 28), (3, 27)):
-        expected = image[20, column] + depth / 4 * (edited[20, column].astype(float) - image[20, column])
+        expected = image[20, column] + depth / 4 * (
+            edited[20, column].astype(float) - image[20, column]
+        )
         np.testing.assert_allclose(done[20, column], expected, atol=0.51)
     # The image's border is no edge: the region touches it at column 0.
     np.testing.assert_array_equal(done[20, :26], edited[20, :26])
@@ -252,7 +256,7 @@ def test_poisson_needs_a_patch() -> None:
         poisson(image, mask, None)
 
 
-# ---------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------
 # edit()
 
 
@@ -309,7 +313,9 @@ def test_edit_is_the_same_every_time(v_backbone: Any, tiny_image: np.ndarray) ->
     mask[16:32, 40:64] = True
     for method in LATENT_METHODS:
         once, again = (
-            edit(tiny_image, "the ball", "a dog", model=v_backbone, mask=mask, method=method, steps=5)
+            edit(
+                tiny_image, "the ball", "a dog", model=v_backbone, mask=mask, method=method, steps=5
+            )
             for _ in range(2)
         )
         np.testing.assert_array_equal(once.image, again.image)
@@ -367,12 +373,26 @@ def test_edit_uses_the_options_a_model_brings(fake: FakeBackbone) -> None:
 
 def test_edit_reports_and_can_be_stopped(fake: FakeBackbone) -> None:
     seen: list[tuple[int, int, str]] = []
-    edit(_image(), None, "a cat", model=fake, mask=_region(), steps=4,
-         progress=lambda *step: seen.append(step))  # fmt: skip
+    edit(
+        _image(),
+        None,
+        "a cat",
+        model=fake,
+        mask=_region(),
+        steps=4,
+        progress=lambda *step: seen.append(step),
+    )
     assert seen == [(1, 2, "encoding"), (2, 2, "encoding"), (1, 2, "decoding"), (2, 2, "decoding")]
     with pytest.raises(CancelledError):
-        edit(_image(), None, "a cat", model=fake, mask=_region(), steps=4,
-             progress=lambda done, total, stage: stage != "decoding")  # fmt: skip
+        edit(
+            _image(),
+            None,
+            "a cat",
+            model=fake,
+            mask=_region(),
+            steps=4,
+            progress=lambda done, total, stage: stage != "decoding",
+        )
 
 
 def test_edit_keeps_its_steps(fake: FakeBackbone) -> None:
@@ -397,12 +417,24 @@ def test_edit_warns_of_a_prompt_that_is_cut_and_notes_unknown_words(fake: FakeBa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"mask": np.zeros((83, 50), bool)}, "mask must have the image's size (50, 83), got (83, 50)"),
-        ({"mask": np.arange(50 * 83).reshape(50, 83)}, "mask must be bool, or 0 and one other value"),
-        ({"mask": _region(), "encode_ratio": 0.0}, "encode_ratio must be a number in (0, 1], got 0.0"),
+        (
+            {"mask": np.zeros((83, 50), bool)},
+            "mask must have the image's size (50, 83), got (83, 50)",
+        ),
+        (
+            {"mask": np.arange(50 * 83).reshape(50, 83)},
+            "mask must be bool, or 0 and one other value",
+        ),
+        (
+            {"mask": _region(), "encode_ratio": 0.0},
+            "encode_ratio must be a number in (0, 1], got 0.0",
+        ),
         ({"mask": _region(), "encode_ratio": 1.5}, "encode_ratio"),
         ({"mask": _region(), "steps": 0}, "steps must be a whole number from 1 to 1000, got 0"),
-        ({"mask": _region(), "method": "magic"}, "method must be one of diffedit, diffedit-no-encoding"),
+        (
+            {"mask": _region(), "method": "magic"},
+            "method must be one of diffedit, diffedit-no-encoding",
+        ),
         ({"mask": _region(), "threshold": "otsu"}, "got 'threshold'"),
         ({"mask": _region(), "prompt": None}, "prompt must be a text, got NoneType"),
         ({"mask": _region(), "method": "poisson"}, "patch must be an image"),
@@ -410,7 +442,7 @@ def test_edit_warns_of_a_prompt_that_is_cut_and_notes_unknown_words(fake: FakeBa
         ({}, "query must name what to edit when no mask is given, got none"),
         ({"query": "a dog", "method": "inpaint"}, "mask must be given for method 'inpaint'"),
     ],
-)  # fmt: skip
+)
 def test_edit_refuses(arguments: dict[str, Any], words: str, fake: FakeBackbone) -> None:
     with pytest.raises((InputError, ModelError)) as caught:
         edit(_image(), **({"prompt": "a cat", "model": fake} | arguments))
@@ -433,8 +465,13 @@ def test_inpainting_checkpoints(
     mask[16:32, 40:64] = True
     arguments: Any = {"mask": mask, "method": "inpaint", "steps": 3, "guidance_scale": 2.0}
     seen: list[tuple[int, int, str]] = []
-    done = edit(tiny_image, prompt="a dog", model=str(folder), **arguments,
-                progress=lambda *step: seen.append(step))  # fmt: skip
+    done = edit(
+        tiny_image,
+        prompt="a dog",
+        model=str(folder),
+        **arguments,
+        progress=lambda *step: seen.append(step),
+    )
     np.testing.assert_array_equal(done.image[~mask], tiny_image[~mask])
     assert (done.image[mask] != tiny_image[mask]).mean() > 0.3
     assert done.model == str(folder)

@@ -37,7 +37,7 @@ IN_THE_CAPTION = [
     # beside punctuation
     ("a man (with a dog), walking", "the dog", "a man (with [NONE]), walking"),
     ("the dog's ball", "a ball", "the dog's [NONE]"),
-]  # fmt: skip
+]
 
 NOT_IN_THE_CAPTION = [
     # part of a longer word
@@ -50,7 +50,7 @@ NOT_IN_THE_CAPTION = [
     # absent
     ("a photograph of a beach", "the umbrella", "a photograph of a beach and an umbrella"),
     ("a photograph of a kitchen", "scissors", "a photograph of a kitchen and scissors"),
-]  # fmt: skip
+]
 
 
 def test_there_are_thirty() -> None:

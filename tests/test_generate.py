@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from fake_backbone import FakeBackbone
+
 from textseg.errors import CancelledError, InputError
 from textseg.generate import Generation, generate, starting_noise
 from textseg.labels import TRAINED, read_label
@@ -40,9 +40,7 @@ def _diffusers(backbone: Any, pipeline: Any, scheduler: Any, noise: torch.Tensor
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler"])
 @pytest.mark.parametrize("kind", ["eps", "v"])
-def test_images_equal_the_pipelines(
-    name: str, kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_images_equal_the_pipelines(name: str, kind: str, request: pytest.FixtureRequest) -> None:
     import diffusers
 
     backbone = request.getfixturevalue(f"{kind}_backbone")
@@ -51,9 +49,16 @@ def test_images_equal_the_pipelines(
     scheduler = getattr(diffusers, name).from_config(own | {"timestep_spacing": "trailing"})
     noise = starting_noise((4, 48 // backbone.factor, 80 // backbone.factor), 3, "a dog")
     expected = _diffusers(backbone, pipeline, scheduler, noise)
-    made = generate("a dog", model=backbone, steps=5, guidance_scale=3.0, seed=3,
-                    negative_prompt="the cat", scheduler="ddim" if name == "DDIMScheduler" else name,
-                    **SIZE)  # fmt: skip
+    made = generate(
+        "a dog",
+        model=backbone,
+        steps=5,
+        guidance_scale=3.0,
+        seed=3,
+        negative_prompt="the cat",
+        scheduler="ddim" if name == "DDIMScheduler" else name,
+        **SIZE,
+    )
     assert made.image.shape == (48, 80, 3)
     np.testing.assert_allclose(made.image, expected, atol=1)
 

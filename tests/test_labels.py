@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_backbone import FakeBackbone
 from PIL import Image, PngImagePlugin
 
-from fake_backbone import FakeBackbone
 from textseg.editing import edit
 from textseg.errors import ImageError
 from textseg.labels import (

@@ -85,8 +85,12 @@ class BlipCaptioner:
 
         inputs = self.processor(Image.fromarray(image), prefix or None, return_tensors="pt")
         with torch.no_grad():
-            tokens = self.model.generate(**inputs.to(self.model.device), do_sample=False,
-                                         num_beams=1, max_new_tokens=max_new_tokens)  # fmt: skip
+            tokens = self.model.generate(
+                **inputs.to(self.model.device),
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=max_new_tokens,
+            )
         text = self.processor.decode(tokens[0], skip_special_tokens=True).strip()
         return Caption(text=" ".join(text.split()), model=self.name)
 
@@ -143,8 +147,11 @@ def name_nouns(
         for n, start in enumerate(starts):
             some = prompts[start : start + batch_size]
             with torch.no_grad():
-                parts.append(backbone.predict(noisy.expand(len(some), -1, -1, -1), t,
-                                              backbone.embed(some)).cpu())  # fmt: skip
+                parts.append(
+                    backbone.predict(
+                        noisy.expand(len(some), -1, -1, -1), t, backbone.embed(some)
+                    ).cpu()
+                )
             report(progress, draw * len(starts) + n + 1, samples * len(starts), "naming")
         predicted, true = torch.cat(parts), eps.cpu()[None]
         for k, pair in enumerate(pairs):
@@ -155,8 +162,14 @@ def name_nouns(
     scored: list[tuple[str, float]] = []
     for noun, pair, seen, better in zip(nouns, pairs, contrasts, evidences, strict=True):
         contrast_map, draws = np.mean(seen, axis=0), np.stack(better)
-        found = presence(backbone, pair, options, contrast_map, draws.mean(axis=0),
-                         strongest_evidence(contrast_map, draws))  # fmt: skip
+        found = presence(
+            backbone,
+            pair,
+            options,
+            contrast_map,
+            draws.mean(axis=0),
+            strongest_evidence(contrast_map, draws),
+        )
         scored.append((noun, found))
     return sorted(scored, key=lambda item: -item[1])
 

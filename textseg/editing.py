@@ -45,7 +45,7 @@ class Steps:
     latent_mask: np.ndarray | None = None
 
 
-# ---------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------
 # Methods over latents: (C, h, w) clean latents in, (C, h, w) clean edited latents out.
 
 
@@ -62,6 +62,8 @@ class LatentTask:
         options: ratio, steps, guidance, negative prompt, fixed point.
         progress: see `inversion.Progress`.
         started: told the noisy latents the decoding starts from.
+        encoded: the image's trajectory, if it was encoded before, to this ratio or a higher one
+            of the same number of steps.
     """
 
     backbone: Backbone
@@ -72,6 +74,7 @@ class LatentTask:
     options: EditOptions
     progress: Progress | None = None
     started: Callable[[torch.Tensor], None] | None = None
+    encoded: Trajectory | None = None
 
     @property
     def levels(self) -> list[int]:
@@ -80,9 +83,16 @@ class LatentTask:
         return ddim_levels(model.num_train_timesteps, self.options.steps, self.options.encode_ratio)
 
     def encode(self) -> Trajectory:
-        """The image's DDIM trajectory, unconditional."""
-        return ddim_encode(self.backbone, self.latents, self.levels, progress=self.progress,
-                           fixed_point=self.options.fixed_point)  # fmt: skip
+        """The image's DDIM trajectory, unconditional; its levels begin with those of the task."""
+        if self.encoded is not None:
+            return self.encoded
+        return ddim_encode(
+            self.backbone,
+            self.latents,
+            self.levels,
+            progress=self.progress,
+            fixed_point=self.options.fixed_point,
+        )
 
     def noised(self, index: int) -> torch.Tensor:
         """x_0 with the task's noise at `levels[index]`, (C, h, w)."""
@@ -99,9 +109,16 @@ class LatentTask:
         """Decode from the last level under the prompt."""
         if self.started is not None:
             self.started(latents)
-        return ddim_decode(self.backbone, latents, self.levels, prompt=self.prompt,
-                           negative_prompt=self.options.negative_prompt, progress=self.progress,
-                           guidance_scale=self.options.guidance_scale, after_step=after_step)  # fmt: skip
+        return ddim_decode(
+            self.backbone,
+            latents,
+            self.levels,
+            prompt=self.prompt,
+            negative_prompt=self.options.negative_prompt,
+            progress=self.progress,
+            guidance_scale=self.options.guidance_scale,
+            after_step=after_step,
+        )
 
 
 def sdedit(task: LatentTask) -> torch.Tensor:
@@ -114,7 +131,7 @@ def sdedit(task: LatentTask) -> torch.Tensor:
 
 def encode_decode(task: LatentTask) -> torch.Tensor:
     """Encode the image to r with DDIM, decode under the prompt: no mask."""
-    return task.decode(task.encode()[-1])
+    return task.decode(task.encode()[len(task.levels) - 1])
 
 
 def diffedit_no_encoding(task: LatentTask) -> torch.Tensor:
@@ -134,7 +151,8 @@ def diffedit(task: LatentTask) -> torch.Tensor:
     y_t = M y_t + (1 - M) x_t after every step, both at the same t, down to x_0 itself.
     """
     encoded = task.encode()
-    return task.decode(encoded[-1], lambda y, i: task.mask * y + (1 - task.mask) * encoded[i])
+    start = encoded[len(task.levels) - 1]
+    return task.decode(start, lambda y, i: task.mask * y + (1 - task.mask) * encoded[i])
 
 
 LATENT_METHODS: dict[str, Callable[[LatentTask], torch.Tensor]] = {
@@ -144,7 +162,7 @@ LATENT_METHODS: dict[str, Callable[[LatentTask], torch.Tensor]] = {
     "diffedit": diffedit,
 }
 
-# ---------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------
 # Methods over pixels: image (H, W, 3) uint8 and mask (H, W) bool in, edited image out.
 
 
@@ -190,8 +208,7 @@ PIXEL_METHODS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None], n
 }
 
 
-
-# ---------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------
 # Masks at latent size, compositing at pixel size.
 
 
@@ -216,9 +233,7 @@ def latent_mask(mask: np.ndarray, size: tuple[int, int], feather: float = 0.0) -
     return (share >= min(0.5, peak)).astype(np.float32) if peak > 0 else share
 
 
-def composite(
-    image: np.ndarray, edited: np.ndarray, mask: np.ndarray, seam: int = 3
-) -> np.ndarray:
+def composite(image: np.ndarray, edited: np.ndarray, mask: np.ndarray, seam: int = 3) -> np.ndarray:
     """Paste the edit into the image; pixels outside the mask stay the image's, bit for bit.
 
     Args:
@@ -241,7 +256,7 @@ def composite(
     return np.where(mask[..., None], blend.astype(np.uint8), image)
 
 
-# ---------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------
 # The front door.
 
 
@@ -314,7 +329,9 @@ def edit(
         raise InputError("mask must be given for method 'inpaint': its model finds no regions")
     if mask is not None and set(finding) - {"seed"}:
         name = min(set(finding) - {"seed"})
-        raise InputError(f"option must be a field of EditOptions when a mask is given, got {name!r}")
+        raise InputError(
+            f"option must be a field of EditOptions when a mask is given, got {name!r}"
+        )
 
     input_xmp = _input_xmp(image)
     pixels = load_image(image)
@@ -422,7 +439,9 @@ def _region(mask: np.ndarray, image: np.ndarray, options: EditOptions) -> np.nda
     if mask.dtype != bool:
         values = np.unique(mask)
         if len(values) > 2 or (len(values) == 2 and values[0] != 0):
-            raise InputError(f"mask must be bool, or 0 and one other value, got {len(values)} values")
+            raise InputError(
+                f"mask must be bool, or 0 and one other value, got {len(values)} values"
+            )
         mask = mask != 0
     return ~mask if options.invert_mask else mask
 
@@ -450,7 +469,9 @@ def _edit_latents(
         backbone=backbone,
         latents=latents,
         mask=torch.from_numpy(cells)[None].to(latents),
-        noise=draw_noise(tuple(latents.shape), options.seed, image_identity(image), -1, 0).to(latents),
+        noise=draw_noise(tuple(latents.shape), options.seed, image_identity(image), -1, 0).to(
+            latents
+        ),
         prompt=prompt,
         options=options,
         progress=progress,

@@ -156,9 +156,16 @@ def _generate_one(
     noise = starting_noise(shape, options.seed, prompt).to(backbone.device)
     if options.scheduler == "ddim":
         levels = ddim_levels(backbone.num_train_timesteps, options.steps)
-        latents = ddim_decode(backbone, noise, levels, prompt=prompt, progress=progress,
-                              negative_prompt=options.negative_prompt, stage=stage,
-                              guidance_scale=options.guidance_scale)  # fmt: skip
+        latents = ddim_decode(
+            backbone,
+            noise,
+            levels,
+            prompt=prompt,
+            progress=progress,
+            negative_prompt=options.negative_prompt,
+            stage=stage,
+            guidance_scale=options.guidance_scale,
+        )
     else:
         latents = _sample(backbone, noise, prompt, options, progress, stage)
     return backbone.decode(latents)

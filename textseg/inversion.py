@@ -30,14 +30,16 @@ def report(progress: Progress | None, done: int, total: int, stage: str) -> None
 def ddim_levels(num_train_timesteps: int, steps: int, ratio: float = 1.0) -> list[int]:
     """Timesteps from the clean image up to the fraction `ratio` of the schedule.
 
-    The full schedule has `steps` equal strides that end at T - 1 ("trailing" spacing); `ratio` takes
-    the first round(ratio * steps) of them, at least one.
+    The full schedule has `steps` equal strides that end at T - 1 ("trailing" spacing); `ratio`
+    takes the first round(ratio * steps) of them, at least one.
 
     Returns:
         ascending timesteps; the first is -1, the clean end.
     """
     if not 1 <= steps <= num_train_timesteps:
-        raise InputError(f"steps must be a whole number from 1 to {num_train_timesteps}, got {steps!r}")
+        raise InputError(
+            f"steps must be a whole number from 1 to {num_train_timesteps}, got {steps!r}"
+        )
     if not 0 < ratio <= 1:
         raise InputError(f"encode_ratio must be a number in (0, 1], got {ratio!r}")
     count = max(1, math.floor(ratio * steps + 0.5))
@@ -55,7 +57,8 @@ def ddim_step(
         alpha_from, alpha_to: cumulative signal powers of the two levels, in (0, 1].
 
     Returns:
-        sqrt(alpha_to) * x0 + sqrt(1 - alpha_to) * eps, with x0 the clean image that x and eps imply.
+        sqrt(alpha_to) * x0 + sqrt(1 - alpha_to) * eps, with x0 the clean image that x and eps
+        imply.
     """
     clean = (latents - math.sqrt(1 - alpha_from) * eps) / math.sqrt(alpha_from)
     return math.sqrt(alpha_to) * clean + math.sqrt(1 - alpha_to) * eps
@@ -83,9 +86,7 @@ def guided_noise(
     if guidance_scale in (0, 1):
         only = prompt if guidance_scale == 1 else negative
         return backbone.predict(latents[None], t, only)[0]
-    pair = backbone.predict(
-        torch.stack([latents, latents]), t, torch.stack([negative, prompt])
-    )  # fmt: skip
+    pair = backbone.predict(torch.stack([latents, latents]), t, torch.stack([negative, prompt]))
     return pair[0] + guidance_scale * (pair[1] - pair[0])
 
 
@@ -94,8 +95,8 @@ def _noise_seen_from(
 ) -> torch.Tensor:
     """Noise of a v-prediction when the latents lie on another level than the model was told.
 
-    `predict` turned v into noise with the level it was told, `alpha_model`; the latents really carry
-    `alpha_latents`. Undo the first, do the second.
+    `predict` turned v into noise with the level it was told, `alpha_model`; the latents really
+    carry `alpha_latents`. Undo the first, do the second.
     """
     v = (eps - math.sqrt(1 - alpha_model) * latents) / math.sqrt(alpha_model)
     return math.sqrt(alpha_latents) * v + math.sqrt(1 - alpha_latents) * latents
@@ -220,8 +221,9 @@ def ddim_encode(
 
     def step(x: torch.Tensor, i: int) -> torch.Tensor:
         with torch.no_grad():
-            return ddim_encode_step(backbone, x, levels[i], levels[i + 1], text, negative,
-                                    guidance_scale, fixed_point)  # fmt: skip
+            return ddim_encode_step(
+                backbone, x, levels[i], levels[i + 1], text, negative, guidance_scale, fixed_point
+            )
 
     return Trajectory(levels, latents, step, keep, progress)
 

@@ -177,9 +177,7 @@ def build_packet(source_type: str, carried: str = "") -> str:
     for name, value in ours.items():
         ET.SubElement(added, name).text = value
     body = ET.tostring(root, encoding="unicode")
-    return (
-        f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{body}\n<?xpacket end="w"?>'
-    )
+    return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{body}\n<?xpacket end="w"?>'
 
 
 def _register_prefixes(carried: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +105,10 @@ def evidence_inside(
     noisy = backbone.add_noise(latents, noise, t)
     prompts = list(dict.fromkeys((source, target, "")))
     with torch.no_grad():
-        eps = {p: backbone.predict(noisy, t, e)
-               for p, e in zip(prompts, backbone.embed(prompts), strict=True)}  # fmt: skip
+        eps = {
+            p: backbone.predict(noisy, t, e)
+            for p, e in zip(prompts, backbone.embed(prompts), strict=True)
+        }
     over_source = evidence(noise, eps[target], eps[source]).cpu().numpy()[:, cells]
     over_nothing = evidence(noise, eps[target], eps[""]).cpu().numpy()[:, cells]
     margin = float(over_source.mean())
@@ -135,8 +138,9 @@ class Clip:
         import torch
         from PIL import Image
 
-        inputs = self.processor(text=[prompt], images=Image.fromarray(image), truncation=True,
-                                return_tensors="pt")  # fmt: skip
+        inputs = self.processor(
+            text=[prompt], images=Image.fromarray(image), truncation=True, return_tensors="pt"
+        )
         with torch.no_grad():
             out = self.model(**inputs)
         return float(100 * torch.cosine_similarity(out.image_embeds, out.text_embeds)[0])
@@ -160,7 +164,10 @@ class Scripted:
         if not path.is_file():
             raise InputError(f"weights must be a TorchScript file, got {path}")
         try:
-            self.network: Any = torch.jit.load(str(path), map_location="cpu").eval()
+            with warnings.catch_warnings():
+                # Old files are what this reads, and TorchScript is all they come in.
+                warnings.filterwarnings("ignore", ".*torch.jit.*")
+                self.network: Any = torch.jit.load(str(path), map_location="cpu").eval()
         except RuntimeError as error:
             raise ModelError(f"{path} is no TorchScript file: {error}") from error
         self.flags = flags

@@ -1,4 +1,4 @@
-"""Trade-off curves of editing: methods, encoding ratios and mask thresholds on one set of images."""
+"""Trade-off curves of editing: methods, encoding ratios and mask thresholds on one data set."""
 
 from __future__ import annotations
 
@@ -249,9 +249,7 @@ def _edits(
     encodes = {"encode-decode", "diffedit", SHIPPED} & set(run.methods)
     base = replace(base, encoded=base.encode() if encodes else None)
     last: tuple[Any, np.ndarray] | None = None
-    for method, ratio, level in sorted(
-        run.settings(), key=lambda s: (s[1] or 0, s[2] or 0, s[0] == SHIPPED, s[0])
-    ):
+    for method, ratio, level in sorted(run.settings(), key=_beside_its_twin):
         if ratio is None:
             yield (method, ratio, level), resize_image(backbone.decode(latents), size)
             continue
@@ -272,6 +270,13 @@ def _edits(
         if method == SHIPPED:
             edited = composite(image, edited, mask, options.seam)
         yield (method, ratio, level), edited
+
+
+def _beside_its_twin(setting: tuple[str, float | None, float | None]) -> tuple[Any, ...]:
+    """Sorts the composited edit right after the same edit without compositing."""
+    method, ratio, level = setting
+    plain = "diffedit" if method == SHIPPED else method
+    return ratio or 0, level or 0, plain, method == SHIPPED
 
 
 def _figures(

@@ -60,8 +60,11 @@ def sample(
     """
     import inspect
 
-    extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters \
-        else {}  # fmt: skip
+    extra = (
+        {"generator": generator}
+        if "generator" in inspect.signature(scheduler.step).parameters
+        else {}
+    )
     latents = noise[None] * scheduler.init_noise_sigma
     for i, t in enumerate(scheduler.timesteps):
         eps = predict(scheduler.scale_model_input(latents, t)[0], round(float(t)))

@@ -23,14 +23,21 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files; - is stdin")
-    parser.add_argument("--prefix", default="a photograph of", metavar="TEXT",
-                        help='words the caption starts with (default: "a photograph of")')  # fmt: skip
-    parser.add_argument("--nouns", metavar="A,B,...",
-                        help="what to choose from (default: the model's own nouns)")  # fmt: skip
-    parser.add_argument("--most", type=int, default=3, metavar="N",
-                        help="nouns in the caption at most (default: 3)")  # fmt: skip
-    parser.add_argument("--samples", type=int, default=2, metavar="N",
-                        help="noise draws for naming (default: 2)")  # fmt: skip
+    parser.add_argument(
+        "--prefix",
+        default="a photograph of",
+        metavar="TEXT",
+        help='words the caption starts with (default: "a photograph of")',
+    )
+    parser.add_argument(
+        "--nouns", metavar="A,B,...", help="what to choose from (default: the model's own nouns)"
+    )
+    parser.add_argument(
+        "--most", type=int, default=3, metavar="N", help="nouns in the caption at most (default: 3)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=2, metavar="N", help="noise draws for naming (default: 2)"
+    )
     add_report_arguments(parser)
     add_model_arguments(parser)
 
@@ -56,21 +63,29 @@ def run(args: argparse.Namespace) -> int:
         for source in args.images:
             given = sys.stdin.buffer.read() if source == "-" else source
             try:
-                said = caption(given, model=model, prefix=args.prefix, nouns=nouns, most=args.most,
-                               samples=args.samples,
-                               progress=lambda d, n, stage: progress.start(stage, d, n))  # fmt: skip
+                said = caption(
+                    given,
+                    model=model,
+                    prefix=args.prefix,
+                    nouns=nouns,
+                    most=args.most,
+                    samples=args.samples,
+                    progress=lambda d, n, stage: progress.start(stage, d, n),
+                )
             except ImageError as error:
                 failed += 1
                 progress.line(f"textseg: error: {source}: {one_line(error)}", error=True)
                 continue
             if args.json:
-                record = {"image": source, "caption": said.text, "model": said.model,
-                          "nouns": [list(item) for item in said.nouns],
-                          "evaluations": said.evaluations}  # fmt: skip
+                record = {
+                    "image": source,
+                    "caption": said.text,
+                    "model": said.model,
+                    "nouns": [list(item) for item in said.nouns],
+                    "evaluations": said.evaluations,
+                }
                 progress.line(json.dumps(record))
             else:
                 before = f"{source}\t" if len(args.images) > 1 else ""
                 progress.line(before + said.text)
     return 0 if not failed else 2 if failed == len(args.images) else 1
-
-

@@ -52,27 +52,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="image file; - is stdin")
     parser.add_argument("--from-prompt", metavar="TEXT", help="make the image from this prompt")
     parser.add_argument("-q", "--query", metavar="TEXT", help='what to change, as "the dog"')
-    parser.add_argument("-p", "--prompt", required=True, metavar="TEXT",
-                        help='what it becomes, as "a cat"; "" removes it')  # fmt: skip
-    parser.add_argument("-o", "--output", required=True, metavar="OUT",
-                        help="result: .png, .webp, .jpg, or .npz for everything")  # fmt: skip
-    parser.add_argument("--mask", metavar="FILE",
-                        help="region to edit: a mask (white is edited), or a result of "
-                             "`textseg segment` as .npz")  # fmt: skip
-    parser.add_argument("--method", choices=EDIT_METHODS, default="diffedit",
-                        help="how (default: diffedit)")  # fmt: skip
+    parser.add_argument(
+        "-p",
+        "--prompt",
+        required=True,
+        metavar="TEXT",
+        help='what it becomes, as "a cat"; "" removes it',
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="result: .png, .webp, .jpg, or .npz for everything",
+    )
+    parser.add_argument(
+        "--mask",
+        metavar="FILE",
+        help="region to edit: a mask (white is edited), or a result of `textseg segment` as .npz",
+    )
+    parser.add_argument(
+        "--method", choices=EDIT_METHODS, default="diffedit", help="how (default: diffedit)"
+    )
     parser.add_argument("--patch", metavar="FILE", help="picture that --method poisson blends in")
-    parser.add_argument("--caption", metavar="TEXT",
-                        help="what the image shows, for --reference erase; written by "
-                             "--caption-model where it is not given")  # fmt: skip
-    parser.add_argument("--caption-model", metavar="NAME",
-                        help="who captions: blip, or a model that names nouns (default: --model)")  # fmt: skip
-    parser.add_argument("--approve", action="store_true",
-                        help="show where the region's overlay lies and ask before editing")  # fmt: skip
-    parser.add_argument("--save-steps", action="store_true",
-                        help="also write a contact sheet of the steps")  # fmt: skip
-    parser.add_argument("--visible-label", action="store_true",
-                        help='write "Edited with AI" into the picture')  # fmt: skip
+    parser.add_argument(
+        "--caption",
+        metavar="TEXT",
+        help="what the image shows, for --reference erase; written by "
+        "--caption-model where it is not given",
+    )
+    parser.add_argument(
+        "--caption-model",
+        metavar="NAME",
+        help="who captions: blip, or a model that names nouns (default: --model)",
+    )
+    parser.add_argument(
+        "--approve",
+        action="store_true",
+        help="show where the region's overlay lies and ask before editing",
+    )
+    parser.add_argument(
+        "--save-steps", action="store_true", help="also write a contact sheet of the steps"
+    )
+    parser.add_argument(
+        "--visible-label", action="store_true", help='write "Edited with AI" into the picture'
+    )
     parser.add_argument("--allow-url", action="store_true", help="fetch an image given as http(s)")
     add_refine_switch(parser)
     add_report_arguments(parser)
@@ -89,8 +113,10 @@ def run(args: argparse.Namespace) -> int:
     EditOptions(**changes)
     ContrastOptions(**given_options(args, ContrastOptions))
     RefineOptions(**given_options(args, RefineOptions))
-    refuse((args.image is None) != (args.from_prompt is None),
-           "give an IMAGE or --from-prompt, and not both")  # fmt: skip
+    refuse(
+        (args.image is None) != (args.from_prompt is None),
+        "give an IMAGE or --from-prompt, and not both",
+    )
     refuse(args.query is not None or args.mask is not None, "give a --query or a --mask")
     refuse(not (args.approve and args.image == "-"), "--approve needs stdin for the answer")
     _check_output(Path(args.output), args)
@@ -134,16 +160,27 @@ def _run(
             for note in mask.notes[1:]:
                 progress.line(f"textseg: warning: {args.query!r}: {note}", error=True)
         if not mask.mask.any():
-            progress.line(f"textseg: error: {args.query!r} was not found; nothing was edited",
-                          error=True)  # fmt: skip
+            progress.line(
+                f"textseg: error: {args.query!r} was not found; nothing was edited", error=True
+            )
             return 1
     if args.approve and not _approved(out, source, mask, changes, progress):
         progress.line("textseg: not approved; nothing was edited", error=True)
         return 1
     steps = Steps() if args.save_steps else None
     patch = None if args.patch is None else load_image(args.patch)
-    done = edit(source, args.query, args.prompt, model=model, mask=mask, method=args.method,
-                patch=patch, progress=step, keep=steps, **changes)  # fmt: skip
+    done = edit(
+        source,
+        args.query,
+        args.prompt,
+        model=model,
+        mask=mask,
+        method=args.method,
+        patch=patch,
+        progress=step,
+        keep=steps,
+        **changes,
+    )
     if carried:
         from dataclasses import replace
 
@@ -155,8 +192,10 @@ def _run(
     files = {"image": str(out)}
     if steps is not None:
         sheet = out.with_suffix(".steps.png")
-        write_atomic(sheet, encode_picture(contact_sheet(done, steps), ".png",
-                                           done.describe() | {"what": "steps"}))  # fmt: skip
+        write_atomic(
+            sheet,
+            encode_picture(contact_sheet(done, steps), ".png", done.describe() | {"what": "steps"}),
+        )
         files["steps"] = str(sheet)
     _report(args, done, files, progress)
     return 0
@@ -205,13 +244,16 @@ def _approved(
 
     pixels = load_image(source)
     region = getattr(mask, "mask", mask)
-    refuse(region.shape == pixels.shape[:2],
-           f"mask must have the image's size {pixels.shape[:2]}, got {region.shape}")  # fmt: skip
+    refuse(
+        region.shape == pixels.shape[:2],
+        f"mask must have the image's size {pixels.shape[:2]}, got {region.shape}",
+    )
     region = ~region if changes.get("invert_mask") else region
     path = out.with_suffix(".overlay.png")
     write_atomic(path, encode_picture(tint(pixels, region, PALETTE[0], 0.45), ".png", {}))
-    progress.line(f"{path}: edit the tinted region ({region.mean():.1%} of the image)? [y/N] ",
-                  error=True)  # fmt: skip
+    progress.line(
+        f"{path}: edit the tinted region ({region.mean():.1%} of the image)? [y/N] ", error=True
+    )
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

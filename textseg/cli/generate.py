@@ -31,12 +31,15 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to make")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT",
-                        help="result: .png, .webp or .jpg")  # fmt: skip
-    parser.add_argument("-n", "--count", type=int, default=1, metavar="N",
-                        help="images per prompt (default: 1)")  # fmt: skip
-    parser.add_argument("--visible-label", action="store_true",
-                        help='write "Generated with AI" into the picture')  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="result: .png, .webp or .jpg"
+    )
+    parser.add_argument(
+        "-n", "--count", type=int, default=1, metavar="N", help="images per prompt (default: 1)"
+    )
+    parser.add_argument(
+        "--visible-label", action="store_true", help='write "Generated with AI" into the picture'
+    )
     add_report_arguments(parser)
     add_model_arguments(parser)
     add_options(parser, GenerateOptions, title="sampling (default: what the model was tuned with)")
@@ -61,8 +64,13 @@ def run(args: argparse.Namespace) -> int:
 
     model = load(args.model, device=args.device, dtype=args.dtype)
     with Progress("step", quiet=args.quiet) as progress:
-        made = generate(args.prompts, count=args.count, model=model, **changes,
-                        progress=lambda done, total, stage: progress.start(stage, done, total))  # fmt: skip
+        made = generate(
+            args.prompts,
+            count=args.count,
+            model=model,
+            **changes,
+            progress=lambda done, total, stage: progress.start(stage, done, total),
+        )
         for number, one in enumerate(made, 1):
             path = out if len(made) == 1 else out.with_stem(f"{out.stem}-{number}")
             one.save(path, visible_label=args.visible_label)

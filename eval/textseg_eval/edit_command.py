@@ -1,0 +1,175 @@
+"""`textseg eval edit`: the trade-off of edits between what they change and what they leave."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from textseg.errors import InputError
+
+DESCRIPTION = """\
+Edit the objects of a COCO-format data set by prompt and measure what became of the background, how
+much changed inside and whether the edit took, for DiffEdit and the methods of its ablation, over
+encoding ratios and mask thresholds. Writes results.json, per_image.jsonl and edit.html; a run that
+was stopped goes on where it was."""
+EXAMPLES = """\
+LPIPS, CLIP score and FID are measured where weights are given: TorchScript files as those of
+StyleGAN3's metrics (vgg16.pt, inception-2015-12-05.pt), a CLIP folder in transformers' format.
+
+examples:
+  textseg eval edit --images data/drawn/val --annotations data/drawn/annotations/val.json \\
+      --swap "dog=a cat" --swap "cat=a dog" -o runs/edit
+  textseg eval edit --images val2017 --annotations instances_val2017.json --pairs pairs.json \\
+      --model sd-legacy/stable-diffusion-v1-5 --limit 100 --lpips vgg16.pt -o runs/sd
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from textseg.cli.options_arguments import add_model_arguments, add_options
+    from textseg.options import EditOptions
+
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="pictures")
+    parser.add_argument(
+        "--annotations", type=Path, required=True, metavar="FILE", help="COCO instances"
+    )
+    parser.add_argument(
+        "--swap",
+        action="append",
+        default=[],
+        metavar="CATEGORY=PROMPT",
+        help='what a category becomes, as "dog=a cat"; "dog=" removes it; repeatable',
+    )
+    parser.add_argument(
+        "--pairs", type=Path, metavar="FILE", help='swaps as JSON: {"dog": "a cat", ...}'
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="results")
+    parser.add_argument(
+        "--method",
+        type=_words,
+        metavar="M[,M...]",
+        help="reconstruct, sdedit, encode-decode, diffedit-no-encoding, diffedit, "
+        "diffedit-composited (default: all)",
+    )
+    parser.add_argument(
+        "--ratio",
+        type=_numbers,
+        metavar="R[,R...]",
+        help="encoding ratios (default: 0.5,0.6,0.7,0.8,0.9)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_numbers,
+        metavar="T[,T...]",
+        help="mask thresholds (default: 0.25,0.5,0.75)",
+    )
+    parser.add_argument(
+        "--truth-mask",
+        action="store_true",
+        help="edit the annotated region, not the one the model finds",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images with a swap")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=4,
+        metavar="N",
+        help="noise draws that judge whether an edit took (default: 4)",
+    )
+    parser.add_argument("--save-images", action="store_true", help="keep the edited images")
+    parser.add_argument("--lpips", type=Path, metavar="FILE", help="TorchScript LPIPS network")
+    parser.add_argument("--clip", type=Path, metavar="DIR", help="CLIP model for the CLIP score")
+    parser.add_argument(
+        "--inception", type=Path, metavar="FILE", help="TorchScript Inception network for FID"
+    )
+    parser.add_argument("--json", action="store_true", help="the results as JSON on stdout")
+    parser.add_argument("--quiet", action="store_true", help="errors only")
+    add_model_arguments(parser)
+    add_options(
+        parser,
+        EditOptions,
+        title="edit (default: what the model was tuned with)",
+        exclude=("encode_ratio", "invert_mask", "composite"),
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import json
+
+    from textseg.backbone import load
+    from textseg.cli.options_arguments import given_options
+    from textseg.cli.progress import Progress
+    from textseg.editing import edit_defaults
+    from textseg.options import EditOptions
+
+    from .coco import load_coco
+    from .edit_metrics import Clip, Scripted
+    from .edit_report import table
+    from .edit_run import LEVELS, RATIOS, EditRun, Judges, evaluate_edits
+
+    pairs = swaps(args.swap, args.pairs)
+    dataset = load_coco(args.images, args.annotations)
+    backbone = load(args.model, device=args.device, dtype=args.dtype)
+    plan = EditRun(
+        dataset=dataset,
+        pairs=pairs,
+        ratios=args.ratio or RATIOS,
+        levels=args.threshold or LEVELS,
+        options=replace(edit_defaults(backbone), **given_options(args, EditOptions)),
+        truth_mask=args.truth_mask,
+        draws=args.draws,
+        save_images=args.save_images,
+    )
+    if args.method:
+        plan = replace(plan, methods=args.method)
+    fitting = dataset.keeping(e.image_id for e in dataset.examples if plan.choose(e) is not None)
+    plan = replace(plan, dataset=fitting.limited(args.limit, plan.seed))
+    judges = Judges(
+        lpips=Scripted(args.lpips, resize_images=False, return_lpips=True) if args.lpips else None,
+        clip=Clip(args.clip) if args.clip else None,
+        inception=Scripted(args.inception, return_features=True) if args.inception else None,
+    )
+    with Progress("image", quiet=args.quiet) as progress:
+        results = evaluate_edits(plan, backbone, args.output, judges, progress.update)
+        if args.json:
+            progress.line(json.dumps(results))
+        elif not args.quiet:
+            progress.line(table(results["rows"]))
+            progress.line(f"\n{args.output / 'edit.html'}")
+    return 1 if results["failed"] else 0
+
+
+def swaps(given: list[str], path: Path | None) -> dict[str, str]:
+    """Category -> prompt, from "category=prompt" texts and a JSON file."""
+    from .coco import read_json
+
+    pairs: dict[str, str] = {}
+    if path is not None:
+        value, _ = read_json(path, "pairs")
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise InputError(f"pairs must be a JSON object of texts, got {path}")
+        pairs |= value
+    for text in given:
+        category, sign, prompt = text.partition("=")
+        if not sign or not category.strip():
+            raise InputError(f"swap must be CATEGORY=PROMPT, got {text!r}")
+        pairs[category.strip()] = prompt.strip()
+    return pairs
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value <= 1 for value in values):
+        raise argparse.ArgumentTypeError(f"must be numbers in (0, 1], got {text!r}")
+    return values
+
+
+__all__: Any = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run", "swaps"]

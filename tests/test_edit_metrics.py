@@ -1,0 +1,254 @@
+"""Edit metrics against plain arithmetic, and a whole run over a hand-made data set."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_backbone import FakeBackbone
+from PIL import Image
+
+from textseg.errors import InputError
+from textseg.options import EditOptions
+from textseg_eval.coco import load_coco
+from textseg_eval.edit_command import swaps
+from textseg_eval.edit_metrics import (
+    Scripted,
+    background_lpips,
+    background_psnr,
+    background_ssim,
+    change_inside,
+    evidence_inside,
+    frechet_distance,
+)
+from textseg_eval.edit_report import table
+from textseg_eval.edit_run import ABLATION, RECONSTRUCT, SHIPPED, EditRun, Judges, evaluate_edits
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+
+
+def _pair() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    image, edited = rng.integers(0, 256, (2, 40, 64, 3), dtype=np.uint8)
+    region = np.zeros((40, 64), bool)
+    region[5:20, 10:50] = True
+    return image, edited, region
+
+
+def test_psnr_is_over_the_background_alone() -> None:
+    image, edited, region = _pair()
+    shifted = image.astype(int)
+    shifted[~region] = (image[~region].astype(int) + 128) % 256
+    error = [
+        (float(a) - float(b)) ** 2
+        for a, b in zip(image[~region].ravel(), shifted[~region].ravel(), strict=True)
+    ]
+    expected = 10 * math.log10(255**2 / (sum(error) / len(error)))
+    assert background_psnr(image, shifted.astype(np.uint8), region) == pytest.approx(expected)
+    inside_only = np.where(region[..., None], edited, image)
+    assert background_psnr(image, inside_only, region) == 100
+    assert background_psnr(image, edited, np.ones_like(region)) is None
+
+
+def test_ssim_is_one_where_nothing_changed() -> None:
+    image, edited, region = _pair()
+    assert background_ssim(image, image, region) == pytest.approx(1)
+    whole = background_ssim(image, edited, np.zeros_like(region))
+    assert whole is not None and abs(whole) < 0.1
+    far = np.where(region[..., None], edited, image)
+    near = background_ssim(image, far, region)
+    assert near is not None and 0.8 < near < 1
+    assert background_ssim(image, edited, np.ones_like(region)) is None
+
+
+def test_change_inside_is_a_mean_difference() -> None:
+    image = np.zeros((10, 14, 3), np.uint8)
+    edited = np.full_like(image, 255)
+    region = np.zeros((10, 14), bool)
+    assert change_inside(image, edited, region) is None
+    region[:5] = True
+    edited[2:5] = 0
+    assert change_inside(image, edited, region) == pytest.approx(2 / 5)
+
+
+def test_evidence_prefers_what_is_there() -> None:
+    fake = FakeBackbone({"dog": (0.2, 0.2, 0.8, 0.8)})
+    image = _pair()[0]
+    region = np.zeros((40, 64), bool)
+    region[12:28, 20:44] = True
+    there = evidence_inside(fake, image, region, "a cat", "a dog")
+    gone = evidence_inside(fake, image, region, "a dog", "a cat")
+    assert there["took"] == 1 and gone["took"] == 0
+    assert there["margin"] == pytest.approx(-gone["margin"], rel=1e-5)
+    # Where the dog is, the fake's error is 0 for "dog" and 0.5 for anything else.
+    assert there["margin"] == pytest.approx(0.25, abs=0.08)
+    assert there["presence"] > 0.99 and gone["presence"] == 0
+
+
+def test_frechet_distance_of_gaussians() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(400, 5))
+    assert frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
+    moved = first * 2 + 3
+    # Commuting covariances: |m|^2 + tr((C1^(1/2) - C2^(1/2))^2).
+    c = np.cov(first.T)
+    expected = np.square(first.mean(0) - moved.mean(0)).sum() + np.trace(c)
+    assert frechet_distance(first, moved) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(InputError, match="at least 2 images a side, got 1, 400"):
+        frechet_distance(first[:1], first)
+
+
+class _Pooled(torch.nn.Module):
+    def forward(self, x: torch.Tensor, return_lpips: bool = False) -> torch.Tensor:
+        return x.float().mean((2, 3)) / (2.0 if return_lpips else 1.0)
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    torch.jit.save(torch.jit.script(_Pooled()), str(tmp_path / "net.pt"))
+    return tmp_path / "net.pt"
+
+
+def test_networks_from_files(network: Path, tmp_path: Path) -> None:
+    image, edited, region = _pair()
+    inside_only = np.where(region[..., None], edited, image)
+    scripted = Scripted(network, return_lpips=True)
+    np.testing.assert_allclose(scripted.features(image), image.mean((0, 1)) / 2, rtol=1e-5)
+    assert background_lpips(scripted, image, inside_only, region) == 0
+    assert background_lpips(scripted, image, edited, region) > 0
+    with pytest.raises(InputError, match="weights must be a TorchScript file"):
+        Scripted(tmp_path / "none.pt")
+
+
+def _dataset(folder: Path, count: int = 3) -> tuple[Path, Path]:
+    rng = np.random.default_rng(1)
+    images, annotations = [], []
+    (folder / "images").mkdir()
+    for number in range(1, count + 1):
+        pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": 48, "width": 64})
+        # The fake's dog covers this same box.
+        box = [16, 12, 32, 24]
+        corners = [16, 12, 48, 12, 48, 36, 16, 36]
+        annotations.append(
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 1 + (number == 3),
+                "bbox": box,
+                "area": 768,
+                "iscrowd": 0,
+                "segmentation": [corners],
+            }
+        )
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "boat"}]
+    (folder / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    return folder / "images", folder / "instances.json"
+
+
+def _run(folder: Path, **changes: Any) -> EditRun:
+    plan: dict[str, Any] = {
+        "dataset": load_coco(*_dataset(folder)),
+        "pairs": {"dog": "a cat"},
+        "ratios": (0.5, 1.0),
+        "levels": (0.5,),
+        "options": EditOptions(steps=4),
+        "draws": 2,
+    }
+    return EditRun(**(plan | changes))
+
+
+@pytest.fixture
+def fake() -> FakeBackbone:
+    return FakeBackbone({"dog": (0.25, 0.25, 0.75, 0.75)})
+
+
+def test_a_run_measures_every_setting(tmp_path: Path, fake: FakeBackbone, network: Path) -> None:
+    run = _run(tmp_path)
+    judges = Judges(lpips=Scripted(network, return_lpips=True), inception=Scripted(network))
+    results = evaluate_edits(run, fake, tmp_path / "out", judges)
+    assert results["images"] == 2 and results["failed"] == 0
+    settings = [(r["method"], r["ratio"], r["level"]) for r in results["rows"]]
+    assert settings == list(run.settings())
+    assert len(settings) == 1 + 2 * 5
+    by = {(r["method"], r["ratio"]): r for r in results["rows"]}
+    # Latents outside the mask are the image's own: but for the cells at the region's edge, only
+    # the autoencoder touches the background.
+    assert by["diffedit", 1.0]["psnr"]["mean"] == pytest.approx(
+        by[RECONSTRUCT, None]["psnr"]["mean"], abs=1
+    )
+    assert by["diffedit", 1.0]["psnr"]["mean"] > by["sdedit", 1.0]["psnr"]["mean"]
+    assert by[SHIPPED, 1.0]["psnr"]["mean"] == 100
+    assert by[SHIPPED, 1.0]["lpips"]["mean"] == 0
+    assert by[RECONSTRUCT, None]["took"]["mean"] == 0
+    assert by["diffedit", 0.5]["psnr"]["low"] <= by["diffedit", 0.5]["psnr"]["high"]
+    assert all(row["fid"] >= 0 for row in results["rows"])
+    assert "<svg" in (tmp_path / "out" / "edit.html").read_text()
+    shown = table(results["rows"])
+    assert shown.count("\n") == len(settings) + 1
+    assert "| diffedit | 0.5 | 0.5 |" in shown
+
+
+def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, fake: FakeBackbone) -> None:
+    run = _run(tmp_path)
+
+    def stop(done: int, total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_edits(run, fake, tmp_path / "out", progress=stop)
+    resumed = evaluate_edits(run, fake, tmp_path / "out")
+    whole = evaluate_edits(run, fake, tmp_path / "whole")
+    assert resumed["rows"] == whole["rows"]
+    other = EditRun(run.dataset, run.pairs, ratios=(0.5,))
+    with pytest.raises(InputError, match="output must be empty or hold this same run"):
+        evaluate_edits(other, fake, tmp_path / "out")
+
+
+def test_encoding_once_for_all_ratios_changes_nothing(tmp_path: Path, fake: FakeBackbone) -> None:
+    both = evaluate_edits(_run(tmp_path, truth_mask=True), fake, tmp_path / "both")
+    (tmp_path / "again").mkdir()
+    alone = evaluate_edits(
+        _run(tmp_path / "again", truth_mask=True, ratios=(0.5,)), fake, tmp_path / "alone"
+    )
+    rows = {(r["method"], r["ratio"]): r for r in both["rows"]}
+    for row in alone["rows"]:
+        assert rows[row["method"], row["ratio"]] == row
+
+
+def test_refuses(tmp_path: Path) -> None:
+    for changes, words in (
+        ({"methods": ("magic",)}, "methods must be of reconstruct, sdedit"),
+        ({"pairs": {}}, "pairs must hold at least one"),
+        ({"pairs": {"zebra": "a cat"}}, "must name categories of the data set, got 'zebra'"),
+    ):
+        folder = tmp_path / words[:8].strip()
+        folder.mkdir(exist_ok=True)
+        for old in folder.rglob("*.png"):
+            old.unlink()
+        if (folder / "images").exists():
+            (folder / "images").rmdir()
+        with pytest.raises(InputError) as caught:
+            _run(folder, **changes)
+        assert words in str(caught.value)
+
+
+def test_swaps_are_read(tmp_path: Path) -> None:
+    (tmp_path / "pairs.json").write_text('{"dog": "a cat", "boat": ""}')
+    assert swaps(["dog=a ball", "hot dog = a boat"], tmp_path / "pairs.json") == {
+        "dog": "a ball",
+        "boat": "",
+        "hot dog": "a boat",
+    }
+    with pytest.raises(InputError, match="swap must be CATEGORY=PROMPT, got 'dog'"):
+        swaps(["dog"], None)
+    assert len(ABLATION) == 4
