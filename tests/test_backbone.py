@@ -237,11 +237,17 @@ def test_loading_needs_no_network_and_prints_nothing(
 ) -> None:
     import socket
 
+    from diffusers.utils import logging
+
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    LatentUNet.from_folder(tiny_folder, device="cpu")
+    before = logging.get_verbosity()
+    logging.set_verbosity_warning()
+    for dtype in ("float32", "float16"):
+        LatentUNet.from_folder(tiny_folder, device="cpu", dtype=dtype)
+    logging.set_verbosity(before)
     assert capfd.readouterr() == ("", "")
 
 

@@ -139,7 +139,7 @@ def test_one_encoding_serves_all_draws(eps_backbone: Any, tiny_image: np.ndarray
 def test_mini(query: str, reference: str) -> None:
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(MINI, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(MINI).to(torch.float32)
     public = public_pipeline(pipe)
     model = LatentUNet.from_folder(MINI, device="cpu")
     image = np.random.default_rng(0).integers(0, 256, (9, 14, 3)).astype(np.uint8)

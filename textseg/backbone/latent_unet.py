@@ -157,10 +157,9 @@ class LatentUNet(Backbone):
         if (path / "textseg.json").is_file():
             calibration = read_json(path / "textseg.json", path)
         parts = _load_parts(path, variants)
-        parts["unet"].to(where, what)
-        parts["text_encoder"].to(where, what)
-        parts["vae"].to(where, torch.float32)
-        for part in ("unet", "text_encoder", "vae"):
+        for part, precision in (("unet", what), ("text_encoder", what), ("vae", torch.float32)):
+            # diffusers' own `to` logs a warning that does not apply to these models.
+            torch.nn.Module.to(parts[part], where, precision)
             parts[part].eval().requires_grad_(False)
         model = cls(**parts, name=name or str(path), calibration=calibration)
         if where.type == "cpu":
