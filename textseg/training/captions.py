@@ -7,16 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..prompts import with_article
+
 ABSENT_TEMPLATES = (
     "without {a}", "without {n}", "a photo without {a}", "a picture without {n}",
     "a photo without {a}", "a scene without {the}",
 )  # fmt: skip
 PRESENT_TEMPLATES = ("{list}", "a photo of {list}", "a picture of {list}", "a scene with {list}")
-
-
-def with_article(noun: str) -> str:
-    """ "apple" to "an apple"."""
-    return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
 def present_caption(rng: np.random.Generator, nouns: Sequence[str]) -> str:

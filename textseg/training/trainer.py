@@ -20,8 +20,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..prompts import with_article
 from .autoencoder import BLOCK, BlockAnalysis
-from .captions import absent_caption, present_caption, unknown_word, with_article
+from .captions import absent_caption, present_caption, unknown_word
 from .losses import CrossAttentionQueries, NounHeads, contrast_loss, grounding_loss
 from .networks import SCHEDULE, build_text_encoder, build_unet
 from .options import TrainOptions

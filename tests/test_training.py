@@ -1,0 +1,298 @@
+"""The recipe of the embedded model: scenes, captions, latents, losses, trainer, calibration."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from textseg.errors import InputError
+from textseg.options import RefineOptions
+from textseg.training.autoencoder import BlockAnalysis, build_autoencoder
+from textseg.training.calibrate import Question, fit_presence, fit_threshold, iou
+from textseg.training.captions import absent_caption, present_caption
+from textseg.training.coco import CocoSet, decode_segmentation
+from textseg.training.drawn_set import write_drawn_set
+from textseg.training.losses import (
+    CrossAttentionQueries,
+    NounHeads,
+    contrast_loss,
+    grounding_loss,
+)
+from textseg.training.mixture import Mixture, scene_batches
+from textseg.training.nouns import COCO_NOUNS, DRAWINGS, NOUNS
+from textseg.training.options import TrainOptions
+from textseg.training.scenes import SceneOptions, Sprites, compose
+from textseg.training.trainer import Trainer
+from textseg.training.vocabulary import FILLERS, build_tokenizer, known_words
+
+
+@pytest.fixture(scope="module")
+def sprites() -> Sprites:
+    """Opaque rectangles, one colour a noun."""
+    colours = {"dog": (250, 10, 10), "cat": (10, 250, 10), "sports ball": (10, 10, 250)}
+    return {noun: [np.full((20, 30, 4), (*rgb, 255), np.uint8)] for noun, rgb in colours.items()}
+
+
+def _images(n: int, h: int, w: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (n, h, w, 3)).astype(np.uint8)
+
+
+def test_a_scene_depends_on_the_generator_alone(sprites: Sprites) -> None:
+    one, two, other = (
+        compose(np.random.default_rng(seed), sprites, (48, 64)) for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(one.image, two.image)
+    assert one.nouns == two.nouns
+    assert not np.array_equal(one.image, other.image)
+
+
+def test_without_a_noun_the_scene_changes_where_the_noun_was_visible(sprites: Sprites) -> None:
+    options = SceneOptions(counts=(0.0, 0.0, 1.0), rotation=0.0)
+    for seed in range(20):
+        scene = compose(np.random.default_rng(seed), sprites, (48, 64), options=options)
+        assert scene.image.shape == (48, 64, 3)
+        for mask, without in zip(scene.masks, scene.without, strict=True):
+            changed = (scene.image != without).any(axis=2)
+            # Nothing changes far from the object; nearly everything on it does.
+            grown = np.pad(mask, 2)
+            grown = np.any(
+                [np.roll(grown, (dy, dx), (0, 1)) for dy in range(-2, 3) for dx in range(-2, 3)],
+                axis=0,
+            )[2:-2, 2:-2]
+            assert not (changed & ~grown).any()
+            assert changed[mask].mean() > 0.95
+
+
+def test_instance_masks_are_disjoint_and_make_up_the_noun_masks(sprites: Sprites) -> None:
+    options = SceneOptions(counts=(0.0, 0.0, 1.0), repeat=0.7, min_visible=0.3)
+    for seed in range(10):
+        scene = compose(np.random.default_rng(seed), sprites, (64, 48), options=options)
+        total = np.sum([m for _, m in scene.instances], axis=0)
+        assert total.max() <= 1
+        for noun, mask in zip(scene.nouns, scene.masks, strict=True):
+            parts = [m for name, m in scene.instances if name == noun]
+            np.testing.assert_array_equal(mask, np.any(parts, axis=0))
+
+
+def test_the_drawn_set_is_coco_and_its_boxes_and_areas_are_those_of_its_masks(
+    sprites: Sprites, tmp_path: Path
+) -> None:
+    from pycocotools.coco import COCO
+
+    file = tmp_path / "annotations" / "instances.json"
+    count = write_drawn_set(tmp_path / "images", file, sprites, count=3, seed=4)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(file))
+    assert len(coco.getImgIds()) == 3
+    assert len(coco.getAnnIds()) == count > 0
+    for annotation in coco.loadAnns(coco.getAnnIds()):
+        mask = coco.annToMask(annotation).astype(bool)
+        ys, xs = np.where(mask)
+        x, y, w, h = annotation["bbox"]
+        assert (x, y, x + w, y + h) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        assert annotation["area"] == mask.sum()
+        again = decode_segmentation(annotation, *mask.shape)
+        np.testing.assert_array_equal(again, mask)
+
+
+def test_a_photograph_is_filled_only_around_the_noun(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.full((60, 90, 3), 90, np.uint8)
+    pixels[20:40, 30:60] = (250, 20, 20)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    shape = [[30, 20, 60, 20, 60, 40, 30, 40]]
+    data = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 60, "width": 90}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": shape, "iscrowd": 0}],
+    }
+    (tmp_path / "i.json").write_text(json.dumps(data))
+    coco = CocoSet(tmp_path, tmp_path / "i.json")
+    assert [s.shape for s in coco.cutouts(min_area=100)["dog"]] == [(20, 30, 4)]
+    scene = None
+    for seed in range(10):
+        scene = scene or coco.scene(np.random.default_rng(seed), (40, 56))
+    assert scene is not None and scene.nouns == ("dog",)
+    assert (np.abs(scene.without[0].astype(int) - 90) < 12).all()
+    far = scene.masks[0].copy()
+    far[:] = True
+    ys, xs = np.where(scene.masks[0])
+    far[max(ys.min() - 4, 0) : ys.max() + 5, max(xs.min() - 4, 0) : xs.max() + 5] = False
+    np.testing.assert_array_equal(scene.image[far], scene.without[0][far])
+
+
+def test_every_coco_category_is_a_noun_and_every_drawing_has_one() -> None:
+    assert len(COCO_NOUNS) == 80
+    assert len(set(NOUNS)) == len(NOUNS)
+    assert set(DRAWINGS) <= set(NOUNS)
+
+
+def test_every_known_word_is_one_token_and_others_are_pieces() -> None:
+    words = known_words()
+    assert {"without", "red", *FILLERS} <= set(words)
+    tokenizer = build_tokenizer(words)
+    for word in words:
+        assert len(tokenizer(word).input_ids) == 3, word
+    assert len(tokenizer("zorp").input_ids) > 3
+    assert tokenizer.unk_token_id not in tokenizer("zorp").input_ids[1:-1]
+    padded = tokenizer("a dog", padding="max_length").input_ids
+    assert len(padded) == tokenizer.model_max_length
+
+
+def test_captions_name_what_they_are_given_and_only_that() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        text = present_caption(rng, ["hot dog", "tie"])
+        assert "hot dog" in text and "tie" in text and "without" not in text
+        absent = absent_caption(rng, "apple", ["cup"])
+        assert "without" in absent and absent.index("apple") > absent.index("without")
+
+
+def test_the_encoder_is_the_block_analysis_and_latents_are_white() -> None:
+    images = np.repeat(np.repeat(_images(8, 12, 20), 2, axis=1), 2, axis=2)
+    images[:, :6] //= 3
+    analysis = BlockAnalysis.fit(images)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = analysis(x)
+    assert latents.shape == (8, 8, 6, 10)
+    flat = latents.permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(torch.cov(flat), torch.eye(8), atol=2e-3, rtol=0)
+    vae = build_autoencoder(analysis)
+    with torch.no_grad():
+        posterior = vae.encode(x[:2]).latent_dist
+    torch.testing.assert_close(posterior.mode(), latents[:2], atol=2e-3, rtol=0)
+    assert posterior.std.max() < 1e-6
+
+
+def test_contrast_loss_prefers_the_mask_to_its_complement() -> None:
+    mask = torch.zeros(2, 4, 6)
+    mask[:, 1:3, 2:5] = 1
+    weight = torch.ones(2)
+    good = contrast_loss(mask[:, None].expand(-1, 8, -1, -1), mask, weight)
+    bad = contrast_loss(1 - mask[:, None].expand(-1, 8, -1, -1), mask, weight)
+    none = contrast_loss(torch.zeros(2, 8, 4, 6), torch.zeros(2, 4, 6), weight)
+    assert good < 0.5 < bad
+    assert none < 0.05
+
+
+def test_grounding_loss_is_the_cross_entropy_of_cells_by_noun() -> None:
+    """One layer with known queries and keys against the sum written out cell by cell."""
+
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.to_q = torch.nn.Linear(5, 4)
+            self.to_k = torch.nn.Linear(6, 4)
+            self.scale = 0.5
+
+    torch.manual_seed(0)
+    unet = torch.nn.Module()
+    unet.attn2 = Layer()
+    recorded = CrossAttentionQueries(unet)
+    heads = NounHeads(recorded, 9)
+    features = torch.randn(2, 24, 5)
+    unet.attn2.to_q(features)
+    masks = torch.zeros(2, 2, 8, 12)
+    masks[0, 0, 2:5, 4:9] = 1
+    masks[1, 1, :, 6:] = 1
+    nouns = torch.tensor([[1, -1], [-1, 2]])
+    start, keys = torch.randn(6), torch.randn(3, 6)
+    weight = torch.tensor([1.0, 0.25])
+    picked = [7, 3, 5]
+    found = grounding_loss(recorded, heads, start, keys, picked, masks, nouns, weight)
+
+    query = unet.attn2.to_q(features)
+    names = unet.attn2.to_k(torch.cat([start[None], keys]))
+    logits = [0.5 * query @ names.T, heads("attn2", features)[..., [0, 8, 4, 6]]]
+    for value, scores in zip(found, logits, strict=True):
+        total = norm = 0.0
+        for b in range(2):
+            for cell in range(24):
+                y, x = divmod(cell, 6)
+                share = masks[b, b, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean().item()
+                noun = 1 + int(nouns[b, b])
+                log_p = scores[b, cell].log_softmax(0)
+                entropy = -(share * log_p[noun] + (1 - share) * log_p[0]).item()
+                balance = (1 + 2 * share) * weight[b].item()
+                total, norm = total + entropy * balance, norm + balance
+        assert value.item() == pytest.approx(total / norm, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained(sprites: Sprites, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trainer run of a few seconds, twice: the second goes on where the first stopped."""
+    folder = tmp_path_factory.mktemp("train")
+    mixture = Mixture(sprites)
+    batches = scene_batches(mixture, NOUNS, [(32, 48)], 2, 0)
+    analysis = BlockAnalysis.fit(_images(4, 16, 24))
+    for hours in (1e-7, 1.0):
+        options = TrainOptions(hours=hours, batch=2, fresh=2, pairs=(1.0, 1.0), negatives=5)
+        trainer = Trainer(folder, analysis, NOUNS, options)
+        if hours == 1e-7:
+            trainer.run(batches)
+        else:
+            assert trainer.step == 1
+    return folder
+
+
+def test_training_logs_saves_and_resumes(trained: Path) -> None:
+    state = torch.load(trained / "state.pt", weights_only=True)
+    assert state["step"] == 1 and state["scenes"] > 0
+    assert json.loads((trained / "options.json").read_text())["batch"] == 2
+
+
+def test_a_step_lowers_the_loss_on_what_it_saw(sprites: Sprites, tmp_path: Path) -> None:
+    """Twenty steps on the same few scenes: the model starts to tell their nouns."""
+    batches = scene_batches(Mixture(sprites), NOUNS, [(32, 48)], 4, 0)
+    options = TrainOptions(batch=2, fresh=4, warmup=1, pairs=(1.0, 1.0), negatives=3)
+    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), NOUNS, options)
+    pool = trainer._fill(batches)
+    rows = [trainer.train_step(pool) for _ in range(20)]
+    for name in ("grounding", "heads"):
+        before, after = (np.mean([r[name] for r in part]) for part in (rows[:4], rows[-4:]))
+        assert after < before, name
+
+
+def test_train_options_name_what_is_wrong() -> None:
+    with pytest.raises(InputError, match=r"hours must be a number above 0, got 0"):
+        TrainOptions(hours=0)
+    with pytest.raises(InputError, match=r"pairs must be two numbers in \[0, 1\]"):
+        TrainOptions(pairs=(0.5, 2.0))
+
+
+def test_calibration_finds_the_level_that_shows_the_object_and_the_presence() -> None:
+    rng = np.random.default_rng(2)
+    questions = []
+    for i in range(30):
+        truth = np.zeros((40, 56), bool)
+        truth[8:24, 16:40] = True
+        small = truth[4::8, 4::8].astype(np.float32)
+        there = i % 3 != 0
+        noise = rng.random(small.shape).astype(np.float32)
+        useful = 0.03 * noise + (0.4 * small if there else 0)
+        levels = {s: (useful if s == 0.3 else noise) for s in (0.1, 0.2, 0.3, 0.4, 0.5)}
+        image = np.zeros((40, 56, 3), np.uint8)
+        questions.append(Question(image, truth if there else None, levels, levels))
+    strengths, options, value, by_level = fit_threshold(questions)
+    assert strengths == (0.3,)
+    assert options.threshold == "calibrated" and options.crf == RefineOptions.off().crf
+    assert value == max(by_level.values()) > 0.6
+    presence, accuracy = fit_presence(questions, strengths)
+    assert accuracy == pytest.approx(1.0) and presence["scale"] > 0
+
+
+def test_iou_of_empty_masks_is_one() -> None:
+    empty, full = np.zeros((3, 5), bool), np.ones((3, 5), bool)
+    assert iou(empty, empty) == 1.0
+    assert iou(empty, full) == 0.0
+    half = full.copy()
+    half[:, :2] = False
+    assert iou(half, full) == pytest.approx(9 / 15)
