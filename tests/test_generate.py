@@ -16,14 +16,14 @@ from textseg.labels import TRAINED, read_label
 from textseg.options import GenerateOptions
 from textseg.saving import read_provenance
 
-SIZE = {"height": 48, "width": 80}
+SIZE: Any = {"height": 48, "width": 80}
 
 
 def _diffusers(backbone: Any, pipeline: Any, scheduler: Any, noise: torch.Tensor) -> np.ndarray:
     from diffusers import StableDiffusionPipeline
 
     parts = dict(pipeline.components) | {"scheduler": scheduler}
-    pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipe: Any = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     images = pipe(
         "a dog",

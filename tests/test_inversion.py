@@ -86,7 +86,7 @@ def test_encoding_equals_diffusers_inverse_scheduler(
     from diffusers import DDIMInverseScheduler
 
     backbone = request.getfixturevalue(name)
-    scheduler = DDIMInverseScheduler.from_config(_trailing(backbone))
+    scheduler: Any = DDIMInverseScheduler.from_config(_trailing(backbone))
     scheduler.set_timesteps(10)
     embedding = backbone.embed([""])
     expected = _latents()[None]
@@ -104,7 +104,7 @@ def test_decoding_equals_diffusers_scheduler(name: str, request: pytest.FixtureR
     from diffusers import DDIMScheduler
 
     backbone = request.getfixturevalue(name)
-    scheduler = DDIMScheduler.from_config(_trailing(backbone))
+    scheduler: Any = DDIMScheduler.from_config(_trailing(backbone))
     scheduler.set_timesteps(10)
     embedding = backbone.embed(["the cat", "a dog"])
     expected = _latents()[None]

@@ -68,7 +68,7 @@ class BlipCaptioner:
             folder = name
         try:
             processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
-            model = BlipForConditionalGeneration.from_pretrained(folder, local_files_only=True)
+            model: Any = BlipForConditionalGeneration.from_pretrained(folder, local_files_only=True)
         except OSError as error:
             raise ModelNotFoundError(
                 f"no captioning model {name!r} here; get it with `textseg models download {name}`, "

@@ -86,17 +86,13 @@ def starting_noise(shape: Sequence[int], seed: int, prompt: str) -> torch.Tensor
 
 
 @overload
-def generate(
-    prompt: str, *, count: None = None, model: Backbone | str = ..., **kwargs: Any
-) -> Generation: ...
+def generate(prompt: str, *, count: None = None, **arguments: Any) -> Generation: ...
+@overload
+def generate(prompt: str, *, count: int, **arguments: Any) -> list[Generation]: ...
 @overload
 def generate(
-    prompt: str | Sequence[str],
-    *,
-    count: int | None = None,
-    model: Backbone | str = ...,
-    **kwargs: Any,
-) -> Generation | list[Generation]: ...
+    prompt: Sequence[str], *, count: int | None = None, **arguments: Any
+) -> list[Generation]: ...
 def generate(
     prompt: str | Sequence[str],
     *,

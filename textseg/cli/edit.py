@@ -207,8 +207,9 @@ def _source(args: argparse.Namespace, model: Any, step: Any) -> tuple[Any, str]:
         from ..generate import generate
         from ..labels import TRAINED, build_packet
 
+        words: str = args.from_prompt
         seed = getattr(args, "seed", 0)
-        made = generate(args.from_prompt, model=model.model, seed=seed, progress=step)
+        made = generate(words, model=model.model, seed=seed, progress=step)
         return made.image, build_packet(TRAINED)
     if args.image == "-":
         return sys.stdin.buffer.read(), ""

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     # Bad options are refused here, before a model is loaded.
     GenerateOptions(**changes)
     refuse(args.count >= 1, f"count must be at least 1, got {args.count}")
-    out = Path(args.output)
+    out, prompts = Path(args.output), list[str](args.prompts)
 
     from ..saving import picture_suffix
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.model, device=args.device, dtype=args.dtype)
     with Progress("step", quiet=args.quiet) as progress:
         made = generate(
-            args.prompts,
+            prompts,
             count=args.count,
             model=model,
             **changes,
