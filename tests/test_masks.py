@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageFont
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import textseg
-from textseg.drawing import draw_labels, parse_color
+from textseg.drawing import _fit, draw_labels, parse_color
 from textseg.errors import ImageError, InputError, OutputError
 from textseg.masks import Edit, Segmentation, decode_rle, overlay_many, write_atomic
 from textseg.options import ContrastOptions, EditOptions, RefineOptions
@@ -125,7 +125,7 @@ def test_a_false_rle_is_refused(rle):
         decode_rle(rle)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(MASKS)
 def test_polygons_enclose_exactly_the_mask(mask):
     polygons = segmentation_of(mask).to_polygons()
@@ -252,6 +252,17 @@ def test_labels_fit_or_are_left_out(shape):
     labels = [("a very long query " * 50 + "犬", (255, 0, 0)), ("short", None)]
     for corner in ("upper left", "lower left"):
         assert draw_labels(image, labels, corner=corner).shape == image.shape
+
+
+def test_a_label_too_long_is_cut_as_late_as_possible():
+    font = ImageFont.load_default(12)
+    text = "a long query about a dog" * 3
+    cut = _fit(text, font, 90)
+    kept = cut.removesuffix("...")
+    assert text.startswith(kept) and font.getlength(cut) <= 90
+    assert font.getlength(text[: len(kept) + 1] + "...") > 90
+    assert _fit("dog", font, 90) == "dog"
+    assert len(_fit("x" * 10_000, font, 90)) < 90
 
 
 def test_pictures_need_the_image(result):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -120,11 +121,14 @@ def draw_labels(
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    if font.getlength(text) <= room:
+    # No letter is narrower than a pixel, so that the rest of a very long text need not be measured.
+    start = text[: max(0, int(room)) + 1]
+    if start == text and font.getlength(text) <= room:
         return text
-    while text and font.getlength(text + "...") > room:
-        text = text[:-1]
-    return text + "..."
+    fitting = bisect_right(
+        range(len(start)), room, key=lambda count: font.getlength(start[:count] + "...")
+    )
+    return start[: max(0, fitting - 1)] + "..."
 
 
 def cut_out(
