@@ -132,7 +132,9 @@ def load_coco(images: Path, annotations: Path, *, maps: Path | None = None) -> D
         name=annotations.stem,
         categories=names,
         examples=examples,
-        fingerprint=fingerprint([content], (e.image_id for e in examples)),
+        fingerprint=fingerprint(
+            [content, *([b"maps"] if folder else [])], (e.image_id for e in examples)
+        ),
         source={"images": str(images), "annotations": str(annotations),
                 "maps": str(folder) if folder else None},
     )  # fmt: skip

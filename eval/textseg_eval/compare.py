@@ -105,11 +105,13 @@ def _count(
     run: Path, results: dict[str, Any], common: set[int | str], bootstrap: Bootstrap
 ) -> Compared:
     with RecordFile(run / RECORDS, read_only=True) as file:
-        records = [r for r in file.records("test") if r["image_id"] in common]
-    classes = {row["category_id"] for record in records for row in record["rows"]}
-    tally = Tally(sorted(classes | {BACKGROUND}), bootstrap)
-    for record in records:
-        tally.add(record)
+        classes = {
+            row["category_id"] for record in file.records("test") for row in record.get("rows", ())
+        }
+        tally = Tally(sorted(classes | {BACKGROUND}), bootstrap)
+        for record in file.records("test"):
+            if record["image_id"] in common:
+                tally.add(record)
     values = {name: tally.replicates(results["headline"], name) for name in FIGURES}
     return Compared(run.name, results, values)
 

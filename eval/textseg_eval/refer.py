@@ -1,4 +1,4 @@
-"""Referring expressions: refer files (RefCOCO, RefCOCO+, RefCOCOg) and COCO files that hold them."""
+"""Referring expressions: refer files (RefCOCO and its kin) and COCO files that hold them."""
 
 from __future__ import annotations
 

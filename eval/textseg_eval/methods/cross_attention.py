@@ -29,8 +29,9 @@ class CrossAttention(Method):
     """
 
     propagate = False
-    defaults: ClassVar[dict[str, Any]] = {"template": "a photo of {a}", "strength": 0.1, "samples": 1, "seed": 0,
-                "largest": 4096}  # fmt: skip
+    defaults: ClassVar[dict[str, Any]] = {
+        "template": "a photo of {a}", "strength": 0.1, "samples": 1, "seed": 0, "largest": 4096,
+    }  # fmt: skip
 
     def __init__(self, spec: MethodSpec) -> None:
         self.name = spec.method

@@ -25,8 +25,10 @@ class PublicDiffEdit(Method):
     brought to the image's by nearest neighbour; it has no scores and no presence.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {"template": "a photo of {a}", "reference": "", "samples": 10, "strength": 0.5,
-                "steps": 50, "clamp": 3.0, "seed": 0}  # fmt: skip
+    defaults: ClassVar[dict[str, Any]] = {
+        "template": "a photo of {a}", "reference": "", "samples": 10, "strength": 0.5, "steps": 50,
+        "clamp": 3.0, "seed": 0,
+    }  # fmt: skip
 
     def __init__(self, spec: MethodSpec) -> None:
         self.name = spec.method
