@@ -15,7 +15,7 @@ def brute_force(unary, image, *, iterations=5, appearance=10.0, alpha=80.0, beta
                 smoothness=3.0, gamma=3.0):  # fmt: skip
     """Mean field by the sum over all pairs of pixels, in float64."""
     labels, height, width = unary.shape
-    position = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2).astype(float)
+    position = np.indices((height, width)).reshape(2, -1).T.astype(float)
     colour = image.reshape(-1, 3).astype(float)
 
     def squares(x):
@@ -88,9 +88,10 @@ CASES = [("independent colours", "blobs")] + [
 @pytest.mark.parametrize(("image", "probability"), CASES)
 def test_marginals_match_the_sum_over_all_pairs(image, probability, exact_pixels):
     pixels, unary = IMAGES[image](), two_labels(PROBABILITIES[probability]())
-    reach = {"alpha": 80 * SCALE, "gamma": 3 * SCALE}
-    expected = brute_force(unary, pixels, **reach)
-    found = DenseCRF(pixels, exact_pixels=exact_pixels, **reach).marginals(unary)
+    alpha, gamma = 80 * SCALE, 3 * SCALE
+    expected = brute_force(unary, pixels, alpha=alpha, gamma=gamma)
+    crf = DenseCRF(pixels, alpha=alpha, gamma=gamma, exact_pixels=exact_pixels)
+    found = crf.marginals(unary)
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() < (0.02 if exact_pixels == 0 else 1e-3)
 
@@ -99,9 +100,10 @@ def test_several_labels_match_the_sum_over_all_pairs():
     p = np.stack([smooth_noise(seed, 5, 1, 0.05, 1)[..., 0] for seed in (7, 8, 9, 10)])
     unary = -np.log(p / p.sum(0)).astype(np.float32)
     pixels = IMAGES["smooth colours"]()
-    reach = {"alpha": 80 * SCALE, "gamma": 3 * SCALE}
-    found = DenseCRF(pixels, exact_pixels=0, **reach).marginals(unary)
-    assert np.abs(found - brute_force(unary, pixels, **reach)).max() < 0.02
+    alpha, gamma = 80 * SCALE, 3 * SCALE
+    found = DenseCRF(pixels, alpha=alpha, gamma=gamma, exact_pixels=0).marginals(unary)
+    expected = brute_force(unary, pixels, alpha=alpha, gamma=gamma)
+    assert np.abs(found - expected).max() < 0.02
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
 
 
@@ -111,14 +113,14 @@ def test_several_labels_match_the_sum_over_all_pairs():
         lambda image: (GridKernel(image, 6.0, 13.0), 6.0, 13.0),
         lambda image: (GridKernel(image, 3.0, 40.0), 3.0, 40.0),
         lambda image: (ExactKernel(image, 6.0, 13.0), 6.0, 13.0),
-        lambda image: (SpatialKernel(*image.shape[:2], 2.0), 2.0, None),
+        lambda image: (SpatialKernel(image.shape[0], image.shape[1], 2.0), 2.0, None),
     ],
     ids=["grid", "grid, other reaches", "matrix", "spatial"],
 )
 def test_kernels_match_their_formula(kernel):
     image = smooth_noise(12, 2, 3, 40, 200, 15, 22).astype(np.uint8)
     made, reach, colour_reach = kernel(image)
-    position = np.stack(np.mgrid[:15, :22], -1).reshape(-1, 2).astype(float)
+    position = np.indices((15, 22)).reshape(2, -1).T.astype(float)
     colour = image.reshape(-1, 3).astype(float)
     exponent = ((position[:, None] - position) ** 2).sum(-1) / reach**2
     if colour_reach:

@@ -233,7 +233,7 @@ class DenseCRF:
             small = self.shape[0] * self.shape[1] <= exact_pixels
             self._add(appearance, (ExactKernel if small else GridKernel)(image, alpha, beta))
         if smoothness > 0:
-            self._add(smoothness, SpatialKernel(*self.shape, gamma))
+            self._add(smoothness, SpatialKernel(self.shape[0], self.shape[1], gamma))
         self._total = self._message(np.ones(self.shape, np.float32))
 
     def _add(self, weight: float, kernel: _Kernel) -> None:
