@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .errors import (
+    CancelledError,
     ImageError,
     InputError,
     MissingDependencyError,
@@ -20,7 +21,7 @@ from .errors import (
     OutputError,
     TextsegError,
 )
-from .options import ContrastOptions, EditOptions, RefineOptions
+from .options import ContrastOptions, EditOptions, GenerateOptions, RefineOptions
 
 if TYPE_CHECKING:
     from .backbone import load
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from .segmenter import Segmenter, segment
 
 __all__ = [
+    "CancelledError",
     "ContrastOptions",
     "Edit",
     "EditOptions",
+    "GenerateOptions",
     "ImageError",
     "InputError",
     "MissingDependencyError",

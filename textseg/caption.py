@@ -206,7 +206,7 @@ def caption(
         model = _blip(BLIP if model == "blip" else model)
     if isinstance(model, BlipCaptioner):
         return model.caption(pixels, prefix)
-    from .segmenter import Segmenter
+    from .segmenter import Segmenter, lock_of
 
     model = Segmenter(model).model
     candidates = list(model.calibration.get("nouns", ()) if nouns is None else nouns)
@@ -217,7 +217,8 @@ def caption(
         )
     if samples < 1 or most < 1:
         raise InputError(f"samples and most must be at least 1, got {samples} and {most}")
-    scored = name_nouns(model, pixels, candidates, samples=samples, progress=progress)
+    with lock_of(model):
+        scored = name_nouns(model, pixels, candidates, samples=samples, progress=progress)
     chosen = [noun for noun, found in scored[:most] if found >= least_presence]
     text = caption_of(chosen or [scored[0][0]], prefix)
     return Caption(text, model.name, tuple(scored), samples * (1 + len(candidates)))

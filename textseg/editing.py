@@ -315,6 +315,7 @@ def edit(
     """
     from ._version import __version__
     from .masks import Edit, Segmentation
+    from .segmenter import lock_of
 
     if method not in EDIT_METHODS:
         raise InputError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}")
@@ -364,7 +365,8 @@ def edit(
         if prompt == "":
             prompt = removal_prompt(backbone, query)
         notes += prompt_notes(backbone, prompt, chosen.negative_prompt)
-        edited = _edit_latents(backbone, pixels, region, prompt, method, chosen, progress, keep)
+        with lock_of(backbone):
+            edited = _edit_latents(backbone, pixels, region, prompt, method, chosen, progress, keep)
     if region.any() and chosen.composite:
         edited = composite(pixels, edited, region, chosen.seam)
     return Edit(

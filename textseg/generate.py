@@ -119,7 +119,7 @@ def generate(
         InputError: a bad argument; CancelledError: `progress` returned False.
     """
     from .editing import prompt_notes
-    from .segmenter import Segmenter
+    from .segmenter import Segmenter, lock_of
 
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts or not all(isinstance(p, str) for p in prompts):
@@ -137,7 +137,8 @@ def generate(
     for i, text in enumerate(jobs):
         this = replace(chosen, seed=chosen.seed + i)
         notes = prompt_notes(backbone, text, this.negative_prompt)
-        image = _generate_one(backbone, text, this, progress, f"image {i + 1} of {len(jobs)}")
+        with lock_of(backbone):
+            image = _generate_one(backbone, text, this, progress, f"image {i + 1} of {len(jobs)}")
         made.append(Generation(image, text, this, backbone.name, notes=tuple(notes)))
     return made[0] if isinstance(prompt, str) and count is None else made
 

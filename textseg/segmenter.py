@@ -95,7 +95,7 @@ class Segmenter:
         pixels = load_image(image, allow_url=allow_url)
         identity = image_identity(pixels)
         if self._scene is None or self._scene.predictions.identity != identity:
-            with _lock_of(self.model):
+            with lock_of(self.model):
                 size = self.model.fit_size(pixels.shape[0], pixels.shape[1])
                 latents = self.model.encode(resize_image(pixels, size))
             predictions = Predictions(self.model, latents, identity, max_bytes=self._cache_bytes)
@@ -153,7 +153,7 @@ class Segmenter:
         contrast_options, refine_options = _override(self.contrast, self.refine, overrides)
         queries = _queries(query)
         report = _reporter(progress)
-        with _lock_of(self.model):
+        with lock_of(self.model):
             pairs = [
                 pair_for(self.model, text, contrast_options.reference, caption=caption)
                 for text in queries
@@ -359,7 +359,8 @@ def _load_once(name: str, folder: str, stamp: int) -> Backbone:
     return load(name)
 
 
-def _lock_of(model: Backbone) -> threading.RLock:
+def lock_of(model: Backbone) -> threading.RLock:
+    """The lock that everything which runs a model holds, so that threads take turns."""
     with _locks_guard:
         return _locks.setdefault(model, threading.RLock())
 

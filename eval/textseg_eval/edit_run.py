@@ -333,7 +333,7 @@ def _rows(
     for setting in run.settings():
         keyed = dict(zip(("method", "ratio", "level"), setting, strict=True))
         rows = [next(row for row in r["rows"] if {k: row[k] for k in keyed} == keyed) for r in good]
-        line: dict[str, Any] = dict(keyed)
+        line: dict[str, Any] = {**keyed}
         for name in FIGURES:
             values = np.array([np.nan if row.get(name) is None else row[name] for row in rows])
             if np.isnan(values).all():
