@@ -50,8 +50,8 @@ def background_ssim(image: np.ndarray, edited: np.ndarray, region: np.ndarray) -
 
     if region.all() or min(image.shape[:2]) < 7:
         return None
-    _, similarity = structural_similarity(image, edited, channel_axis=2, data_range=255, full=True)
-    return float(similarity[~region].mean())
+    compared: Any = structural_similarity(image, edited, channel_axis=2, data_range=255, full=True)
+    return float(compared[1][~region].mean())
 
 
 def change_inside(image: np.ndarray, edited: np.ndarray, region: np.ndarray) -> float | None:

@@ -14,7 +14,7 @@ from textseg.errors import ImageError, InputError
 from textseg.options import EditOptions
 
 from .coco import Dataset, Example
-from .counters import image_hash, replicate_weights
+from .counters import image_hash, ratio, replicate_weights
 from .edit_metrics import (
     Clip,
     Scripted,
@@ -339,8 +339,9 @@ def _rows(
             if np.isnan(values).all():
                 continue
             there = ~np.isnan(values)
-            means = weights[there].T @ values[there] / weights[there].sum(0).clip(1e-9)
-            low, high = np.percentile(means[1:], [2.5, 97.5])
+            # A replicate that drew none of these images says nothing of them.
+            means = ratio(weights[there].T @ values[there], weights[there].sum(0))
+            low, high = np.nanpercentile(means[1:], [2.5, 97.5])
             line[name] = {"mean": float(means[0]), "low": float(low), "high": float(high)}
         if judges.inception is not None:
             if inputs is None:
