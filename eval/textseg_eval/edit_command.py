@@ -19,7 +19,8 @@ LPIPS, CLIP score and FID are measured where weights are given: TorchScript file
 StyleGAN3's metrics (vgg16.pt, inception-2015-12-05.pt), a CLIP folder in transformers' format.
 
 examples:
-  textseg eval edit --images data/drawn/val --annotations data/drawn/annotations/instances_val.json \\
+  textseg eval edit --images data/drawn/val \\
+      --annotations data/drawn/annotations/instances_val.json \\
       --swap "dog=a cat" --swap "cat=a dog" -o runs/edit
   textseg eval edit --images val2017 --annotations instances_val2017.json --pairs pairs.json \\
       --model sd-legacy/stable-diffusion-v1-5 --limit 100 --lpips vgg16.pt -o runs/sd

@@ -13,8 +13,9 @@ import numpy as np
 from textseg.errors import ImageError, InputError
 from textseg.options import EditOptions
 
+from . import counters
 from .coco import Dataset, Example
-from .counters import image_hash, ratio, replicate_weights
+from .counters import image_hash, replicate_weights
 from .edit_metrics import (
     Clip,
     Scripted,
@@ -340,7 +341,7 @@ def _rows(
                 continue
             there = ~np.isnan(values)
             # A replicate that drew none of these images says nothing of them.
-            means = ratio(weights[there].T @ values[there], weights[there].sum(0))
+            means = counters.ratio(weights[there].T @ values[there], weights[there].sum(0))
             low, high = np.nanpercentile(means[1:], [2.5, 97.5])
             line[name] = {"mean": float(means[0]), "low": float(low), "high": float(high)}
         if judges.inception is not None:

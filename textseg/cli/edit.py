@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     )
     refuse(args.query is not None or args.mask is not None, "give a --query or a --mask")
     refuse(not (args.approve and args.image == "-"), "--approve needs stdin for the answer")
-    _check_output(Path(args.output), args)
+    check_output(args.output, ".npz")
 
     from .progress import Progress
 
@@ -258,12 +258,14 @@ def _approved(
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _check_output(out: Path, args: argparse.Namespace) -> None:
-    from ..saving import picture_suffix
+def check_output(name: str, *more_suffixes: str) -> Path:
+    """The path of a picture to write, before any work is done for it."""
+    from ..saving import PICTURE_SUFFIXES, picture_suffix
 
-    picture_suffix(out, (".png", ".jpg", ".jpeg", ".webp", ".npz"))
-    if not out.parent.is_dir():
-        raise InputError(f"output must lie in a folder that is there, got {args.output!r}")
+    picture_suffix(name, (*PICTURE_SUFFIXES, *more_suffixes))
+    if not Path(name).parent.is_dir():
+        raise InputError(f"output must lie in a folder that is there, got {name!r}")
+    return Path(name)
 
 
 def _report(

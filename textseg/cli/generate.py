@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from ..errors import InputError
 from ..options import GenerateOptions
+from .edit import check_output
 from .options_arguments import (
     add_model_arguments,
     add_options,
@@ -50,13 +49,7 @@ def run(args: argparse.Namespace) -> int:
     # Bad options are refused here, before a model is loaded.
     GenerateOptions(**changes)
     refuse(args.count >= 1, f"count must be at least 1, got {args.count}")
-    out, prompts = Path(args.output), list[str](args.prompts)
-
-    from ..saving import picture_suffix
-
-    picture_suffix(out)
-    if not out.parent.is_dir():
-        raise InputError(f"output must lie in a folder that is there, got {args.output!r}")
+    out, prompts = check_output(args.output), list[str](args.prompts)
 
     from ..backbone import load
     from ..generate import generate
