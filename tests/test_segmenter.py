@@ -207,6 +207,8 @@ def test_exclusive_masks_share_no_pixel(image: np.ndarray) -> None:
     assert (apart[0].mask & apart[1].mask).any()
     rivals = segment(image, ["the dog", "the cat"], model=model, exclusive=True)
     assert not (rivals[0].mask & rivals[1].mask).any()
+    assert rivals[0].notes == (f"{apart[0].notes[0]}; competing with 'the cat'",)
+    assert [found.notes for found in remask(rivals)] == [found.notes for found in apart]
     union = truth(DOG) | truth(overlapping)
     assert iou(rivals[0].mask | rivals[1].mask, union) > 0.9
 

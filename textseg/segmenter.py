@@ -32,6 +32,7 @@ Progress = Callable[[int, int, str], object]
 
 CACHE_BYTES = 2**28
 _EMPTIED = "the mask is empty: presence "
+_COMPETING = "; competing with "
 _CONTRAST_FIELDS = frozenset(field.name for field in fields(ContrastOptions))
 _REFINE_FIELDS = frozenset(field.name for field in fields(RefineOptions))
 
@@ -165,6 +166,7 @@ class Segmenter:
             measured = [_nothing(height, width) if none else next(found) for none in blind]
         drafts = [
             _Draft(
+                query=text,
                 contrast=what.contrast if contrast_options.measure == "contrast" else what.evidence,
                 presence=what.presence,
                 notes=(*pair.notes, *([f"no word of {text!r} is known to the model"] * none)),
@@ -273,8 +275,10 @@ def remask(
             raise InputError(
                 f"image must have the mask's size {one.mask.shape}, got {pixels.shape[:2]}"
             )
-        kept = tuple(note for note in one.notes if not note.startswith(_EMPTIED))
-        drafts.append(_Draft(one.contrast, one.presence, kept))
+        kept = tuple(
+            note.partition(_COMPETING)[0] for note in one.notes if not note.startswith(_EMPTIED)
+        )
+        drafts.append(_Draft(one.query, one.contrast, one.presence, kept))
     unknown = sorted(set(overrides) - _REFINE_FIELDS)
     if unknown:
         raise InputError(_unknown_option(unknown[0], _REFINE_FIELDS))
@@ -306,6 +310,7 @@ class _Scene:
 class _Draft:
     """A result before it is cut: the map to cut, (h, w) float32, and what is known of it."""
 
+    query: str
     contrast: np.ndarray
     presence: float
     notes: tuple[str, ...]
@@ -316,25 +321,25 @@ def _cut_out(
 ) -> list[tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
     """For each draft its mask (H, W) bool, score (H, W) float32 and notes."""
     least = refiner.options.min_presence
-    present = [draft.presence >= least for draft in drafts]
-    rivals = [draft.contrast for draft, there in zip(drafts, present, strict=True) if there]
-    together = None
+    rivals = [i for i, draft in enumerate(drafts) if draft.presence >= least]
+    won: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     if exclusive and rivals:
-        masks, scores = refiner.refine_exclusive(np.stack(rivals))
-        together = iter(zip(masks, scores, strict=True))
+        masks, scores = refiner.refine_exclusive(np.stack([drafts[i].contrast for i in rivals]))
+        won = dict(zip(rivals, zip(masks, scores, strict=True), strict=True))
     cuts = []
-    for number, (draft, there) in enumerate(zip(drafts, present, strict=True), 1):
-        if together is not None and there:
-            mask, score = next(together)
-        else:
-            mask, score = refiner.refine(draft.contrast)
+    for i, draft in enumerate(drafts):
         notes = draft.notes
-        if not there:
+        mask, score = won[i] if i in won else refiner.refine(draft.contrast)
+        if i in won:
+            # Said in the first note, on the pairing: further ones are what the user should mind.
+            others = ", ".join(repr(drafts[k].query) for k in rivals if k != i)
+            first, *rest = notes or ("",)
+            notes = (f"{first}{_COMPETING}{others or 'the background'}", *rest)
+        if i not in rivals:
             mask = np.zeros_like(mask)
-            reason = f"{_EMPTIED}{draft.presence:.3g} is below {least:g}"
-            notes = (*notes, reason)
+            notes = (*notes, f"{_EMPTIED}{draft.presence:.3g} is below {least:g}")
         cuts.append((mask, score, notes))
-        report(number, len(drafts), "refine")
+        report(i + 1, len(drafts), "refine")
     return cuts
 
 

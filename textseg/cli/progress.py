@@ -18,16 +18,22 @@ class Progress:
         from tqdm import tqdm
 
         self._bar = tqdm(
-            total=0, unit=unit, delay=2.0, leave=False, file=sys.stderr,
+            total=1,
+            unit=unit,
+            delay=2.0,
+            leave=False,
+            miniters=0,
+            file=sys.stderr,
             disable=quiet or not sys.stderr.isatty(),
-        )  # fmt: skip
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
+        )
 
-    def start(self, title: str, done: int, total: int) -> None:
+    def start(self, title: str, done: float, total: float) -> None:
         """Name the work under way and say how much of how much is done."""
         self._bar.set_description_str(title, refresh=False)
         self.update(done, total)
 
-    def update(self, done: int, total: int) -> None:
+    def update(self, done: float, total: float) -> None:
         """Say how much of how much is done; fits the library's progress callbacks."""
         self._bar.total = total
         self._bar.update(done - self._bar.n)

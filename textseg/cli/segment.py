@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageError, OutputError
+from ..errors import ImageError, InputError, OutputError
 from ..options import ContrastOptions, RefineOptions
 from .naming import image_stems, query_slugs
 from .options_arguments import (
@@ -117,9 +117,8 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     with Progress("step", quiet=args.quiet) as progress:
         for number, (source, stem) in enumerate(zip(args.images, stems, strict=True), 1):
-            title = f"{number}/{len(stems)} {stem}" if len(stems) > 1 else stem
             try:
-                job.do(source, stem, number, title, progress)
+                job.do(source, stem, number, progress)
             except (ImageError, OutputError) as error:
                 failed += 1
                 job.report_failure(source, error, progress)
@@ -136,14 +135,21 @@ class _Job:
     slugs: list[str]
     folder: Path | None
 
-    def do(self, source: str, stem: str, number: int, title: str, progress: Progress) -> None:
+    def do(self, source: str, stem: str, number: int, progress: Progress) -> None:
         """Segment one image, write its files and report them."""
+        images = len(self.args.images)
+        title = f"{number}/{images} {stem}" if images > 1 else stem
+
+        def step(done: int, total: int, stage: str) -> None:
+            share = 0.9 * done / total if stage == "contrast" else 0.9 + 0.1 * done / total
+            progress.start(title, number - 1 + share, images)
+
         self.segmenter.set_image(_open(source), allow_url=self.args.allow_url)
         results = self.segmenter.query(
             self.args.queries,
             caption=self._caption(),
             exclusive=self.args.exclusive,
-            progress=lambda done, total, stage: progress.start(f"{title}: {stage}", done, total),
+            progress=step,
             **self.overrides,
         )
         for result in results:
@@ -210,8 +216,8 @@ class _Job:
 def _open(source: str) -> Any:
     if source != "-":
         return source
-    given = sys.stdin is not None and not sys.stdin.isatty()
-    refuse(given, "IMAGE - reads an image from standard input, got none")
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("IMAGE - reads an image from standard input, got none")
     return sys.stdin.buffer
 
 
