@@ -19,6 +19,11 @@ class CrossAttentionQueries:
         for name, layer in self.layers.items():
             layer.to_q.register_forward_hook(self._hook(name))
 
+    def clear(self) -> None:
+        """Forgets the last pass; call it before the next, which may not reach every layer."""
+        self.inputs.clear()
+        self.queries.clear()
+
     def _hook(self, name: str) -> Any:
         def record(_module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
             self.inputs[name], self.queries[name] = inputs[0], output

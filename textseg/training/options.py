@@ -22,14 +22,17 @@ class TrainOptions:
         pairs: share of steps with both rows at the start and at the end of training, linear in
             between; the other steps have row A alone, for twice as many scenes.
         absent: share of row B captions whose noun really is absent.
+        recognition: share of the time, at the start, in which most steps only teach the UNet's way
+            down to tell nouns apart.
+        recognition_batch: scenes of such a step.
         negatives: absent nouns that grounding compares with, per step.
         seed: of weights, captions and noise.
         save_every: seconds between checkpoints.
     """
 
     hours: float = 2.0
-    batch: int = 8
-    fresh: int = 4
+    batch: int = 4
+    fresh: int = 8
     pool: int = 1500
     lr: float = 1e-3
     weight_decay: float = 0.01
@@ -40,6 +43,8 @@ class TrainOptions:
     contrast: float = 0.2
     pairs: tuple[float, float] = (0.2, 0.9)
     absent: float = 0.2
+    recognition: float = 0.4
+    recognition_batch: int = 24
     negatives: int = 48
     seed: int = 0
     save_every: float = 300.0
