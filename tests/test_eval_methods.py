@@ -1,6 +1,7 @@
 """The compared methods on tiny random models, each against what it claims to be."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,12 @@ from textseg_eval.protocols import Present, Vocabulary
 from textseg_eval.records import RecordFile
 from textseg_eval.run import Run, Split, Variant, evaluate
 from textseg_eval.sweep import parse_axis, settings, variants
+
+
+def ask(method: Any, image: np.ndarray, queries: list[str]) -> Any:
+    """The answer of a method or of its specification."""
+    return (build(method) if isinstance(method, MethodSpec) else method)(image, queries)
+
 
 FAST = {"samples": 2, "batch_size": 1, "crf": False}
 
@@ -42,9 +49,9 @@ def test_every_method_is_named_and_refuses_unknown_options(tiny_folder):
 
 
 def test_textseg_is_the_segmenter(spec, tiny_image):
-    method = build(spec)
+    method: Any = build(spec)
     answer = method(tiny_image, ["dog", "red ball"])
-    segmenter = Segmenter(method.segmenter.model).set_image(tiny_image)  # type: ignore
+    segmenter = Segmenter(method.segmenter.model).set_image(tiny_image)
     for row, result in enumerate(segmenter.query(["dog", "red ball"], **FAST)):
         assert np.array_equal(answer.masks[row], result.mask)
         assert np.array_equal(answer.scores[row], result.score)
@@ -53,9 +60,10 @@ def test_textseg_is_the_segmenter(spec, tiny_image):
 
 def test_absent_queries_have_no_score_and_present_ones_are_unchanged(spec, tiny_image):
     texts = ["dog", "red ball", "apple"]
-    free = build(spec)(tiny_image, texts)
+    free = ask(spec, tiny_image, texts)
     least = float(np.median(free.presence))
-    gated = build(replace(spec, options={**FAST, "min_presence": least}))(tiny_image, texts)
+    options = {**FAST, "min_presence": least}
+    gated = ask(replace(spec, options=options), tiny_image, texts)
     there = free.presence >= least
     assert 0 < there.sum() < 3
     assert np.array_equal(gated.presence, free.presence)
@@ -64,7 +72,7 @@ def test_absent_queries_have_no_score_and_present_ones_are_unchanged(spec, tiny_
 
 
 def test_several_texts_of_a_category_join(spec, tiny_image):
-    method = build(spec)
+    method: Any = build(spec)
     plain = method(tiny_image, ["dog", "cat", "ball"])
     joined = plain.joined([[0, 1], [2]])
     assert np.array_equal(joined.scores[0], np.maximum(plain.scores[0], plain.scores[1]))
@@ -96,18 +104,18 @@ def test_trivial_answers(tiny_image):
     top, left, bottom, right = centre_box(height, width)
     assert (bottom - top) * (right - left) / (height * width) == pytest.approx(0.5, abs=0.03)
     assert abs(top - (height - bottom)) <= 1 and abs(left - (width - right)) <= 1
-    first, second = (build(MethodSpec("grabcut"))(tiny_image, ["x"]).masks for _ in range(2))
+    first, second = (ask(MethodSpec("grabcut"), tiny_image, ["x"]).masks for _ in range(2))
     assert np.array_equal(first, second) and first[0, 24, 52] and not first[0, 0].any()
-    thin = build(MethodSpec("grabcut"))(np.zeros((1, 40, 3), np.uint8), ["x"]).masks
+    thin = ask(MethodSpec("grabcut"), np.zeros((1, 40, 3), np.uint8), ["x"]).masks
     assert thin.shape == (1, 1, 40)
 
 
 def test_public_pipeline_is_asked_as_a_user_would(tiny_folder, tiny_image):
-    method = build(MethodSpec("diffedit-public", str(tiny_folder), {"samples": 2}, "cpu"))
+    method: Any = build(MethodSpec("diffedit-public", str(tiny_folder), {"samples": 2}, "cpu"))
     first, again = (method(tiny_image, ["dog"]).masks for _ in range(2))
     assert np.array_equal(first, again) and 0 < first.sum() < first.size
     # Cells of the latents' size, undivided.
-    size = method.backbone.fit_size(48, 80)  # type: ignore
+    size = method.backbone.fit_size(48, 80)
     cells = (48 // (size[0] // 8), 80 // (size[1] // 8))
     blocks = first[0][: cells[0], : cells[1]]
     assert blocks.all() or not blocks.any()
@@ -116,10 +124,10 @@ def test_public_pipeline_is_asked_as_a_user_would(tiny_folder, tiny_image):
 
 
 def test_cross_attention_against_the_layers_own_projections(tiny_folder, tiny_image):
-    method = build(MethodSpec("cross-attention", str(tiny_folder), {"samples": 2}, "cpu"))
-    unet = method.unet  # type: ignore
+    method: Any = build(MethodSpec("cross-attention", str(tiny_folder), {"samples": 2}, "cpu"))
+    unet = method.unet
     before = dict(unet.attn_processors)
-    projected: dict[str, dict[str, torch.Tensor]] = {}
+    projected: dict[str, dict[str, Any]] = {}
     hooks = []
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
@@ -134,9 +142,9 @@ def test_cross_attention_against_the_layers_own_projections(tiny_folder, tiny_im
     for hook in hooks:
         hook.remove()
     assert unet.attn_processors == before
-    tokens = noun_tokens(method.backbone.tokenizer, "a photo of a dog", "dog", 16)  # type: ignore
+    tokens = noun_tokens(method.backbone.tokenizer, "a photo of a dog", "dog", 16)
     assert len(tokens) == 1
-    latent = [side // 8 for side in method.backbone.fit_size(48, 80)]  # type: ignore
+    latent = [side // 8 for side in method.backbone.fit_size(48, 80)]
     maps = []
     for kept in projected.values():
         heads = kept["heads"]
@@ -165,7 +173,7 @@ def test_self_attention_smooths_and_does_not_change_the_prediction(tiny_folder, 
         build(MethodSpec(name, str(tiny_folder), {}, "cpu"))
         for name in ("cross-attention", "cross-self-attention")
     )
-    one, other = plain(tiny_image, ["dog", "cat"]), spread(tiny_image, ["dog", "cat"])
+    one, other = (ask(method, tiny_image, ["dog", "cat"]) for method in (plain, spread))
     assert one.scores.shape == other.scores.shape == (2, 48, 80)
     assert not np.array_equal(one.scores, other.scores)
     assert (other.presence <= one.presence + 1e-6).all()
@@ -194,7 +202,7 @@ def test_clipseg_from_a_local_folder(tmp_path, tiny_folder, tiny_image):
     CLIPSegForImageSegmentation(config).save_pretrained(tmp_path)
     pictures = ViTImageProcessor(size={"height": 32, "width": 32})
     CLIPSegProcessor(image_processor=pictures, tokenizer=tokenizer).save_pretrained(tmp_path)
-    method = build(MethodSpec("clipseg", str(tmp_path)))
+    method: Any = build(MethodSpec("clipseg", str(tmp_path)))
     for queries in (["dog"], ["dog", "a red ball"]):
         answer = method(tiny_image, queries)
         assert answer.scores.shape == (len(queries), 48, 80) and answer.masks is None
@@ -255,7 +263,7 @@ def test_axes_and_names():
 
 
 def test_queries_of_one_image_are_asked_once_each(dataset, spec):
-    method = build(spec)
+    method: Any = build(spec)
     seen = []
     original = type(method).__call__
 

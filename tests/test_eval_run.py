@@ -1,7 +1,7 @@
 """Whole runs on hand-made data: figures worked out by hand, kills, workers, bad input."""
 
 import json
-import signal
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_regions_are_pycocotools_own(capsys):
     dataset, oracle = load_coco(SHARED / "val2017", path), COCO(str(path))
     crowds = 0
     for example in dataset.examples[::2]:
-        marks = oracle.loadAnns(oracle.getAnnIds(imgIds=example.image_id))
+        marks = oracle.loadAnns(oracle.getAnnIds(imgIds=[int(example.image_id)]))
         for key in {mark["category_id"] for mark in marks}:
             region, ignore = example.truth.region(key)
             inside, crowd = np.zeros((2, *region.shape), bool)
@@ -178,41 +178,44 @@ from textseg_eval.methods import MethodSpec
 from textseg_eval.protocols import Present
 from textseg_eval.run import Run, Split, Variant, evaluate
 
-if __name__ == "__main__":
-    root, output, workers, stop = Path(sys.argv[1]), *sys.argv[2:]
+def measure(root, output, workers, stop):
     data = load_coco(root / "set" / "images", root / "set" / "instances.json")
     texts = {key: (name,) for key, name in data.categories.items()}
     variant = Variant("v", MethodSpec("grabcut"), root / output)
     run = Run(data, Present(texts), [variant], Split(fraction=0.4), Bootstrap(replicates=50),
-              workers=int(workers))
-    seen = 0
+              workers=workers)
+    seen = []
 
     def progress(_):
-        global seen
-        seen += 1
-        if seen == int(stop):
+        seen.append(1)
+        if len(seen) == stop:
             os.kill(os.getpid(), signal.SIGKILL)
 
     evaluate(run, progress)
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    for stop, workers in ((2, 1), (3, 1), (1, 1), (2, 2), (1, 1)):
+        child = os.fork()
+        if not child:
+            measure(root, "killed", workers, stop)
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        with (root / "killed" / "per_image.jsonl").open("ab") as file:
+            file.write(b'{"image_id":99,"part":"te')
+    measure(root, "killed", 2, 0)
+    measure(root, "whole", 1, 0)
 """
 
 
-def start(root, output, workers, stop):
-    script = root / "script.py"
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
+def test_same_integers_after_five_kills_and_with_two_workers(many):
+    script = many / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(root), output, str(workers), str(stop)]
-    return subprocess.run(command, capture_output=True, timeout=110, check=False)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is not a thing there")
-def test_same_integers_after_kills_and_with_two_workers(many):
-    assert start(many, "whole", 1, 0).returncode == 0
-    # The second kill comes between the two parts of the run or close to it.
-    for stop, workers in ((2, 1), (3, 1), (1, 1), (2, 2), (1, 1)):
-        assert start(many, "killed", workers, stop).returncode == -signal.SIGKILL
-        with (many / "killed" / "per_image.jsonl").open("ab") as file:
-            file.write(b'{"image_id":99,"part":"te')
-    assert start(many, "killed", 2, 0).returncode == 0
+    done = subprocess.run(
+        [sys.executable, str(script), str(many)], capture_output=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
     assert integers(many / "killed") == integers(many / "whole")
     assert settled(many / "killed")["figures"] == settled(many / "whole")["figures"]
     lines = (many / "killed" / "per_image.jsonl").read_text().splitlines()

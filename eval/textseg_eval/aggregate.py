@@ -103,7 +103,7 @@ class Tally:
         self._weights.append(weights)
         for rule, values in enumerate(ious):
             if values:
-                self._sums[rule, _IMAGES] += np.outer([np.mean(values), 1], weights)
+                self._sums[rule, _IMAGES] += np.outer([float(np.mean(values)), 1.0], weights)
 
     def _add_row(self, row: Record, weights: np.ndarray, ious: list[list[float]]) -> None:
         number = self._index[row["category_id"]]

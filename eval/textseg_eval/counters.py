@@ -90,17 +90,22 @@ def count_edges(mask: np.ndarray, truth: np.ndarray) -> tuple[int, int, int, int
     if box is None:
         return 0, 0, 0, 0
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    # The crop is wide enough that its border is either the image's or outside both regions.
-    first, second = (
-        region - cv2.erode(region, cross)
-        for region in (np.ascontiguousarray(part[box]).view(np.uint8) for part in (mask, truth))
-    )
     span = np.arange(-radius, radius + 1)
     disc = (span[:, None] ** 2 + span[None] ** 2 <= radius**2).astype(np.uint8)
+
+    # The crop is wide enough that its border is either the image's or outside both regions.
+    def edge(region: np.ndarray) -> np.ndarray:
+        part = np.ascontiguousarray(region[box]).view(np.uint8)
+        return (part - np.asarray(cv2.erode(part, cross))).view(bool)
+
+    def near(edges: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.dilate(edges.view(np.uint8), disc)).view(bool)
+
+    first, second = edge(mask), edge(truth)
     return (
-        int(np.count_nonzero(first & cv2.dilate(second, disc))),
+        int(np.count_nonzero(first & near(second))),
         int(np.count_nonzero(first)),
-        int(np.count_nonzero(second & cv2.dilate(first, disc))),
+        int(np.count_nonzero(second & near(first))),
         int(np.count_nonzero(second)),
     )
 

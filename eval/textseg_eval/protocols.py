@@ -165,7 +165,6 @@ def _binary_rows(
     example: Example, queries: Sequence[Query], answer: Answer, threshold: int | None
 ) -> list[Row]:
     presence = answer.presence
-    assert presence is not None
     rows = []
     for number, query in enumerate(queries):
         mask = None if answer.masks is None else answer.masks[number]
@@ -250,7 +249,6 @@ class LabelMap(Protocol):
         index = {key: number for number, key in enumerate(classes)}
         truth = example.truth.labels({key: index[key] for key in self.texts})
         presence = answer.presence
-        assert presence is not None
         running = [n for n in range(len(queries)) if presence[n] >= self.min_presence]
         codes = np.array([index[queries[n].category_id] for n in running], np.uint16)
 
@@ -348,5 +346,5 @@ def encode(mask: np.ndarray | None) -> dict[str, Any] | None:
 
     if mask is None or not mask.any():
         return None
-    code = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    code: Any = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def _spread(job: Job, tasks: Iterator[Task], workers: int) -> Iterator[dict[str,
     # Plain pipes rather than a pool: a worker whose parent was killed reads the end of its pipe
     # and leaves, where a pool's workers would wait for ever.
     context = multiprocessing.get_context("spawn")
-    lines: dict[Connection, multiprocessing.process.BaseProcess] = {}
+    lines: dict[Connection, BaseProcess] = {}
     waiting: dict[Connection, int] = {}
     try:
         for _ in range(workers):

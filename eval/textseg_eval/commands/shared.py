@@ -168,10 +168,11 @@ def split_of(args: argparse.Namespace) -> Split:
     if rule in ("calibrate", "own"):
         return Split(rule, args.calibration, args.split_seed)
     try:
-        return Split("given", threshold=float(rule), source="command line")
+        value = float(rule)
     except ValueError:
         folder = Path(rule)
         return Split("given", threshold=threshold_of(folder), source=str(folder))
+    return Split("given", threshold=value, source="command line")
 
 
 def measure(

@@ -46,7 +46,8 @@ class Answer:
 
     scores: np.ndarray | None
     masks: np.ndarray | None = None
-    presence: np.ndarray | None = None
+    # Filled in below where it is not given.
+    presence: np.ndarray = None  # pyright: ignore[reportAssignmentType]
 
     def __post_init__(self) -> None:
         if self.scores is None and self.masks is None:
@@ -77,7 +78,6 @@ class Answer:
     def joined(self, groups: Sequence[Sequence[int]]) -> Answer:
         """One row per group of rows: the highest score and presence, the union of the masks."""
         presence = self.presence
-        assert presence is not None
         if all(len(group) == 1 for group in groups):
             rows = [group[0] for group in groups]
             same = rows == list(range(len(presence)))

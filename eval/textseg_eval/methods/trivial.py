@@ -49,7 +49,7 @@ def centre_box(height: int, width: int) -> tuple[int, int, int, int]:
 class CentreBox(_Trivial):
     def mask(self, image: np.ndarray) -> np.ndarray:
         mask = np.zeros(image.shape[:2], bool)
-        top, left, bottom, right = centre_box(*mask.shape)
+        top, left, bottom, right = centre_box(*image.shape[:2])
         mask[top:bottom, left:right] = True
         return mask
 

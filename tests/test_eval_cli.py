@@ -1,0 +1,293 @@
+"""`textseg eval`: subcommands, other data formats, reports, comparisons."""
+
+import json
+import pickle
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from eval_tools import box, rle_of, write_set
+from PIL import Image
+
+from textseg.cli import main
+from textseg.errors import InputError
+from textseg_eval.compare import compare
+from textseg_eval.folder import load_folder
+from textseg_eval.page import curve
+from textseg_eval.refer import load_refer
+from textseg_eval.run import load_results
+from textseg_eval.truth import ExpressionTruth
+
+NAMES = {1: "dog", 2: "red ball", 3: "cat"}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Ten images of 36 x 50 with a dog in each and a ball in every other one."""
+    marks = []
+    for n in range(1, 11):
+        marks.append((n, 1, rle_of(box(36, 50, n, 5, n + 15, 30)), 0))
+        if n % 2:
+            marks.append((n, 2, [[32.0, 4, 45, 4, 45, 20, 32, 20]], 0))
+    images, annotations = write_set(tmp_path, dict.fromkeys(range(1, 11), (36, 50)), marks, NAMES)
+    return ["--images", str(images), "--annotations", str(annotations), "--replicates", "50"]
+
+
+def eval_(*words):
+    return main(["eval", *map(str, words)])
+
+
+class _Watcher(HTMLParser):
+    """Remembers tags, attributes that load something, and images."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.loads, self.text, self.open = set(), [], "", []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def look(path):
+    watcher = _Watcher()
+    watcher.feed(path.read_text())
+    assert not watcher.open
+    assert "script" not in watcher.tags and "link" not in watcher.tags
+    assert all(source.startswith("data:image/jpeg;base64,") for source in watcher.loads)
+    return watcher
+
+
+def test_coco(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert eval_("coco", *data, "--method", "centre-box", "-o", out) == 0
+    shown = capsys.readouterr().out
+    assert "centre-box: " in shown and "(headline)" in shown and "results.json" in shown
+    results = load_results(out)
+    assert results["headline"] == "fixed" and results["threshold"]["rule"] == "calibrate"
+    assert results["counts"]["scored"] + results["counts"]["calibration"] == 10
+    assert results["figures"]["own"]["miou"] == results["figures"]["fixed"]["miou"]
+    assert results["command"].startswith("textseg ")
+    masks = json.loads((out / "coco_results.json").read_text())
+    assert len(masks) == sum(results["counts"][f"queries_{kind}"] for kind in ("present", "absent"))
+    watcher = look(out / "report.html")
+    assert {"svg", "table", "img"} <= watcher.tags and len(watcher.loads) % 3 == 0
+    assert "red ball" in watcher.text and "centre-box" in watcher.text
+    # The same command takes the finished run up and says the same.
+    before = (out / "per_image.jsonl").read_bytes()
+    assert eval_("coco", *data, "--method", "centre-box", "-o", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["figures"] == results["figures"]
+    assert (out / "per_image.jsonl").read_bytes() == before
+
+
+def test_several_methods_and_protocols(data, tmp_path, capsys):
+    methods = ["--method", "everything", "--method", "truth", "--protocol", "object"]
+    assert eval_("coco", *data, *methods, "-o", tmp_path / "two", "--quiet") == 0
+    assert capsys.readouterr().out == ""
+    truth = load_results(tmp_path / "two" / "truth")
+    assert truth["figures"]["own"]["miou"]["value"] == 1
+    assert "pixel accuracy" in look(tmp_path / "two" / "everything" / "report.html").text
+    tags = tmp_path / "tags.json"
+    tags.write_text(json.dumps({str(n): ["dog"] for n in range(1, 11)}))
+    words = ["--protocol", "predicted", "--tagger", tags, "--method", "truth"]
+    assert eval_("coco", *data, *words, "--fixed-threshold", "own", "-o", tmp_path / "tags") == 0
+    classes = {c["name"]: c["own"]["iou"] for c in load_results(tmp_path / "tags")["classes"]}
+    assert classes["dog"] == 1 and classes["red ball"] == 0
+
+
+def test_given_masks_and_a_threshold_from_elsewhere(data, tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    assert eval_("coco", *data, "--method", "truth", "-o", first, "--quiet") == 0
+    words = ["--masks", first / "coco_results.json", "--fixed-threshold", first]
+    assert eval_("coco", *data, *words, "-o", second, "--quiet") == 0
+    results = load_results(second)
+    assert results["threshold"]["value"] == load_results(first)["threshold"]["value"]
+    assert results["split"]["source"] == str(first) and results["counts"]["scored"] == 10
+    # Images that calibrated have no masks in the results file.
+    assert results["figures"]["own"]["miou"]["value"] < 1
+    words = ["--masks", first / "coco_results.json", "--split-seed", "0"]
+    assert eval_("coco", *data, *words, "-o", third, "--quiet", "--fixed-threshold", "0.5") == 0
+
+
+def test_exit_codes(data, tmp_path, capsys):
+    (tmp_path / "images" / "4.png").write_bytes(b"")
+    words = ["--method", "centre-box", "--fixed-threshold", "own", "-o", tmp_path / "run"]
+    assert eval_("coco", *data, *words) == 1
+    assert "not scored: 4.png: image is empty" in capsys.readouterr().out
+    assert "image is empty" in look(tmp_path / "run" / "report.html").text
+    for words, message in (
+        (["coco", *data, "-o", tmp_path / "x", "--method", "magic"], "method must be one of"),
+        (["coco", *data, "-o", tmp_path / "x", "--limit", "0"], "limit must be"),
+        (["coco", *data, "-o", tmp_path / "x", "--fixed-threshold", "2"], "must be in (0, 1]"),
+        (["coco", *data, "-o", tmp_path / "x", "--set", "a=1"], "set must be METHOD.NAME=VALUE"),
+        (["coco", *data, "-o", tmp_path / "x", "--samples", "0"], "samples must be"),
+        (["coco", *data, "-o", tmp_path / "x", "--protocol", "predicted"], "tagger must be given"),
+        (["sweep", *data, "-o", tmp_path / "x", "--vary", "loudness=1"], "vary must name"),
+        (["compare", tmp_path], "runs must be two or more"),
+        (["compare", tmp_path, tmp_path], "results.json"),
+    ):
+        assert eval_(*words) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+def test_sweep(data, tiny_folder, tmp_path, capsys):
+    words = ["--model", tiny_folder, "--device", "cpu", "--limit", "3", "--fixed-threshold", "own"]
+    words += ["--vary", "threshold=paper,otsu", "--no-crf", "--samples", "1"]
+    assert eval_("sweep", *data, *words, "-o", tmp_path / "sweep") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\n|") == 4 and "| threshold=otsu |" in shown
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["base", "threshold=paper", "threshold=otsu"]
+    assert rows[0]["own"] == rows[1]["own"]
+    assert "threshold=otsu" in look(tmp_path / "sweep" / "report.html").text
+    look(tmp_path / "sweep" / "threshold=otsu" / "report.html")
+
+
+def test_compare(data, tmp_path, capsys):
+    runs = [tmp_path / name for name in ("box", "all", "box2")]
+    for run, method in zip(runs, ("centre-box", "everything", "centre-box"), strict=True):
+        assert eval_("coco", *data, "--method", method, "-o", run, "--quiet", "--no-report") == 0
+        assert not (run / "report.html").exists()
+    compared = compare(runs, replicates=80)
+    _, other, same = compared["runs"]
+    assert same["difference"]["miou"] == {"value": 0, "low": 0, "high": 0, "better": 0}
+    gap = other["difference"]["miou"]
+    assert gap["value"] == pytest.approx(
+        other["figures"]["miou"]["value"] - same["figures"]["miou"]["value"]
+    )
+    assert gap["low"] <= gap["value"] <= gap["high"]
+    assert other["figures"]["miou"]["value"] == pytest.approx(
+        load_results(runs[1])["figures"]["fixed"]["miou"]["value"]
+    )
+    assert eval_("compare", *runs, "-o", tmp_path / "page.html") == 0
+    assert "against the first" in capsys.readouterr().out
+    assert "better in" in look(tmp_path / "page.html").text
+    assert eval_("coco", *data, "--limit", "6", "--method", "truth", "-o", tmp_path / "few") == 0
+    with pytest.raises(InputError, match="share the data set"):
+        compare([runs[0], tmp_path / "few"])
+
+
+@pytest.fixture
+def refer_set(tmp_path):
+    marks = [
+        (1, 1, rle_of(box(20, 30, 2, 2, 10, 12)), 0),
+        (1, 1, rle_of(box(20, 30, 2, 15, 10, 28)), 0),
+        (2, 1, rle_of(box(25, 18, 5, 3, 20, 15)), 0),
+    ]
+    return write_set(tmp_path, {1: (20, 30), 2: (25, 18)}, marks, {1: "dog"})
+
+
+REFS = [
+    {"ref_id": 1, "ann_id": 1, "image_id": 1, "split": "val",
+     "sentences": [{"sent": "left dog", "raw": "Left dog."}, {"sent": "the dog on the left"}]},
+    {"ref_id": 2, "ann_id": 2, "image_id": 1, "split": "val", "sentences": [{"raw": "right one"}]},
+    {"ref_id": 3, "ann_id": 3, "image_id": 2, "split": "testA", "sentences": [{"sent": "dog"}]},
+]  # fmt: skip
+
+
+def test_refer_files(refer_set, tmp_path, capsys):
+    images, annotations = refer_set
+    plain, pickled = tmp_path / "refs.json", tmp_path / "refs(unc).p"
+    plain.write_text(json.dumps(REFS))
+    pickled.write_bytes(pickle.dumps(REFS, protocol=2))
+    one, other = (load_refer(images, annotations, refs=refs) for refs in (plain, pickled))
+    assert [e.truth for e in one.examples] == [e.truth for e in other.examples]
+    words = ["--images", images, "--annotations", annotations, "--refs", plain]
+    words += ["--refs-split", "val", "--fixed-threshold", "own", "--replicates", "20"]
+    assert eval_("refer", *words, "--method", "everything", "-o", tmp_path / "run") == 0
+    figures = load_results(tmp_path / "run")["figures"]["own"]
+    assert figures["query_iou"]["value"] == pytest.approx((80 + 80 + 104) / 600 / 3)
+    assert figures["pooled_iou"]["value"] == pytest.approx(264 / 1800)
+    assert figures["iou_above_0.5"]["value"] == 0
+    assert "pooled_iou 0.147" in capsys.readouterr().out
+    look(tmp_path / "run" / "report.html")
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_a_pickle_cannot_run_anything(refer_set, tmp_path, capsys):
+    path = tmp_path / "refs.p"
+    path.write_bytes(pickle.dumps([Evil()]))
+    with pytest.raises(InputError, match="pickle that loads builtins"):
+        load_refer(*refer_set, refs=path)
+    path.write_bytes(b"\x80\x02]q")
+    with pytest.raises(InputError, match="JSON or a refer pickle"):
+        load_refer(*refer_set, refs=path)
+    assert "this ran" not in capsys.readouterr().out
+
+
+def test_expressions_within_coco_files(refer_set, tmp_path):
+    images, annotations = refer_set
+    data = json.loads(annotations.read_text())
+    data["annotations"][0]["expressions"] = ["left dog"]
+    data["images"][1]["caption"] = "the only dog"
+    annotations.write_text(json.dumps(data))
+    dataset = load_refer(images, annotations)
+    truths = [example.truth for example in dataset.examples]
+    texts = [[text for text, _ in t.expressions] for t in truths if isinstance(t, ExpressionTruth)]
+    assert texts == [["left dog"], ["the only dog"]]
+    assert dataset.examples[1].truth.region(0)[0].sum() == 15 * 12
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(InputError, match="must hold expressions"):
+        load_refer(images, annotations, refs=tmp_path / "none.json", split="val")
+
+
+def test_folders(tmp_path, capsys):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    region = box(16, 25, 3, 4, 12, 20)
+    for name in ("a", "b"):
+        Image.new("RGB", (25, 16)).save(images / f"{name}.jpg")
+        Image.fromarray(region).save(masks / f"{name}.png")
+    one = load_folder(images, masks, query="dog")
+    assert np.array_equal(one.examples[0].truth.region(1)[0], region)
+    table = tmp_path / "queries.json"
+    table.write_text(json.dumps({"a": "dog", "b.jpg": "cat"}))
+    two = load_folder(images, masks, queries=table)
+    assert dict(two.categories) == {1: "cat", 2: "dog"}
+    assert [e.truth.keys()[0] for e in two.examples] == [{2}, {1}]
+    words = ["--images", images, "--masks", masks, "--query", "dog", "--method", "truth"]
+    words += ["--fixed-threshold", "own", "--replicates", "9", "-o", tmp_path / "run"]
+    assert eval_("folder", *words) == 0
+    assert load_results(tmp_path / "run")["figures"]["own"]["miou"]["value"] == 1
+
+    labels = np.where(region, 7, 0).astype(np.uint8)
+    labels[0] = 255
+    for name in ("a", "b"):
+        Image.fromarray(labels).save(masks / f"{name}.png")
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps({"0": "background", "7": "dog"}))
+    three = load_folder(images, masks, labels=names)
+    truth, ignore = three.examples[0].truth.region(7)
+    assert np.array_equal(truth, region) and (ignore == (labels == 255)).all()
+
+    nested = tmp_path / "nested"
+    for query in ("dog", "red ball"):
+        (nested / query).mkdir(parents=True)
+        Image.fromarray(region).save(nested / query / "a.png")
+    four = load_folder(images, nested)
+    assert dict(four.categories) == {1: "dog", 2: "red ball"} and len(four.examples) == 1
+    with pytest.raises(InputError, match="no pair"):
+        load_folder(images, images / ".." / "nested" / "dog")
+
+
+def test_curves_leave_out_what_is_unknown():
+    drawn = curve([None, 0.2, 0.4], [("fixed", 0.5)], x="threshold", y="mIoU")
+    assert drawn.count(",") >= 2 and "fixed" in drawn
+    assert curve([None, None], [], x="", y="") == ""
