@@ -48,6 +48,15 @@ class BlockAnalysis:
         weight = torch.from_numpy(filters.reshape(CHANNELS, 3, BLOCK, BLOCK)).float()
         return cls(weight, torch.from_numpy(-filters @ mean).float())
 
+    @classmethod
+    def of(cls, vae: Any) -> BlockAnalysis:
+        """The analysis that `build_autoencoder` wrote into an autoencoder's weights."""
+        last = vae.encoder.down_blocks[2].resnets[0].conv_shortcut
+        rows = torch.arange(CHANNELS) * 8
+        flat = last.weight[rows, : 3 * BLOCK * BLOCK, 0, 0].float().unflatten(1, (2, 2, 2, 2, 3))
+        weight = flat.permute(0, 5, 1, 3, 2, 4).reshape(CHANNELS, 3, BLOCK, BLOCK)
+        return cls(weight.detach().contiguous(), last.bias[rows].detach().float())
+
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] to latents (B, CHANNELS, H / BLOCK, W / BLOCK)."""
         return F.conv2d(images, self.weight, self.bias, stride=BLOCK)

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..masks import decode_rle
 from .scenes import Scene, Sprites
 
 
@@ -17,12 +18,8 @@ def decode_segmentation(annotation: dict, height: int, width: int) -> np.ndarray
 
     shape = annotation["segmentation"]
     if isinstance(shape, list):
-        coded = rle.merge(rle.frPyObjects(shape, height, width))
-    elif isinstance(shape["counts"], list):
-        coded = rle.frPyObjects(shape, height, width)
-    else:
-        coded = shape
-    return rle.decode(coded).astype(bool)
+        shape = rle.merge(rle.frPyObjects(shape, height, width))
+    return decode_rle(shape)
 
 
 class CocoSet:

@@ -16,7 +16,9 @@ class TrainOptions:
         batch: scenes per step (each is two rows).
         fresh: scenes per step that are new; the rest is drawn again from the pool.
         pool: scenes kept per image size.
-        lr, weight_decay, warmup: AdamW.
+        matrix_lr: Muon's learning rate, for all matrices.
+        lr: Adam's learning rate, for biases, norms and embedding tables.
+        warmup: steps over which both rise.
         ema: decay of the averaged weights.
         grounding, heads, contrast: weights of the auxiliary losses.
         pairs: share of steps with both rows at the start and at the end of training, linear in
@@ -31,17 +33,17 @@ class TrainOptions:
     """
 
     hours: float = 2.0
-    batch: int = 4
+    batch: int = 12
     fresh: int = 8
     pool: int = 1500
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: int = 200
+    matrix_lr: float = 0.015
+    lr: float = 2e-3
+    warmup: int = 50
     ema: float = 0.999
     grounding: float = 0.7
     heads: float = 0.7
     contrast: float = 0.2
-    pairs: tuple[float, float] = (0.2, 0.9)
+    pairs: tuple[float, float] = (0.5, 1.0)
     absent: float = 0.2
     recognition: float = 0.4
     recognition_batch: int = 24
@@ -50,7 +52,7 @@ class TrainOptions:
     save_every: float = 300.0
 
     def __post_init__(self) -> None:
-        for name in ("hours", "lr", "save_every"):
+        for name in ("hours", "matrix_lr", "lr", "save_every"):
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise InputError(f"{name} must be a number above 0, got {value!r}")

@@ -89,9 +89,13 @@ def _batches(mixture: Mixture, batch: int, seed: int) -> Iterator[dict[str, torc
     )
 
 
-def _fit_analysis(mixture: Mixture, file: Path) -> BlockAnalysis:
+def _fit_analysis(mixture: Mixture, file: Path, init: Path | None) -> BlockAnalysis:
     if file.exists():
         return BlockAnalysis(*torch.load(file, weights_only=True))
+    if init is not None:
+        from diffusers import AutoencoderKL
+
+        return BlockAnalysis.of(AutoencoderKL.from_pretrained(init / "vae", local_files_only=True))
     rng = np.random.default_rng(3)
     images = [mixture.sample(rng, (96, 96)).image for _ in range(500)]
     for _ in range(200 if len(mixture.backgrounds) else 0):
@@ -109,6 +113,34 @@ def _decoder_images(mixture: Mixture, seed: int) -> Iterator[torch.Tensor]:
         yield whole[:, :, y : y + 64, x : x + 64]
 
 
+def _decoder(
+    mixture: Mixture,
+    analysis: BlockAnalysis,
+    work: Path,
+    minutes: float,
+    init: Path | None,
+    progress: Callable[[str, dict[str, Any]], None] | None,
+) -> Any:
+    """The autoencoder with its decoder trained: here before, by `init`, or now."""
+    file = work / "decoder.pt"
+    vae = build_autoencoder(analysis)
+    if file.exists():
+        vae.decoder.load_state_dict(torch.load(file, weights_only=True))
+        return vae
+    if init is not None:
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL.from_pretrained(init / "vae", local_files_only=True)
+    with open(work / "decoder.jsonl", "w") as log:
+        images = _decoder_images(mixture, 7)
+        for row in train_decoder(vae, analysis, images, seconds=60 * minutes):
+            log.write(json.dumps(row) + "\n")
+            if progress:
+                progress("decoder", row)
+    torch.save(vae.decoder.state_dict(), file)
+    return vae
+
+
 def train_model(
     sources: Sources,
     work: Path,
@@ -116,6 +148,7 @@ def train_model(
     options: TrainOptions,
     *,
     decoder_minutes: float = 20.0,
+    init: Path | None = None,
     progress: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> None:
     """Trains the embedded model and writes its pipeline folder.
@@ -125,29 +158,18 @@ def train_model(
         work: checkpoints and logs; a second call with the same folder goes on where it stopped.
         out: the pipeline folder.
         options: see `TrainOptions`.
-        decoder_minutes: training time of the autoencoder's decoder.
+        decoder_minutes: training time of the autoencoder's decoder; with `init` it is kept.
+        init: a folder written by this function to start from.
         progress: called with a stage's name and a row of its log.
     """
     work.mkdir(parents=True, exist_ok=True)
     mixture = load_mixture(sources, work)
-    analysis = _fit_analysis(mixture, work / "analysis.pt")
-    trainer = Trainer(work, analysis, NOUNS, options)
+    analysis = _fit_analysis(mixture, work / "analysis.pt", init)
+    trainer = Trainer(work, analysis, NOUNS, options, init)
     if trainer.elapsed < options.hours * 3600:
         report = (lambda row: progress("unet", row)) if progress else None
         trainer.run(_batches(mixture, options.fresh, 1000 + trainer.step), report)
-    vae = build_autoencoder(analysis)
-    decoder_file = work / "decoder.pt"
-    if decoder_file.exists():
-        vae.decoder.load_state_dict(torch.load(decoder_file, weights_only=True))
-    else:
-        with open(work / "decoder.jsonl", "w") as log:
-            for row in train_decoder(
-                vae, analysis, _decoder_images(mixture, 7), seconds=60 * decoder_minutes
-            ):
-                log.write(json.dumps(row) + "\n")
-                if progress:
-                    progress("decoder", row)
-        torch.save(vae.decoder.state_dict(), decoder_file)
+    vae = _decoder(mixture, analysis, work, decoder_minutes, init, progress)
     unet, text = trainer.averaged
     export_pipeline(
         out, unet=unet, text_encoder=text, vae=vae, tokenizer=trainer.tokenizer,

@@ -20,10 +20,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..errors import InputError
 from ..prompts import with_article
 from .autoencoder import BLOCK, BlockAnalysis
 from .captions import absent_caption, present_caption, unknown_word
 from .losses import CrossAttentionQueries, NounHeads, contrast_loss, grounding_loss
+from .muon import Muon
 from .networks import SCHEDULE, build_text_encoder, build_unet
 from .options import TrainOptions
 from .vocabulary import MAX_TOKENS, build_tokenizer, known_words
@@ -66,7 +68,11 @@ def _timesteps(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 class Trainer:
-    """Holds networks, averaged weights and optimiser; resumes from `folder/state.pt`."""
+    """Holds networks, averaged weights and optimiser.
+
+    It resumes from `folder/state.pt`; without one it starts from the model folder `init`, or from
+    random weights.
+    """
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class Trainer:
         analysis: BlockAnalysis,
         nouns: Sequence[str],
         options: TrainOptions,
+        init: Path | None = None,
     ) -> None:
         torch.manual_seed(options.seed)
         self.folder, self.options, self.nouns = folder, options, list(nouns)
@@ -82,14 +89,18 @@ class Trainer:
         self.tokenizer = build_tokenizer(self.words)
         self.text = build_text_encoder(self.tokenizer)
         self.unet = build_unet().to(memory_format=torch.channels_last)
+        if init is not None:
+            self._start_from(init)
         self.recorded = CrossAttentionQueries(self.unet)
         self.heads = NounHeads(self.recorded, len(nouns))
         self.parameters = [
             *self.unet.parameters(), *self.text.parameters(), *self.heads.parameters()
         ]  # fmt: skip
-        self.optimizer = torch.optim.AdamW(
-            self._groups(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay
-        )
+        matrices, rest = self._split()
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=options.matrix_lr),
+            torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0),
+        ]
         self.averaged = [build_unet(), build_text_encoder(self.tokenizer)]
         for average, model in zip(self.averaged, (self.unet, self.text), strict=True):
             average.load_state_dict(model.state_dict())
@@ -102,19 +113,26 @@ class Trainer:
         if (folder / "state.pt").exists():
             self._resume()
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Parameters by learning rate: linear classifiers, and the products of queries and keys,
-        have further to go than the rest."""
-        pairs = [p for layer in self.recorded.layers.values()
-                 for p in (layer.to_q.weight, layer.to_k.weight)]  # fmt: skip
-        fast = {id(p) for p in pairs}
-        heads = [*self.heads.parameters()]
-        rest = [*self.unet.parameters(), *self.text.parameters()]
-        return [
-            {"params": [p for p in rest if id(p) not in fast], "pace": 1.0},
-            {"params": pairs, "pace": 3.0},
-            {"params": heads, "pace": 5.0},
-        ]
+    def _start_from(self, folder: Path) -> None:
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextModel
+
+        for model, kind, part in ((self.unet, UNet2DConditionModel, "unet"),
+                                  (self.text, CLIPTextModel, "text_encoder")):  # fmt: skip
+            given: Any = kind.from_pretrained(folder / part, local_files_only=True)
+            try:
+                model.load_state_dict(given.float().state_dict())
+            except RuntimeError as error:
+                raise InputError(
+                    f"init must be a model that `textseg train` wrote, got {str(folder)!r}"
+                ) from error
+
+    def _split(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The matrices, and the rest: biases, norms and the text's embedding tables."""
+        tables = {id(m.weight) for m in self.text.modules() if isinstance(m, torch.nn.Embedding)}
+        matrices = [p for p in self.parameters if p.ndim > 1 and id(p) not in tables]
+        chosen = {id(p) for p in matrices}
+        return matrices, [p for p in self.parameters if id(p) not in chosen]
 
     def _resume(self) -> None:
         state = torch.load(self.folder / "state.pt", weights_only=True)
@@ -123,7 +141,8 @@ class Trainer:
         for model, weights in zip(self.averaged, state["averaged"], strict=True):
             model.load_state_dict(weights)
         self.heads.load_state_dict(state["heads"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step, self.elapsed, self.scenes = state["step"], state["elapsed"], state["scenes"]
         self.rng = np.random.default_rng((self.options.seed, self.step))
 
@@ -135,7 +154,7 @@ class Trainer:
             "text": self.text.state_dict(),
             "heads": self.heads.state_dict(),
             "averaged": [m.state_dict() for m in self.averaged],
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self.step,
             "elapsed": self.elapsed,
             "scenes": self.scenes,
@@ -295,10 +314,12 @@ class Trainer:
         return grounding_loss(self.recorded, self.heads, start, keys, picked, masks, places, weight)
 
     def _update(self, total: torch.Tensor, scenes: int) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         self.scenes += scenes
         decay = min(self.options.ema, (1 + self.step) / (20 + self.step))
@@ -324,8 +345,9 @@ class Trainer:
                 rate = min(1.0, (self.step + 1) / o.warmup) * (
                     0.02 + 0.49 * (1 + math.cos(math.pi * done))
                 )
-                for group in self.optimizer.param_groups:
-                    group["lr"] = o.lr * rate * group["pace"]
+                for optimizer, lr in zip(self.optimizers, (o.matrix_lr, o.lr), strict=True):
+                    for group in optimizer.param_groups:
+                        group["lr"] = lr * rate
                 early = done < o.recognition and self.rng.random() < 0.85
                 for name, value in (self.recognition_step if early else self.train_step)(
                     pool
