@@ -106,18 +106,21 @@ def test_several_methods_and_protocols(data, tmp_path, capsys):
     assert classes["dog"] == 1 and classes["red ball"] == 0
 
 
-def test_given_masks_and_a_threshold_from_elsewhere(data, tmp_path):
-    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+def test_given_masks_and_a_threshold_from_elsewhere(data, tmp_path, capsys):
+    first, second, other = (tmp_path / name for name in ("first", "second", "other.json"))
     assert eval_("coco", *data, "--method", "truth", "-o", first, "--quiet") == 0
     words = ["--masks", first / "coco_results.json", "--fixed-threshold", first]
-    assert eval_("coco", *data, *words, "-o", second, "--quiet") == 0
+    assert eval_("coco", *data, *words, "-o", second, "--quiet") == 2
+    assert "run on other images" in capsys.readouterr().err
+    other.write_bytes((tmp_path / "instances.json").read_bytes())
+    moved = ["--images", tmp_path / "images", "--annotations", other, "--replicates", "50"]
+    assert eval_("coco", *moved, *words, "-o", second, "--quiet") == 0
     results = load_results(second)
-    assert results["threshold"]["value"] == load_results(first)["threshold"]["value"]
+    best = load_results(first)["figures"]["oracle"]["threshold"]
+    assert results["threshold"]["value"] == best
     assert results["split"]["source"] == str(first) and results["counts"]["scored"] == 10
     # Images that calibrated have no masks in the results file.
     assert results["figures"]["own"]["miou"]["value"] < 1
-    words = ["--masks", first / "coco_results.json", "--split-seed", "0"]
-    assert eval_("coco", *data, *words, "-o", third, "--quiet", "--fixed-threshold", "0.5") == 0
 
 
 def test_exit_codes(data, tmp_path, capsys):

@@ -82,13 +82,19 @@ class Split:
         }
 
 
-def threshold_of(run: Path) -> float:
-    """The fixed threshold of another run, to use it on other images."""
+def threshold_of(run: Path, dataset: Dataset) -> float:
+    """The best threshold of a run on other images, to fix it for these.
+
+    Raises:
+        InputError: the run is on the same annotations, or has no scores.
+    """
     results = load_results(run)
-    value = (results.get("threshold") or {}).get("value")
-    if value is None:
-        raise InputError(f"run must have a fixed threshold, got {run} without one")
-    return float(value)
+    places = ("annotations", "masks", "refs")
+    if all(results["data"].get(key) == dataset.source.get(key) for key in places):
+        raise InputError(f"threshold must come from a run on other images, got {run}")
+    if "oracle" not in results["figures"]:
+        raise InputError(f"threshold must come from a run with objects, got {run}")
+    return float(results["figures"]["oracle"]["threshold"])
 
 
 @dataclass(frozen=True)

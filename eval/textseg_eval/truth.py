@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -215,7 +216,11 @@ def union(annotations: Sequence[Annotation], height: int, width: int) -> np.ndar
             )
         inside |= part
     if polygons:
-        inside |= decode_rle(rle.merge(rle.frPyObjects(polygons, height, width)))
+        code = rle.merge(rle.frPyObjects(polygons, height, width))
+        with warnings.catch_warnings():
+            # pycocotools 2.0.11 under NumPy 2 warns about its own arrays.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            inside |= np.ascontiguousarray(rle.decode(code)).view(bool)
     return inside
 
 

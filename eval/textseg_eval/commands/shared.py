@@ -160,7 +160,7 @@ def texts_of(args: argparse.Namespace, dataset: Dataset, method: str) -> dict[in
     return {key: vocabulary.texts(name) for key, name in dataset.categories.items()}
 
 
-def split_of(args: argparse.Namespace) -> Split:
+def split_of(args: argparse.Namespace, dataset: Dataset) -> Split:
     """Where the threshold comes from."""
     from ..run import Split, threshold_of
 
@@ -171,7 +171,7 @@ def split_of(args: argparse.Namespace) -> Split:
         value = float(rule)
     except ValueError:
         folder = Path(rule)
-        return Split("given", threshold=threshold_of(folder), source=str(folder))
+        return Split("given", threshold=threshold_of(folder, dataset), source=str(folder))
     return Split("given", threshold=value, source="command line")
 
 
@@ -189,7 +189,7 @@ def measure(
     from ..run import Run, Variant, evaluate
 
     run = Run(
-        dataset, protocol, [Variant(folder.name, spec, folder)], split_of(args),
+        dataset, protocol, [Variant(folder.name, spec, folder)], split_of(args, dataset),
         Bootstrap(args.replicates), tagger, args.workers, args.threads, command_line(),
     )  # fmt: skip
     with Ticker(spec.method, quiet=args.quiet) as ticker:

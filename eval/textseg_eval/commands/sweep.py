@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         # A bad value is refused before the first image.
         _check(variant.spec.options)
     run = Run(
-        dataset, protocol, runs, split_of(args), Bootstrap(args.replicates), None, args.workers,
-        args.threads, command_line(),
+        dataset, protocol, runs, split_of(args, dataset), Bootstrap(args.replicates), None,
+        args.workers, args.threads, command_line(),
     )  # fmt: skip
     with Ticker(f"{len(rows)} settings", quiet=args.quiet) as ticker:
         results = evaluate(run, ticker)
