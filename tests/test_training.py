@@ -170,6 +170,9 @@ def test_the_encoder_is_the_block_analysis_and_latents_are_white() -> None:
         posterior = vae.encode(x[:2]).latent_dist
     torch.testing.assert_close(posterior.mode(), latents[:2], atol=2e-3, rtol=0)
     assert posterior.std.max() < 1e-6
+    again = BlockAnalysis.of(vae)
+    torch.testing.assert_close(again.weight, analysis.weight)
+    torch.testing.assert_close(again.bias, analysis.bias)
 
 
 def test_contrast_loss_prefers_the_mask_to_its_complement() -> None:
@@ -278,7 +281,7 @@ def test_calibration_finds_the_level_that_shows_the_object_and_the_presence() ->
         there = i % 3 != 0
         noise = rng.random(small.shape).astype(np.float32)
         useful = 0.03 * noise + (0.4 * small if there else 0)
-        levels = {s: (useful if s == 0.3 else noise) for s in (0.1, 0.2, 0.3, 0.4, 0.5)}
+        levels = {s: (useful if s == 0.3 else noise) for s in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)}
         image = np.zeros((40, 56, 3), np.uint8)
         questions.append(Question(image, truth if there else None, levels, levels))
     strengths, options, value, by_level = fit_threshold(questions)

@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coco", type=Path, nargs=2, action="append", default=[],
                         metavar=("IMAGES", "ANNOTATIONS"),
                         help="a COCO-format set; repeatable")  # fmt: skip
+    parser.add_argument("--init", type=Path, metavar="DIR",
+                        help="a model written by this command to start from")  # fmt: skip
     parser.add_argument("--calibrate", type=Path, nargs=2, metavar=("IMAGES", "ANNOTATIONS"),
                         help="a COCO-format set to find thresholds on")  # fmt: skip
     parser.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
         train_model(
             sources, args.work, args.output, options,
-            decoder_minutes=args.decoder_minutes, progress=report,
+            decoder_minutes=args.decoder_minutes, init=args.init, progress=report,
         )  # fmt: skip
         if args.calibrate:
             images, file = args.calibrate

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..prompts import with_article
+from ..saving import encode_picture, write_atomic
 from .autoencoder import BlockAnalysis, build_autoencoder, train_decoder
 from .coco import CocoSet
 from .export import export_pipeline
@@ -175,3 +177,16 @@ def train_model(
         out, unet=unet, text_encoder=text, vae=vae, tokenizer=trainer.tokenizer,
         words=trainer.words, nouns=NOUNS,
     )  # fmt: skip
+    _draw_samples(out, work / "samples.png")
+
+
+def _draw_samples(folder: Path, file: Path) -> None:
+    """Two rows of four generated images, to look at."""
+    from ..backbone import load
+    from ..generate import generate
+
+    prompts = [f"a photo of {with_article(n)}" for n in ("dog", "car", "apple", "tree")]
+    made = generate(prompts, count=2, model=load(folder), steps=25, guidance_scale=3.0)
+    rows = [np.concatenate([g.image for g in made[i::2]], axis=1) for i in (0, 1)]
+    note = {"prompts": prompts, "model": str(folder)}
+    write_atomic(file, encode_picture(np.concatenate(rows), ".png", note))
