@@ -48,12 +48,13 @@ svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 figure { margin: 0; } figcaption { font-size: 13px; color: var(--soft); margin-top: 4px;
   overflow-wrap: anywhere; }
 .trio { display: grid; grid-template-columns: repeat(3, 1fr); gap: 3px; }
-.trio img { width: 100%; display: block; border-radius: 4px; }
+.trio img { width: 100%; height: auto; display: block; border-radius: 4px; }
 pre { background: var(--card); padding: 12px; border-radius: 8px; white-space: pre-wrap;
   overflow-wrap: anywhere; font-size: 13px; }
 @media (max-width: 640px) { body { padding: 16px 14px 48px; } h1 { font-size: 21px; }
   .card b { font-size: 21px; } .cards { grid-template-columns: repeat(2, 1fr); gap: 8px; }
-  th, td { padding: 6px 8px; } }
+  th, td { padding: 6px 5px; font-size: 13px; } td.name { min-width: 6em; }
+  td small { font-size: 11px; } svg text { font-size: 21px; } }
 """
 
 
@@ -113,7 +114,7 @@ def curve(
     if not known:
         return ""
     top = max(0.1, np.ceil(max(v for _, v in known) * 10.5) / 10)
-    left, right, high, low = 46, 700, 14, 270
+    left, right, high, low = 56, 700, 14, 270
 
     def at(a: float, b: float) -> tuple[float, float]:
         return left + a * (right - left), low - b / top * (low - high)
@@ -128,7 +129,7 @@ def curve(
         )
         place, _ = at(step / 5, 0)
         parts.append(
-            f'<text x="{place:.1f}" y="{low + 18}" text-anchor="middle">{step / 5:.1f}</text>'
+            f'<text x="{place:.1f}" y="{low + 22}" text-anchor="middle">{step / 5:.1f}</text>'
         )
     path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (at(a, b) for a, b in known))
     parts.append(
@@ -143,13 +144,13 @@ def curve(
         parts.append(
             f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{high}" y2="{low}" stroke="{color}" '
             f'stroke-dasharray="5 4" stroke-width="1.5"/><text x="{px + shift:.1f}" '
-            f'y="{high + 14 + 16 * number}" text-anchor="{end}" style="fill:{color}">'
+            f'y="{high + 14 + 24 * number}" text-anchor="{end}" style="fill:{color}">'
             f"{escape(name)}</text>"
         )
     parts.append(
-        f'<text x="{(left + right) / 2}" y="{low + 38}" text-anchor="middle">{escape(x)}</text>'
+        f'<text x="{(left + right) / 2}" y="{low + 46}" text-anchor="middle">{escape(x)}</text>'
     )
-    return (f'<svg viewBox="0 0 720 316" role="img" aria-label="{escape(y)} against {escape(x)}">'
+    return (f'<svg viewBox="0 0 720 324" role="img" aria-label="{escape(y)} against {escape(x)}">'
             f"{''.join(parts)}</svg>")  # fmt: skip
 
 
@@ -188,5 +189,7 @@ def heading(text: str, level: int = 2) -> str:
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
-def preformatted(text: str) -> str:
-    return f"<pre>{escape(text)}</pre>"
+def preformatted(text: str, summary: str = "") -> str:
+    """Text as it is; folded away behind a summary where there is one."""
+    block = f"<pre>{escape(text)}</pre>"
+    return f"<details><summary>{escape(summary)}</summary>{block}</details>" if summary else block

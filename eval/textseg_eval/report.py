@@ -251,7 +251,7 @@ def _origin(results: Mapping[str, Any]) -> list[str]:
         parts.append(page.paragraph(f"Not scored: {failure['file_name']}: {failure['error']}"))
     keep = ("method", "protocol", "tagger", "split", "threshold", "counts", "versions")
     text = json.dumps({key: _short(results[key]) for key in keep}, indent=1, ensure_ascii=False)
-    parts.append(page.preformatted(text))
+    parts.append(page.preformatted(text, "All settings"))
     return parts
 
 
