@@ -117,7 +117,7 @@ class Segmentation:
 
     def to_rle(self) -> dict[str, Any]:
         """COCO run-length encoding, JSON-able: {"size": [H, W], "counts": str}."""
-        return _encode_rle(self.mask)
+        return encode_rle(self.mask)
 
     def to_polygons(self) -> list[Polygon]:
         """Regions as {"exterior": ring, "holes": [ring, ...]}, rings of [x, y] pixel corners.
@@ -471,7 +471,8 @@ def _parse_runs(counts: str | bytes) -> np.ndarray:
     return np.asarray(runs, np.int64)
 
 
-def _encode_rle(mask: np.ndarray) -> dict[str, Any]:
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W) bool as COCO's compressed RLE with text counts."""
     from pycocotools import mask as coco_mask
 
     rle: Any = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))

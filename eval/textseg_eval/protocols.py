@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from textseg.errors import InputError
+from textseg.masks import encode_rle
 from textseg.prompts import with_article
 
 from .coco import Example
@@ -342,9 +343,4 @@ def _label_counts(
 
 def encode(mask: np.ndarray | None) -> dict[str, Any] | None:
     """A mask (H, W) bool as COCO's compressed RLE with text counts; None for an empty one."""
-    from pycocotools import mask as rle
-
-    if mask is None or not mask.any():
-        return None
-    code: Any = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
+    return None if mask is None or not mask.any() else encode_rle(mask)

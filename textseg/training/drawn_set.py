@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..masks import encode_rle
 from .nouns import NOUNS
 from .scenes import Scene, SceneOptions, Sprites, compose
 
@@ -19,13 +20,12 @@ SIZES: tuple[tuple[int, int], ...] = ((160, 208), (208, 160), (176, 240), (192, 
 
 
 def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
-    from pycocotools import mask as rle
-
     records = []
     for noun, mask in scene.instances:
         if not mask.any():
             continue
-        coded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+        ys, xs = np.where(mask)
+        corner, end = (xs.min(), ys.min()), (xs.max() + 1, ys.max() + 1)
         records.append(
             {
                 "id": first_id + len(records),
@@ -33,8 +33,8 @@ def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, A
                 "category_id": NOUNS.index(noun) + 1,
                 "iscrowd": 0,
                 "area": int(mask.sum()),
-                "bbox": [float(v) for v in rle.toBbox(coded)],
-                "segmentation": {"size": coded["size"], "counts": coded["counts"].decode()},
+                "bbox": [float(v) for v in (*corner, end[0] - corner[0], end[1] - corner[1])],
+                "segmentation": encode_rle(mask),
             }
         )
     return records

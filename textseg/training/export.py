@@ -34,7 +34,7 @@ def export_pipeline(
         text_encoder=text_encoder.to(torch.float16),
         tokenizer=tokenizer,
         unet=unet.to(torch.float16),
-        scheduler=DDIMScheduler(**SCHEDULE),
+        scheduler=DDIMScheduler(**SCHEDULE),  # pyright: ignore[reportArgumentType]
         safety_checker=None,  # pyright: ignore[reportArgumentType]
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,

@@ -71,7 +71,7 @@ def scene_batches(
     index = {n: i for i, n in enumerate(nouns)}
     rng = np.random.default_rng(seed)
     while True:
-        h, w = sizes[rng.integers(len(sizes))]
+        h, w = sizes[int(rng.integers(len(sizes)))]
         images = np.zeros((batch, 1 + MAX_NOUNS, h, w, 3), np.uint8)
         masks = np.zeros((batch, MAX_NOUNS, h, w), bool)
         ids = np.full((batch, MAX_NOUNS), -1, np.int64)

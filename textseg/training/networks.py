@@ -54,7 +54,7 @@ def build_unet() -> Any:
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
         up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=(1, 2, 4, 6),
+        attention_head_dim=(1, 2, 4, 6),  # pyright: ignore[reportArgumentType]
         norm_num_groups=16,
     )
     unet.set_attn_processor(AttnProcessor())

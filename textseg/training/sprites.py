@@ -32,7 +32,7 @@ def _open_drawing(path: Path, side: int) -> Image.Image:
             capture_output=True,
         ).stdout
         image = Image.open(io.BytesIO(png)).convert("RGBA")
-    box = image.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
+    box = image.getchannel("A").point([255 * (a > 8) for a in range(256)]).getbbox()
     image = image.crop(box) if box else image
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image

@@ -373,7 +373,8 @@ class Trainer:
     def _fill(self, batches: Iterator[dict[str, Any]]) -> Pool:
         while True:
             latents, masks, nouns = self.encode(next(batches))
-            pool = self.pools.setdefault(tuple(latents.shape[-2:]), Pool(self.options.pool))
+            size = (latents.shape[-2], latents.shape[-1])
+            pool = self.pools.setdefault(size, Pool(self.options.pool))
             pool.add(latents, masks, nouns)
             if len(pool.latents) >= 4 * self.options.batch:
                 return pool

@@ -51,7 +51,8 @@ def build_tokenizer(words: Iterable[str]) -> Any:
     vocab = {s: i for i, s in enumerate(dict.fromkeys(symbols))}
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocab[special] = len(vocab)
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+    pairs: Any = merges
+    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=MAX_TOKENS)
 
 
 def save_tokenizer(words: Iterable[str], folder: Path) -> None:
