@@ -288,8 +288,9 @@ def test_calibration_finds_the_level_that_shows_the_object_and_the_presence() ->
     assert strengths == (0.3,)
     assert options.threshold == "calibrated" and options.crf == RefineOptions.off().crf
     assert value == max(by_level.values()) > 0.6
-    presence, accuracy = fit_presence(questions, strengths)
+    presence, accuracy, least = fit_presence(questions, strengths)
     assert accuracy == pytest.approx(1.0) and presence["scale"] > 0
+    assert least == 0.5
 
 
 def test_iou_of_empty_masks_is_one() -> None:

@@ -165,13 +165,18 @@ def fit_threshold(
     return (*best, table)
 
 
+KEPT = 0.9
+
+
 def fit_presence(
     questions: Sequence[Question], strengths: Sequence[float]
-) -> tuple[dict[str, float], float]:
+) -> tuple[dict[str, float], float, float]:
     """Logistic regression of "is it there" on `presence_statistic`, both answers weighted alike.
 
     Returns:
-        `scale` and `offset`, and the balanced accuracy at a presence of 0.5.
+        `scale` and `offset`; the balanced accuracy at a presence of 0.5; and the presence below
+        which masks should be emptied: 0.5, or less where that would empty more than 1 - `KEPT` of
+        the queries for what is there.
     """
     from scipy.optimize import minimize
 
@@ -194,7 +199,9 @@ def fit_presence(
     scale, shift = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
     offset = float(shift - scale * x.mean())
     right = ((scale * x + offset) > 0) == (y > 0)
-    return {"scale": float(scale), "offset": offset}, float((weight * right).sum())
+    presences = 1 / (1 + np.exp(-(scale * x[y > 0] + offset)))
+    least = min(0.5, float(np.quantile(presences, 1 - KEPT)))
+    return {"scale": float(scale), "offset": offset}, float((weight * right).sum()), least
 
 
 def fit_refinement(
@@ -243,14 +250,14 @@ def calibrate(
     model = load(folder)
     questions = ask(model, images, annotations, options, limit=limit, progress=progress)
     strengths, cut_options, value, by_level = fit_threshold(questions)
-    presence, accuracy = fit_presence(questions, strengths)
+    presence, accuracy, least = fit_presence(questions, strengths)
     refined, by_refinement = fit_refinement(questions, strengths, cut_options)
     contrast = replace(options, strength=strengths, batch_size=options.samples)
     file = folder / "textseg.json"
     record = json.loads(file.read_text()) if file.exists() else {}
     record |= {
         "contrast": asdict(contrast),
-        "refine": asdict(replace(refined, min_presence=0.5)),
+        "refine": asdict(replace(refined, min_presence=round(least, 3))),
         "presence": presence,
     }
     file.write_text(json.dumps(record, indent=1) + "\n")
@@ -261,4 +268,5 @@ def calibrate(
         "mean_iou_by_strength": by_level,
         "mean_iou_by_refinement": [{**c, "mean_iou": v} for c, v in by_refinement],
         "presence_balanced_accuracy": accuracy,
+        "min_presence": least,
     }
