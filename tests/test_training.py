@@ -29,7 +29,12 @@ from textseg.training.nouns import COCO_NOUNS, DRAWINGS, NOUNS
 from textseg.training.options import TrainOptions
 from textseg.training.scenes import SceneOptions, Sprites, compose
 from textseg.training.trainer import Trainer
-from textseg.training.vocabulary import FILLERS, build_tokenizer, known_words
+from textseg.training.vocabulary import (
+    FILLERS,
+    build_tokenizer,
+    known_words,
+    save_vocabulary,
+)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +140,7 @@ def test_every_coco_category_is_a_noun_and_every_drawing_has_one() -> None:
     assert set(DRAWINGS) <= set(NOUNS)
 
 
-def test_every_known_word_is_one_token_and_others_are_pieces() -> None:
+def test_every_known_word_is_one_token_and_others_are_pieces(tmp_path: Path) -> None:
     words = known_words()
     assert {"without", "red", *FILLERS} <= set(words)
     tokenizer = build_tokenizer(words)
@@ -143,6 +148,16 @@ def test_every_known_word_is_one_token_and_others_are_pieces() -> None:
         assert len(tokenizer(word).input_ids) == 3, word
     assert len(tokenizer("zorp").input_ids) > 3
     assert tokenizer.unk_token_id not in tokenizer("zorp").input_ids[1:-1]
+    save_vocabulary(tokenizer, tmp_path)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    merges = (tmp_path / "merges.txt").read_text().splitlines()[1:]
+    pairs = [tuple(line.split(" ")) for line in merges]
+    pieces = ["t", "r", "u", "c", "k</w>"]
+    for left, right in pairs:
+        at = [i for i in range(len(pieces) - 1) if (pieces[i], pieces[i + 1]) == (left, right)]
+        if at:
+            pieces[at[0] : at[0] + 2] = [left + right]
+    assert [vocabulary[p] for p in pieces] == tokenizer("truck").input_ids[1:-1]
     padded = tokenizer("a dog", padding="max_length").input_ids
     assert len(padded) == tokenizer.model_max_length
 

@@ -28,6 +28,7 @@ def export_pipeline(
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     from .networks import SCHEDULE
+    from .vocabulary import save_vocabulary
 
     pipeline = StableDiffusionPipeline(
         vae=vae.to(torch.float16),
@@ -40,5 +41,6 @@ def export_pipeline(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    save_vocabulary(tokenizer, folder / "tokenizer")
     record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS}
     (folder / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")

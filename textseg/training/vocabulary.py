@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,6 @@ def build_tokenizer(words: Iterable[str]) -> Any:
         end_of_word_suffix="</w>",
     )
     trained.train_from_iterator(list(words), trainer)
-    import json
-
     model = json.loads(trained.to_str())["model"]
     merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in model["merges"]]
     symbols = list(letters) + [c + "</w>" for c in letters] + [a + b for a, b in merges]
@@ -55,6 +54,9 @@ def build_tokenizer(words: Iterable[str]) -> Any:
     return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=MAX_TOKENS)
 
 
-def save_tokenizer(words: Iterable[str], folder: Path) -> None:
-    """Write the tokenizer's folder."""
-    build_tokenizer(words).save_pretrained(folder)
+def save_vocabulary(tokenizer: Any, folder: Path) -> None:
+    """Adds `vocab.json` and `merges.txt` to a saved tokenizer, for transformers before version 5."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    pairs = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
