@@ -43,16 +43,31 @@ class Bootstrap:
     seed: int = 0
     level: float = 0.95
 
-    def interval(self, values: np.ndarray) -> dict[str, float | None]:
-        """The sample's value (the first) and its percentile interval from the replicates."""
-        value, draws = float(values[0]), values[1:][~np.isnan(values[1:])]
+    def interval(self, values: np.ndarray, least: float = 0.0) -> dict[str, float | None]:
+        """The sample's value (the first) and its percentile interval from the replicates.
+
+        The replicates are shifted to have the sample's value as their mean: a replicate lacks some
+        of the rare classes, so that the mean over its classes is biased.
+
+        Args:
+            values: (1 + replicates,), NaN where undefined.
+            least: the figure's lower bound; the upper one is 1.
+        """
+        value, draws = float(values[0]), self.centred(values)
         if np.isnan(value):
             return {"value": None, "low": None, "high": None}
         if not draws.size:
             return {"value": value, "low": None, "high": None}
         tail = (1 - self.level) / 2
-        low, high = np.quantile(draws, [tail, 1 - tail])
+        low, high = np.clip(np.quantile(draws, [tail, 1 - tail]), least, 1.0)
         return {"value": value, "low": float(low), "high": float(high)}
+
+    def centred(self, values: np.ndarray) -> np.ndarray:
+        """The defined replicates, shifted to have the sample's value as their mean."""
+        draws = values[1:][~np.isnan(values[1:])]
+        # Equal replicates stay what they are, to the last bit.
+        varied = draws.size > 0 and np.ptp(draws) > 0
+        return draws + (values[0] - draws.mean()) if varied else draws
 
 
 class Tally:

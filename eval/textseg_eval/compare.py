@@ -118,6 +118,6 @@ def _count(
 
 def _difference(values: np.ndarray, base: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
     gap = values - base
-    draws = gap[1:][~np.isnan(gap[1:])]
+    draws = bootstrap.centred(gap)
     better = float(np.mean(draws > 0)) if draws.size else None
-    return {**bootstrap.interval(gap), "better": better}
+    return {**bootstrap.interval(gap, -1.0), "better": better}

@@ -55,7 +55,7 @@ def build_tokenizer(words: Iterable[str]) -> Any:
 
 
 def save_vocabulary(tokenizer: Any, folder: Path) -> None:
-    """Adds `vocab.json` and `merges.txt` to a saved tokenizer, for transformers before version 5."""
+    """Adds `vocab.json` and `merges.txt` to a saved tokenizer, for transformers before 5."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     pairs = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
