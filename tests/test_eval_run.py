@@ -212,8 +212,13 @@ if __name__ == "__main__":
 def test_same_integers_after_five_kills_and_with_two_workers(many):
     script = many / "script.py"
     script.write_text(SCRIPT)
+    paths = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
-        [sys.executable, str(script), str(many)], capture_output=True, timeout=110, check=False
+        [sys.executable, str(script), str(many)],
+        capture_output=True,
+        timeout=110,
+        check=False,
+        env={**os.environ, "PYTHONPATH": paths},
     )
     assert done.returncode == 0, done.stderr.decode()
     assert integers(many / "killed") == integers(many / "whole")

@@ -35,7 +35,7 @@ class ClipSeg(Method):
 
         height, width = image.shape[:2]
         inputs = self.processor(text=list(queries), images=[image] * len(queries),
-                                return_tensors="pt", padding=True)  # fmt: skip
+                                return_tensors="pt", padding=True, truncation=True)  # fmt: skip
         with torch.inference_mode():
             logits = self.model(**inputs.to(self.model.device)).logits
         maps = logits.float().sigmoid().reshape(len(queries), *logits.shape[-2:]).cpu().numpy()
