@@ -103,7 +103,7 @@ def test_the_drawn_set_is_coco_and_its_boxes_and_areas_are_those_of_its_masks(
         x, y, w, h = annotation["bbox"]
         assert (x, y, x + w, y + h) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
         assert annotation["area"] == mask.sum()
-        again = decode_segmentation(annotation, *mask.shape)
+        again = decode_segmentation(dict(annotation), *mask.shape)
         np.testing.assert_array_equal(again, mask)
 
 

@@ -75,12 +75,15 @@ def build_autoencoder(analysis: BlockAnalysis) -> Any:
     """
     from diffusers import AutoencoderKL
 
+    sides: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": _WIDTHS,
+    }
     vae: Any = AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=_WIDTHS,
+        **sides,
         layers_per_block=1,
         latent_channels=CHANNELS,
         norm_num_groups=8,

@@ -55,9 +55,12 @@ class Question:
 
     def contrast(self, strengths: Sequence[float]) -> np.ndarray:
         """(h, w), averaged over noise levels."""
-        return np.mean([self.maps[s] for s in strengths], axis=0, dtype=np.float64).astype(
-            np.float32
-        )
+        return _mean(self.maps, strengths)
+
+
+def _mean(maps: dict[float, np.ndarray], strengths: Sequence[float]) -> np.ndarray:
+    total = np.sum([maps[s] for s in strengths], axis=0, dtype=np.float64)
+    return np.asarray(total / len(strengths), np.float32)
 
 
 def ask(
@@ -184,7 +187,7 @@ def fit_presence(
         [
             presence_statistic(
                 q.contrast(strengths),
-                np.mean([q.evidence[s] for s in strengths], axis=0, dtype=np.float64),
+                _mean(q.evidence, strengths),
             )
             for q in questions
         ]
