@@ -69,7 +69,8 @@ def look(path):
     return watcher
 
 
-def test_coco(data, tmp_path, capsys):
+def test_coco(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["textseg", "eval", "coco", "--images", "my photos"])
     out = tmp_path / "run"
     assert eval_("coco", *data, "--method", "centre-box", "-o", out) == 0
     shown = capsys.readouterr().out
@@ -78,7 +79,7 @@ def test_coco(data, tmp_path, capsys):
     assert results["headline"] == "fixed" and results["threshold"]["rule"] == "calibrate"
     assert results["counts"]["scored"] + results["counts"]["calibration"] == 10
     assert results["figures"]["own"]["miou"] == results["figures"]["fixed"]["miou"]
-    assert results["command"].startswith("textseg ")
+    assert results["command"] == "textseg eval coco --images 'my photos'"
     masks = json.loads((out / "coco_results.json").read_text())
     assert len(masks) == sum(results["counts"][f"queries_{kind}"] for kind in ("present", "absent"))
     watcher = look(out / "report.html")

@@ -203,12 +203,15 @@ def presence(
 ) -> float:
     """How sure the model is that the object is there, 0 to 1.
 
-    Calibrated models, for the pairing they were calibrated with: sigmoid(scale * x + offset), where
-    x is `presence_statistic`. Else the one-sided level of a t-test that the evidence over the
-    strongest cells is above zero, draws taken as independent: P(T <= t) for Student's T.
+    Calibrated models, for the pairing and noise levels they were calibrated with:
+    sigmoid(scale * x + offset), where x is `presence_statistic`. Else the one-sided level of a
+    t-test that the evidence over the strongest cells is above zero, draws taken as independent:
+    P(T <= t) for Student's T.
     """
     calibrated = backbone.calibration.get("presence")
-    if calibrated and pair.strategy == backbone.contrast_defaults.reference:
+    defaults = backbone.contrast_defaults
+    same = (pair.strategy, options.strength) == (defaults.reference, defaults.strength)
+    if calibrated and same:
         x = presence_statistic(contrast, evidence)
         return _sigmoid(calibrated["scale"] * x + calibrated["offset"])
     return confidence_above_zero(draw_evidence)
