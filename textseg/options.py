@@ -34,6 +34,16 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
 
 
+def _check_whole(name: str, value: object, low: int, high: int) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    _check(name, value, f"a whole number from {low} to {high}", ok)
+
+
+def _check_guidance(value: float) -> None:
+    ok = _number(value) and 0 <= value < float("inf")
+    _check("guidance_scale", value, "a number of at least 0", ok)
+
+
 @dataclass(frozen=True)
 class ContrastOptions:
     """How a query is contrasted with its reference.
@@ -224,19 +234,8 @@ class EditOptions:
             _number(self.encode_ratio) and 0 < self.encode_ratio <= 1,
         )
         for name, low, high in (("steps", 1, 1000), ("fixed_point", 0, 50), ("seam", 0, 1000)):
-            value = getattr(self, name)
-            _check(
-                name,
-                value,
-                f"a whole number from {low} to {high}",
-                isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
-            )
-        _check(
-            "guidance_scale",
-            self.guidance_scale,
-            "a number of at least 0",
-            _number(self.guidance_scale) and 0 <= self.guidance_scale < float("inf"),
-        )
+            _check_whole(name, getattr(self, name), low, high)
+        _check_guidance(self.guidance_scale)
         _check(
             "feather",
             self.feather,
@@ -282,19 +281,8 @@ class GenerateOptions:
             ("width", 0, 8192),
         )
         for name, low, high in ranges:
-            value = getattr(self, name)
-            _check(
-                name,
-                value,
-                f"a whole number from {low} to {high}",
-                isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
-            )
-        _check(
-            "guidance_scale",
-            self.guidance_scale,
-            "a number of at least 0",
-            _number(self.guidance_scale) and 0 <= self.guidance_scale < float("inf"),
-        )
+            _check_whole(name, getattr(self, name), low, high)
+        _check_guidance(self.guidance_scale)
         _check(
             "scheduler",
             self.scheduler,
