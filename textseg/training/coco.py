@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,86 @@ def decode_segmentation(annotation: dict, height: int, width: int) -> np.ndarray
     return decode_rle(shape)
 
 
+Photo = tuple[np.ndarray, list[tuple[str, bool, np.ndarray]]]
+"""An image, (H, W, 3) uint8 RGB, and for each annotation its noun, whether it is a crowd, and its
+mask, (H, W) bool."""
+
+
+def read_photo(
+    path: Path, annotations: Iterable[dict], names: Mapping[int, str], side: int
+) -> Photo | None:
+    """An annotated image, at most `side` pixels long; None where it cannot be read.
+
+    Args:
+        annotations: the image's records.
+        names: noun by category id.
+    """
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if pixels is None:
+        return None
+    h, w = pixels.shape[:2]
+    scale = min(1.0, side / max(h, w))
+    size = (max(1, round(w * scale)), max(1, round(h * scale)))
+    parts = []
+    for annotation in annotations:
+        mask = cv2.resize(
+            decode_segmentation(annotation, h, w).astype(np.float32),
+            size,
+            interpolation=cv2.INTER_AREA,
+        )
+        crowd = bool(annotation.get("iscrowd"))
+        parts.append((names[annotation["category_id"]], crowd, mask > 0.5))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(small, cv2.COLOR_BGR2RGB), parts
+
+
+def photo_scene(
+    rng: np.random.Generator,
+    photo: Photo,
+    size: tuple[int, int],
+    min_area: float = 0.015,
+    grow: int = 2,
+) -> Scene | None:
+    """A random crop of a photograph, up to three of its nouns, and each filled from around it.
+
+    Categories with a crowd region, and those smaller than `min_area` of the crop, are left
+    unnamed. None where nothing is left to name.
+
+    Args:
+        size: (H, W) of the crop.
+        grow: pixels by which a mask is dilated before it is filled.
+    """
+    image, parts = photo
+    ih, iw = image.shape[:2]
+    h, w = size
+    zoom = rng.uniform(0.65, 1.0) * min(ih / h, iw / w)
+    ch, cw = max(8, int(h * zoom)), max(8, int(w * zoom))
+    y, x = int(rng.integers(0, ih - ch + 1)), int(rng.integers(0, iw - cw + 1))
+    flip = rng.random() < 0.5
+
+    def crop(a: np.ndarray, how: int) -> np.ndarray:
+        out = cv2.resize(np.ascontiguousarray(a[y : y + ch, x : x + cw]), (w, h), interpolation=how)
+        return np.ascontiguousarray(out[:, ::-1]) if flip else out
+
+    pixels = crop(image, cv2.INTER_AREA)
+    crowds = {noun for noun, crowd, _ in parts if crowd}
+    masks: dict[str, np.ndarray] = {}
+    for noun, _, mask in parts:
+        if noun not in crowds:
+            part = crop(mask.astype(np.float32), cv2.INTER_AREA) > 0.5
+            masks[noun] = masks.get(noun, np.zeros((h, w), bool)) | part
+    masks = {n: m for n, m in masks.items() if min_area <= m.mean() <= 0.6}
+    nouns = tuple(rng.permutation(np.array(list(masks), dtype=object)))[:3]
+    if not nouns:
+        return None
+    kernel = np.ones((2 * grow + 1, 2 * grow + 1), np.uint8)
+    filled = [
+        cv2.inpaint(pixels, cv2.dilate(masks[n].astype(np.uint8), kernel), 3, cv2.INPAINT_TELEA)
+        for n in nouns
+    ]
+    return Scene(pixels, nouns, np.stack([masks[n] for n in nouns]), np.stack(filled))
+
+
 class CocoSet:
     """Images of a COCO instance file with one mask per category, at most `side` pixels long."""
 
@@ -31,25 +112,13 @@ class CocoSet:
         grouped: dict[int, list[dict]] = {}
         for annotation in data["annotations"]:
             grouped.setdefault(annotation["image_id"], []).append(annotation)
-        self.items: list[tuple[np.ndarray, list[tuple[str, bool, np.ndarray]]]] = []
+        self.items: list[Photo] = []
         for record in data["images"]:
-            pixels = cv2.imread(str(images / record["file_name"]), cv2.IMREAD_COLOR)
-            if pixels is None or record["id"] not in grouped:
+            if record["id"] not in grouped:
                 continue
-            h, w = pixels.shape[:2]
-            scale = min(1.0, side / max(h, w))
-            size = (max(1, round(w * scale)), max(1, round(h * scale)))
-            parts = []
-            for annotation in grouped[record["id"]]:
-                mask = cv2.resize(
-                    decode_segmentation(annotation, h, w).astype(np.float32),
-                    size,
-                    interpolation=cv2.INTER_AREA,
-                )
-                crowd = bool(annotation.get("iscrowd"))
-                parts.append((names[annotation["category_id"]], crowd, mask > 0.5))
-            small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-            self.items.append((cv2.cvtColor(small, cv2.COLOR_BGR2RGB), parts))
+            photo = read_photo(images / record["file_name"], grouped[record["id"]], names, side)
+            if photo is not None:
+                self.items.append(photo)
 
     def cutouts(self, min_area: int = 900) -> Sprites:
         """Whole instances of at least `min_area` pixels that do not touch the image's border."""
@@ -74,34 +143,5 @@ class CocoSet:
         Categories with a crowd region, and those smaller than `min_area` of the crop, are left
         unnamed. None where nothing is left to name.
         """
-        image, parts = self.items[int(rng.integers(len(self.items)))]
-        ih, iw = image.shape[:2]
-        h, w = size
-        zoom = rng.uniform(0.65, 1.0) * min(ih / h, iw / w)
-        ch, cw = max(8, int(h * zoom)), max(8, int(w * zoom))
-        y, x = int(rng.integers(0, ih - ch + 1)), int(rng.integers(0, iw - cw + 1))
-        flip = rng.random() < 0.5
-
-        def crop(a: np.ndarray, how: int) -> np.ndarray:
-            out = cv2.resize(
-                np.ascontiguousarray(a[y : y + ch, x : x + cw]), (w, h), interpolation=how
-            )
-            return np.ascontiguousarray(out[:, ::-1]) if flip else out
-
-        pixels = crop(image, cv2.INTER_AREA)
-        crowds = {noun for noun, crowd, _ in parts if crowd}
-        masks: dict[str, np.ndarray] = {}
-        for noun, _, mask in parts:
-            if noun not in crowds:
-                part = crop(mask.astype(np.float32), cv2.INTER_AREA) > 0.5
-                masks[noun] = masks.get(noun, np.zeros((h, w), bool)) | part
-        masks = {n: m for n, m in masks.items() if min_area <= m.mean() <= 0.6}
-        nouns = tuple(rng.permutation(np.array(list(masks), dtype=object)))[:3]
-        if not nouns:
-            return None
-        grow = np.ones((5, 5), np.uint8)
-        filled = [
-            cv2.inpaint(pixels, cv2.dilate(masks[n].astype(np.uint8), grow), 3, cv2.INPAINT_TELEA)
-            for n in nouns
-        ]
-        return Scene(pixels, nouns, np.stack([masks[n] for n in nouns]), np.stack(filled))
+        photo = self.items[int(rng.integers(len(self.items)))]
+        return photo_scene(rng, photo, size, min_area)
