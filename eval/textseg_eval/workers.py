@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import multiprocessing
-import os
-import signal
-import sys
 import time
-import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
 
-from textseg.errors import ImageError, TextsegError
+from textseg.errors import ImageError
+from textseg.workers import Threads, available_cores, peak_memory, spread
 
 from .coco import Example
 from .methods import Answer, Method, MethodSpec, Query, build
 from .protocols import Protocol
 from .taggers import Tagger, TaggerSpec, build_tagger
+
+__all__ = ["Job", "Task", "Worker", "available_cores", "peak_memory", "read_stored", "work"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Task:
 class Worker:
     """Builds each method once and answers tasks."""
 
-    def __init__(self, job: Job, threads: _Threads) -> None:
+    def __init__(self, job: Job, threads: Threads) -> None:
         self.job, self._threads = job, threads
         self._methods: dict[str, Method] = {}
         self._tagger: Tagger | None = None
@@ -147,120 +142,16 @@ def work(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[dict[str, di
         TextsegError: a worker raised it, or a worker died.
     """
     if workers == 1:
-        with _Threads(job.threads) as threads:
+        with Threads(job.threads) as threads:
             worker = Worker(job, threads)
             for task in tasks:
                 yield worker.answer(task)
         return
-    yield from _spread(job, iter(tasks), workers)
+    yield from spread(_answerer, job, tasks, workers)
 
 
-def _spread(job: Job, tasks: Iterator[Task], workers: int) -> Iterator[dict[str, dict[str, Any]]]:
-    # Plain pipes rather than a pool: a worker whose parent was killed reads the end of its pipe
-    # and leaves, where a pool's workers would wait for ever.
-    context = multiprocessing.get_context("spawn")
-    lines: dict[Connection, BaseProcess] = {}
-    waiting: dict[Connection, int] = {}
-    try:
-        for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, job), daemon=True)
-            process.start()
-            theirs.close()
-            lines[ours], waiting[ours] = process, 0
-        # Two tasks a worker, so that none waits for the parent.
-        for line in [*lines, *lines]:
-            _send(line, tasks, waiting)
-        while any(waiting.values()):
-            for line in wait([line for line, count in waiting.items() if count]):
-                assert isinstance(line, Connection)
-                try:
-                    answer = line.recv()
-                except (EOFError, ConnectionResetError):
-                    lines[line].join(5)
-                    raise TextsegError(
-                        f"a worker died (exit code {lines[line].exitcode}); "
-                        "give the same command again to go on from here"
-                    ) from None
-                if isinstance(answer, BaseException):
-                    raise answer
-                waiting[line] -= 1
-                _send(line, tasks, waiting)
-                yield answer
-    finally:
-        for line, process in lines.items():
-            line.close()
-            process.terminate()
-            process.join()
-
-
-def _send(line: Connection, tasks: Iterator[Task], waiting: dict[Connection, int]) -> None:
-    task = next(tasks, None)
-    if task is not None:
-        # Where the worker died, reading from it says so.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            line.send(task)
-        waiting[line] += 1
-
-
-def _serve(line: Connection, job: Job) -> None:
-    """A worker process: tasks in, records out, until the pipe ends."""
-    # Ctrl-C is the parent's to handle.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with _Threads(job.threads) as threads:
-            worker = Worker(job, threads)
-            while True:
-                line.send(worker.answer(line.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except TextsegError as error:
-        line.send(error)
-    except Exception as error:
-        # Not every exception survives the pipe; its text does.
-        line.send(RuntimeError(f"{error}\n{traceback.format_exc()}"))
-
-
-class _Threads:
-    """Numerical libraries on a fixed number of threads, and back; only those already imported."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._before: dict[str, int] = {}
-
-    def hold(self) -> None:
-        """Set the libraries that were imported since the last call."""
-        for name, (read, write) in _THREAD_CALLS.items():
-            module = sys.modules.get(name)
-            if module is not None and name not in self._before:
-                self._before[name] = getattr(module, read)()
-                getattr(module, write)(self.count)
-
-    def __enter__(self) -> _Threads:
-        self.hold()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name, count in self._before.items():
-            getattr(sys.modules[name], _THREAD_CALLS[name][1])(count)
-
-
-_THREAD_CALLS = {
-    "torch": ("get_num_threads", "set_num_threads"),
-    "cv2": ("getNumThreads", "setNumThreads"),
-}
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _answerer(job: Job) -> Callable[[Task], dict[str, dict[str, Any]]]:
+    """What one worker process does."""
+    threads = Threads(job.threads)
+    threads.hold()
+    return Worker(job, threads).answer

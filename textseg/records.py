@@ -1,0 +1,113 @@
+"""The file of per-image records: one JSON line each, appended, kept through any interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, OutputError
+
+Record = dict[str, Any]
+
+
+class RecordFile:
+    """An append-only file of records with an `image_id` and a `part`, one per image.
+
+    A line counts once it ends: what a kill left half-written is cut off when the file is opened
+    again. Only the place of each record is kept in memory.
+
+    Raises:
+        OutputError: the file cannot be written, or another run is writing it.
+        InputError: a line in the middle is damaged.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        self._places: dict[int | str, tuple[int, str]] = {}
+        self.failed = 0
+        try:
+            self._file = path.open("rb" if read_only else "a+b")
+        except OSError as error:
+            if read_only:
+                raise InputError(f"run must hold {path.name}, got {path.parent}") from error
+            raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        try:
+            if not read_only:
+                self._lock()
+            end = self._scan()
+            if not read_only:
+                self._file.truncate(end)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows keeps no lock here.
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(f"cannot write {str(self.path)!r}: another run is at it") from error
+
+    def _scan(self) -> int:
+        self._file.seek(0)
+        end = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = json.loads(line)
+                self._places[record["image_id"]] = end, record["part"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"per-image records must be whole JSON lines, got a damaged one at byte {end} "
+                    f"of {self.path}"
+                ) from error
+            self.failed += "error" in record
+            end += len(line)
+        return end
+
+    def __contains__(self, image_id: int | str) -> bool:
+        return image_id in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def append(self, record: Record) -> None:
+        """Add a record; it is on the disk when this returns."""
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        try:
+            place = self._file.seek(0, os.SEEK_END)
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OutputError(f"cannot write {str(self.path)!r}: {error.strerror}") from error
+        self._places[record["image_id"]] = place, record["part"]
+        self.failed += "error" in record
+
+    def read(self, image_id: int | str) -> Record:
+        """One record."""
+        self._file.seek(self._places[image_id][0])
+        return json.loads(self._file.readline())
+
+    def records(self, part: str | None = None) -> Iterator[Record]:
+        """The records of a part, or all, in the order of their ids: the same for any order of
+        work."""
+        for image_id in sorted(self._places, key=lambda i: (isinstance(i, str), i)):
+            if part is None or self._places[image_id][1] == part:
+                yield self.read(image_id)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
