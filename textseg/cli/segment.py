@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, InputError, OutputError
+from ..formats import SUFFIXES, coco_data, write_json, write_result
 from ..options import ContrastOptions, RefineOptions
 from .naming import image_stems, query_slugs
 from .options_arguments import (
@@ -51,17 +52,6 @@ examples:
   textseg segment park.jpg -q "the dog" --reference "a photo of grass" --samples 20 --threshold otsu
 """
 
-_SUFFIXES = {
-    "mask": "mask.png",
-    "score": "score.png",
-    "overlay": "overlay.png",
-    "cutout": "cutout.png",
-    "rle": "rle.json",
-    "polygon": "polygon.json",
-    "coco": "coco.json",
-    "npz": "npz",
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files; - is stdin")
@@ -70,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", default=".", metavar="DIR",
                         help="folder for the results, made if need be (default: this one); "
                              "- writes one result to stdout")  # fmt: skip
-    parser.add_argument("--format", type=comma_list([*_SUFFIXES]), default=["mask"],
+    parser.add_argument("--format", type=comma_list([*SUFFIXES]), default=["mask"],
                         metavar="F[,F...]", dest="formats",
-                        help=f"{', '.join(_SUFFIXES)} (default: mask)")  # fmt: skip
+                        help=f"{', '.join(SUFFIXES)} (default: mask)")  # fmt: skip
     parser.add_argument("--exclusive", action="store_true",
                         help="queries compete: no pixel is in two masks")  # fmt: skip
     parser.add_argument("--caption", metavar="TEXT",
@@ -159,15 +149,15 @@ class _Job:
         if self.folder is None:
             self._to_stdout(results, source, number)
             return
-        coco = self.folder / f"{stem}.{_SUFFIXES['coco']}"
+        coco = self.folder / f"{stem}.{SUFFIXES['coco']}"
         if "coco" in self.args.formats:
-            _write_json(coco, _coco(results, source, number))
+            write_json(coco, coco_data(results, source, number))
         for result, slug in zip(results, self.slugs, strict=True):
             files = {"coco": coco} if "coco" in self.args.formats else {}
             for kind in self.args.formats:
                 if kind != "coco":
-                    files[kind] = self.folder / f"{stem}.{slug}.{_SUFFIXES[kind]}"
-                    _write(result, files[kind], kind)
+                    files[kind] = self.folder / f"{stem}.{slug}.{SUFFIXES[kind]}"
+                    write_result(result, files[kind], kind)
             files = {kind: files[kind] for kind in self.args.formats}
             self._report(result, source, files, progress)
 
@@ -193,11 +183,11 @@ class _Job:
     def _to_stdout(self, results: list[Segmentation], source: str, number: int) -> None:
         kind = self.args.formats[0]
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / _SUFFIXES[kind]
+            path = Path(folder) / SUFFIXES[kind]
             if kind == "coco":
-                _write_json(path, _coco(results, source, number))
+                write_json(path, coco_data(results, source, number))
             else:
-                _write(results[0], path, kind)
+                write_result(results[0], path, kind)
             sys.stdout.buffer.write(path.read_bytes())
             sys.stdout.buffer.flush()
 
@@ -228,37 +218,3 @@ def _make_folder(name: str) -> Path:
     except OSError as error:
         raise OutputError(f"output folder cannot be made: {error.strerror}: {name!r}") from error
     return folder
-
-
-def _write(result: Segmentation, path: Path, kind: str) -> None:
-    if kind == "polygon":
-        _write_json(path, result.describe() | {"polygons": result.to_polygons()})
-    elif kind in ("rle", "npz"):
-        result.save(path)
-    else:
-        result.save(path, kind)  # pyright: ignore[reportArgumentType]
-
-
-def _write_json(path: Path, content: Any) -> None:
-    from ..saving import write_atomic
-
-    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def _coco(results: list[Segmentation], source: str, number: int) -> dict[str, Any]:
-    """A COCO data set of one image; ids stay different when those of a run are put together."""
-    height, width = results[0].mask.shape
-    image = {"id": number, "file_name": Path(source).name, "height": height, "width": width}
-    first = (number - 1) * len(results) + 1
-    return {
-        "info": {"description": "textseg", "results": [result.describe() for result in results]},
-        "images": [image],
-        "annotations": [
-            result.to_coco(number, category, annotation_id=first + category - 1)
-            for category, result in enumerate(results, 1)
-            if result.mask.any()
-        ],
-        "categories": [
-            {"id": category, "name": result.query} for category, result in enumerate(results, 1)
-        ],
-    }
