@@ -65,16 +65,21 @@ class Generation:
             OutputError: the file cannot be written.
             InputError: another suffix.
         """
+        from .saving import picture_suffix, write_atomic
+
+        write_atomic(path, self.to_bytes(picture_suffix(path), visible_label))
+
+    def to_bytes(self, suffix: str = ".png", visible_label: bool = False) -> bytes:
+        """The bytes of the file that `save` writes; `suffix` says the format."""
         from .drawing import draw_labels
         from .labels import TRAINED, xmp_label
-        from .saving import encode_picture, picture_suffix, write_atomic
+        from .saving import encode_picture, picture_suffix
 
-        suffix = picture_suffix(path)
+        picture_suffix(f"result{suffix}")
         pixels = self.image
         if visible_label:
             pixels = draw_labels(pixels, [("Generated with AI", None)], corner="lower left")
-        data = encode_picture(pixels, suffix, self.describe(), xmp=xmp_label(TRAINED))
-        write_atomic(path, data)
+        return encode_picture(pixels, suffix, self.describe(), xmp=xmp_label(TRAINED))
 
 
 def starting_noise(shape: Sequence[int], seed: int, prompt: str) -> torch.Tensor:

@@ -188,30 +188,48 @@ class Segmentation:
         """Writes one file, whole or not at all, with `describe()` inside.
 
         Args:
-            path: its suffix says the format.
+            path: its suffix says the format, see `to_bytes`.
+            what: "mask", "score", "overlay" or "cutout".
+
+        Raises:
+            OutputError: the file cannot be written.
+            InputError: another suffix, or a picture is wanted and the result holds no image.
+        """
+        suffix = picture_suffix(path, (".png", ".json", ".npz"))
+        write_atomic(path, self.to_bytes(suffix, what))
+
+    def to_bytes(self, suffix: str = ".png", what: What = "mask") -> bytes:
+        """The bytes of the file that `save` writes.
+
+        Args:
+            suffix: says the format.
 
                 - ".png": what `what` names.
                 - ".json": `describe()`, "rle" and "bbox".
                 - ".npz": everything, the way back to an equal `Segmentation`.
             what: "mask" (8-bit grey, 0 and 255), "score" (16-bit grey, 65535 for 1), "overlay"
                 or "cutout" (RGBA).
-
-        Raises:
-            OutputError: the file cannot be written.
-            InputError: another suffix, or a picture is wanted and the result holds no image.
         """
         if what not in _WHATS:
             raise InputError(f"what must be one of {', '.join(_WHATS)}, got {what!r}")
-        suffix = picture_suffix(path, (".png", ".json", ".npz"))
+        picture_suffix(f"result{suffix}", (".png", ".json", ".npz"))
         if suffix == ".json":
             record = self.describe() | {"rle": self.to_rle(), "bbox": _bounding_box(self.mask)}
-            data = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
-        elif suffix == ".npz":
+            return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+        if suffix == ".npz":
             arrays = {"image": self.image, "contrast": self.contrast}
-            data = _pack(self.describe(), {"mask": self.mask, "score": self.score} | arrays)
-        else:
-            data = encode_picture(self._pixels(what), suffix, self.describe() | {"what": what})
-        write_atomic(path, data)
+            return _pack(self.describe(), {"mask": self.mask, "score": self.score} | arrays)
+        return encode_picture(self._pixels(what), suffix, self.describe() | {"what": what})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Segmentation:
+        """Reads back what `to_bytes(".npz")` gave.
+
+        Raises:
+            InputError: the bytes are damaged, or no segmentation of textseg's.
+        """
+        record, arrays = _unpack("the bytes", "segmentation", data)
+        return _segmentation("the bytes", record, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Segmentation:
@@ -329,7 +347,12 @@ class Edit:
             OutputError: the file cannot be written.
             InputError: another suffix.
         """
-        suffix = picture_suffix(path, (".png", ".jpg", ".jpeg", ".webp", ".npz"))
+        suffix = picture_suffix(path, _EDIT_SUFFIXES)
+        write_atomic(path, self.to_bytes(suffix, visible_label))
+
+    def to_bytes(self, suffix: str = ".png", visible_label: bool = False) -> bytes:
+        """The bytes of the file that `save` writes; `suffix` says the format."""
+        picture_suffix(f"result{suffix}", _EDIT_SUFFIXES)
         pixels = self.image
         if visible_label:
             pixels = draw_labels(pixels, [("Edited with AI", None)], corner="lower left")
@@ -339,13 +362,21 @@ class Edit:
             if found is not None:
                 arrays |= {f"found_{name}": getattr(found, name) for name in _FOUND}
             kept = {"input_xmp": self.input_xmp, "trained": self.trained}
-            write_atomic(path, _pack(self.describe() | kept, arrays))
-            return
+            return _pack(self.describe() | kept, arrays)
         label = edit_label(self.input_xmp, trained=self.trained)
         if not self.mask.any():
             # Nothing was edited, so the file says of itself what the input said.
             label = self.input_xmp.encode() or None
-        write_atomic(path, encode_picture(pixels, suffix, self.describe(), xmp=label))
+        return encode_picture(pixels, suffix, self.describe(), xmp=label)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Edit:
+        """Reads back what `to_bytes(".npz")` gave.
+
+        Raises:
+            InputError: the bytes are damaged, or no edit of textseg's.
+        """
+        return cls._read("the bytes", data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Edit:
@@ -355,7 +386,11 @@ class Edit:
             InputError: the file is missing, damaged, or was not written by textseg.
         """
         picture_suffix(path, (".npz",))
-        record, arrays = _unpack(path, "edit")
+        return cls._read(path)
+
+    @classmethod
+    def _read(cls, path: str | os.PathLike[str], data: bytes | None = None) -> Edit:
+        record, arrays = _unpack(path, "edit", data)
         found = {name: arrays.get(f"found_{name}") for name in _FOUND}
         try:
             return cls(
@@ -380,6 +415,7 @@ class Edit:
 
 # Arrays of the segmentation that an edit keeps; its image is the edit's source.
 _FOUND = ("mask", "score", "contrast")
+_EDIT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".npz")
 
 
 def overlay_many(
@@ -561,10 +597,11 @@ def _pack(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray | None]) ->
 
 
 def _unpack(
-    path: str | os.PathLike[str], kind: str
+    path: str | os.PathLike[str], kind: str, data: bytes | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    source = Path(path) if data is None else io.BytesIO(data)
     try:
-        with np.load(Path(path), allow_pickle=False) as packed:
+        with np.load(source, allow_pickle=False) as packed:
             arrays = {name: packed[name] for name in packed.files}
         record = json.loads(str(arrays.pop(PNG_KEY)))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -6,6 +6,7 @@ may carry calibrated ones (`Backbone.contrast_defaults`, `Backbone.refine_defaul
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -289,3 +290,24 @@ class GenerateOptions:
             "'ddim' or the name of a diffusers scheduler",
             isinstance(self.scheduler, str) and self.scheduler.isidentifier(),
         )
+
+
+def field_docs(options: type) -> dict[str, str]:
+    """What an option dataclass's "Attributes:" section says of each field.
+
+    >>> field_docs(EditOptions)["steps"][:10]
+    'DDIM steps'
+    """
+    _, _, section = (options.__doc__ or "").partition("Attributes:\n")
+    described: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        if not line.strip():
+            break
+        entry = re.match(r" {8}(\w+(?:, \w+)*): (.*)", line)
+        if entry:
+            names = entry[1].split(", ")
+            described |= dict.fromkeys(names, entry[2])
+        else:
+            described |= {name: f"{described[name]} {line.strip()}" for name in names}
+    return described

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
-from ..options import NO_REFINEMENT, REFERENCES, RefineOptions
+from ..options import NO_REFINEMENT, REFERENCES, RefineOptions, field_docs
 
 
 def add_options(
@@ -33,7 +32,7 @@ def add_options(
     """
     group = parser.add_argument_group(title)
     hints = get_type_hints(options)
-    described = _attribute_docs(options.__doc__ or "")
+    described = field_docs(options)
     for field in dataclasses.fields(options):
         if field.name in exclude:
             continue
@@ -118,23 +117,6 @@ def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
             ) from None
 
     return parse
-
-
-def _attribute_docs(docstring: str) -> dict[str, str]:
-    """What a class docstring's "Attributes:" section says of each name."""
-    _, _, section = docstring.partition("Attributes:\n")
-    described: dict[str, str] = {}
-    names: list[str] = []
-    for line in section.splitlines():
-        if not line.strip():
-            break
-        entry = re.match(r" {8}(\w+(?:, \w+)*): (.*)", line)
-        if entry:
-            names = entry[1].split(", ")
-            described |= dict.fromkeys(names, entry[2])
-        else:
-            described |= {name: f"{described[name]} {line.strip()}" for name in names}
-    return described
 
 
 def refuse(ok: bool, message: str) -> None:
