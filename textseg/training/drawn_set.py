@@ -19,7 +19,9 @@ _ALWAYS_PHOTO = SceneOptions(photo_backgrounds=1.0)
 SIZES: tuple[tuple[int, int], ...] = ((160, 208), (208, 160), (176, 240), (192, 192), (240, 176))
 
 
-def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
+def _annotations(
+    scene: Scene, image_id: int, first_id: int, nouns: Sequence[str]
+) -> list[dict[str, Any]]:
     records = []
     for noun, mask in scene.instances:
         if not mask.any():
@@ -30,7 +32,7 @@ def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, A
             {
                 "id": first_id + len(records),
                 "image_id": image_id,
-                "category_id": NOUNS.index(noun) + 1,
+                "category_id": nouns.index(noun) + 1,
                 "iscrowd": 0,
                 "area": int(mask.sum()),
                 "bbox": [float(v) for v in (*corner, end[0] - corner[0], end[1] - corner[1])],
@@ -51,10 +53,11 @@ def write_drawn_set(
     options: SceneOptions = _ALWAYS_PHOTO,
     sizes: Sequence[tuple[int, int]] = SIZES,
     description: str = "Scenes drawn by textseg",
+    nouns: Sequence[str] = NOUNS,
 ) -> int:
     """Composes `count` scenes and writes them as JPEG files and one COCO instance file.
 
-    Scene i depends on (seed, i) alone. Sizes take turns. Category ids follow `nouns.NOUNS`,
+    Scene i depends on (seed, i) alone. Sizes take turns. Category ids follow `nouns`,
     starting at 1; only nouns with sprites become categories.
 
     Returns:
@@ -72,13 +75,13 @@ def write_drawn_set(
         cv2.imwrite(str(images / name), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
         h, w = scene.image.shape[:2]
         files.append({"id": i + 1, "file_name": name, "height": h, "width": w})
-        records += _annotations(scene, i + 1, len(records) + 1)
+        records += _annotations(scene, i + 1, len(records) + 1, nouns)
     data = {
         "info": {"description": description, "version": "1"},
         "licenses": [],
         "categories": [
-            {"id": NOUNS.index(n) + 1, "name": n, "supercategory": "object"}
-            for n in sorted(sprites, key=NOUNS.index)
+            {"id": nouns.index(n) + 1, "name": n, "supercategory": "object"}
+            for n in sorted(sprites, key=nouns.index)
         ],
         "images": files,
         "annotations": records,
