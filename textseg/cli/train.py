@@ -1,23 +1,31 @@
-"""`textseg train`: the embedded model, from drawings, cutouts and annotated photographs."""
+"""`textseg train`: the embedded model from drawings, cutouts and annotated photographs; or LoRA for
+any model, on any annotated set."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
+from ..training.lora_options import LoraOptions
 from ..training.options import TrainOptions
 from .options_arguments import add_options, given_options, refuse
 from .progress import Progress
 
 DESCRIPTION = """\
-Train a small text-to-image model that understands absence, and write it as a diffusers folder.
+Train a small text-to-image model that understands absence, and write it as a diffusers folder; or,
+with --lora, teach a model that is there the classes of an annotated set.
 
 Scenes are composed of cutouts (folders FOLDER/NOUN/*.png with transparent ground) on backgrounds;
 photographs of COCO-format sets are used whole, and their objects as cutouts. Half of the captions
 say that something is not there, and ask for the scene without it. Checkpoints and logs lie in the
-work folder; the same command again goes on where it stopped."""
+work folder; the same command again goes on where it stopped.
+
+With --lora RANK, any Stable Diffusion 1 or 2 model is tuned with the same captions on --annotations
+and --images, through low-rank updates of its attention layers. What is written is a standard LoRA
+(pytorch_lora_weights.safetensors)."""
 EXAMPLES = """\
 the drawings of the shipped model:
   npm install emoji-datasource emoji-datasource-google emoji-datasource-twitter \\
@@ -31,34 +39,111 @@ more sources:
 calibrate on an annotated set of your own:
   textseg train --packages node_modules --work run -o my-mini \\
       --calibrate data/drawn/train data/drawn/annotations/instances_train.json
+
+teach a model your own classes, with figures on 40 held-out images before and after:
+  textseg train --annotations parts.json --images parts/ --init sd-legacy/stable-diffusion-v1-5 \\
+      --lora 16 --validate 40 --merge sd-parts -o parts-lora
+
+the same on every GPU of the machine:
+  accelerate launch -m textseg train --annotations parts.json --images parts/ \\
+      --init sd-legacy/stable-diffusion-v1-5 --lora 16 --mixed-precision fp16 -o parts-lora
 """
+_SCENES_ONLY = ("packages", "drawings", "cutouts", "backgrounds", "coco", "calibrate")
+_LORA_ONLY = ("annotations", "images", "validate", "merge", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
-                        help="the model folder to write")  # fmt: skip
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR",
-                        help="checkpoints and logs")  # fmt: skip
-    parser.add_argument("--packages", type=Path, metavar="DIR",
+                        help="the model folder, or the LoRA's, to write")  # fmt: skip
+    parser.add_argument("--work", type=Path, metavar="DIR",
+                        help="checkpoints and logs (default with --lora: the output)")  # fmt: skip
+    parser.add_argument("--init", metavar="MODEL",
+                        help="the model to start from: a folder written by this command, or with "
+                             "--lora whatever `textseg segment --model` takes")  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="errors only")
+    scenes = parser.add_argument_group("sources of scenes")
+    scenes.add_argument("--packages", type=Path, metavar="DIR",
                         help="node_modules with the emoji packages")  # fmt: skip
     for name, text in (("drawings", "drawn cutouts"), ("cutouts", "photographed cutouts"),
                        ("backgrounds", "photographs without a subject")):  # fmt: skip
-        parser.add_argument(f"--{name}", type=Path, action="append", default=[], metavar="DIR",
+        scenes.add_argument(f"--{name}", type=Path, action="append", default=[], metavar="DIR",
                             help=f"folder of {text}; repeatable")  # fmt: skip
-    parser.add_argument("--coco", type=Path, nargs=2, action="append", default=[],
+    scenes.add_argument("--coco", type=Path, nargs=2, action="append", default=[],
                         metavar=("IMAGES", "ANNOTATIONS"),
                         help="a COCO-format set; repeatable")  # fmt: skip
-    parser.add_argument("--init", type=Path, metavar="DIR",
-                        help="a model written by this command to start from")  # fmt: skip
-    parser.add_argument("--calibrate", type=Path, nargs=2, metavar=("IMAGES", "ANNOTATIONS"),
+    scenes.add_argument("--calibrate", type=Path, nargs=2, metavar=("IMAGES", "ANNOTATIONS"),
                         help="a COCO-format set to find thresholds on")  # fmt: skip
-    parser.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
+    scenes.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
                         help="time for the autoencoder's decoder (default: 20)")  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="errors only")
-    add_options(parser, TrainOptions, title="training")
+    lora = parser.add_argument_group("LoRA")
+    lora.add_argument("--lora", type=int, dest="rank", metavar="RANK", default=argparse.SUPPRESS,
+                      help="tune --init with low-rank updates of this rank")  # fmt: skip
+    lora.add_argument("--annotations", type=Path, metavar="FILE",
+                      help="a COCO-format instance file")  # fmt: skip
+    lora.add_argument("--images", type=Path, metavar="DIR", help="its images")
+    lora.add_argument("--validate", type=int, metavar="N", default=0,
+                      help="hold out N images; give the IoU of the contrast on them before and "
+                           "after, and calibrate on them")  # fmt: skip
+    lora.add_argument("--merge", type=Path, metavar="DIR",
+                      help="also write the tuned model as a folder of its own")  # fmt: skip
+    lora.add_argument("--device", metavar="DEVICE",
+                      help="cpu, cuda, cuda:1, mps (default: the best there is)")  # fmt: skip
+    add_options(parser, TrainOptions, title="training; those marked with * go with --lora too")
+    add_options(parser, LoraOptions, title="training with --lora", exclude=("rank", *_SHARED))
+    for action in parser._actions:
+        if action.dest in _SHARED:
+            action.help = f"* {action.help}"
+
+
+def _names(options: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(options)}
+
+
+_SHARED = _names(TrainOptions) & _names(LoraOptions)
 
 
 def run(args: argparse.Namespace) -> int:
+    if hasattr(args, "rank"):
+        return _run_lora(args)
+    for name in (*_LORA_ONLY, *(_names(LoraOptions) - _SHARED)):
+        refuse(not getattr(args, name, None), f"--{_flag(name)} must come with --lora RANK")
+    refuse(args.work is not None, "--work must be given without --lora, got none")
+    return _run_scenes(args)
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _run_lora(args: argparse.Namespace) -> int:
+    from ..training.lora_tuning import tune
+
+    for name in ("annotations", "images", "init"):
+        refuse(getattr(args, name) is not None, f"--{name} must be given with --lora, got none")
+    for name in (*_SCENES_ONLY, *(_names(TrainOptions) - _SHARED)):
+        refuse(not getattr(args, name, None), f"--{_flag(name)} cannot go with --lora")
+    refuse(args.images.is_dir(), f"images must be a folder, got {str(args.images)!r}")
+    refuse(args.annotations.is_file(), f"annotations must be a file, got {str(args.annotations)!r}")
+    refuse(
+        args.validate >= 0, f"validate must be a whole number of at least 0, got {args.validate}"
+    )
+    options = LoraOptions(**given_options(args, LoraOptions))
+    with Progress("step", quiet=args.quiet) as bar:
+        figures = tune(
+            args.init, args.images, args.annotations, args.output, options, work=args.work,
+            validate=args.validate, merge=args.merge, device=args.device, progress=bar.start,
+        )  # fmt: skip
+    if figures is not None and not args.quiet:
+        print(f"held-out contrast, mean IoU of {figures.queries} queries "
+              f"(everything: {figures.everything:.3f})")  # fmt: skip
+        for name, value in figures.after.items():
+            print(f"  {name:8}before {figures.before[name]:.3f}  after {value:.3f}")
+    if not args.quiet:
+        print(args.output)
+    return 0
+
+
+def _run_scenes(args: argparse.Namespace) -> int:
     from ..options import ContrastOptions
     from ..training.calibrate import calibrate
     from ..training.recipe import Sources, train_model
@@ -83,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
 
         train_model(
             sources, args.work, args.output, options,
-            decoder_minutes=args.decoder_minutes, init=args.init, progress=report,
+            decoder_minutes=args.decoder_minutes,
+            init=Path(args.init) if args.init else None, progress=report,
         )  # fmt: skip
         if args.calibrate:
             images, file = args.calibrate

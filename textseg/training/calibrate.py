@@ -134,7 +134,7 @@ def iou(mask: np.ndarray, truth: np.ndarray) -> float:
     return float(np.count_nonzero(mask & truth) / union) if union else 1.0
 
 
-def _mean_iou(
+def mean_iou(
     questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
 ) -> float:
     scores = []
@@ -158,7 +158,7 @@ def fit_threshold(
     for strengths in STRENGTHS:
         for floor, relative in product(FLOORS, RELATIVES):
             options = RefineOptions.off(threshold="calibrated", floor=floor, relative=relative)
-            value = _mean_iou(questions, strengths, options)
+            value = mean_iou(questions, strengths, options)
             key = "+".join(map(str, strengths))
             table[key] = max(table.get(key, 0.0), value)
             if best is None or value > best[2]:

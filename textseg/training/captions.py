@@ -39,3 +39,34 @@ def absent_caption(rng: np.random.Generator, noun: str, others: Sequence[str] = 
 def unknown_word(rng: np.random.Generator) -> str:
     """A random word of 3 to 8 letters that means nothing."""
     return "".join(rng.choice(list(string.ascii_lowercase), int(rng.integers(3, 9))))
+
+
+def caption_rows(
+    rng: np.random.Generator, names: Sequence[str], absent: Sequence[str], share: float
+) -> tuple[str, str, int]:
+    """The two captions of a scene, and which of its nouns the second takes away.
+
+    Args:
+        names: the scene's nouns, at least one.
+        absent: nouns that are not in the image.
+        share: how often the second caption names one of those.
+
+    Returns:
+        An ordinary caption that names some of the nouns, all or none; a caption that says that a
+        noun is absent; and the index of that noun, -1 for one that really is.
+    """
+    slot = int(rng.integers(len(names)))
+    if len(absent) and rng.random() < share:
+        slot = -1
+    noun = str(absent[int(rng.integers(len(absent)))]) if slot < 0 else names[slot]
+    style = rng.random()
+    if style < 0.4:
+        ordinary = ""
+    elif style < 0.6 and slot >= 0:
+        ordinary = present_caption(rng, [noun])
+    else:
+        count = int(rng.integers(1, len(names) + 1))
+        ordinary = present_caption(rng, [str(n) for n in rng.permutation(list(names))[:count]])
+    others = [n for n in names if n != noun]
+    named = others if others and rng.random() < 0.2 else ()
+    return ordinary, absent_caption(rng, noun, named), slot

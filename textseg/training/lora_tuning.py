@@ -1,0 +1,331 @@
+"""LoRA tuning from a data set to a file: held-out figures before and after, and what to save."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError, OutputError
+from ..options import ContrastOptions
+from ..saving import write_atomic
+from .export import PROMPTS
+from .lora_data import AnnotatedImages
+from .lora_options import LoraOptions
+
+if TYPE_CHECKING:
+    from ..backbone.latent_unet import LatentUNet
+    from .calibrate import Question
+    from .lora import LoraTrainer, Progress
+
+REFERENCES = ("null", "absent")
+"""The pairings measured before and after: the query against nothing, as DiffEdit does, and nothing
+against the query's absence, which the tuning teaches."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Contrast on the held-out images, without refinement.
+
+    Attributes:
+        queries: how many (image, noun) pairs.
+        everything: mean IoU of marking the whole image.
+        before, after: mean IoU by pairing.
+    """
+
+    queries: int
+    everything: float
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def tune(
+    init: str | os.PathLike[str],
+    images: Path,
+    annotations: Path,
+    out: Path,
+    options: LoraOptions,
+    *,
+    work: Path | None = None,
+    validate: int = 0,
+    samples: int = 2,
+    merge: Path | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Figures | None:
+    """Tunes a model of the Stable Diffusion 1 and 2 class on an annotated set.
+
+    Args:
+        init: what `load` takes.
+        images, annotations: a COCO-format instance set.
+        out: written: `pytorch_lora_weights.safetensors`, and `textseg.json` with the nouns and, if
+            some images are held out, the calibration found on them.
+        work: checkpoints, log and the held-out set; `out` if None. The same call again goes on
+            where the last one stopped.
+        validate: images to hold out, for the figures.
+        samples: noise draws of the figures.
+        merge: also write the tuned model as a pipeline folder of its own.
+        device: as for `load`.
+        progress: called as progress(stage, done, total), stage "before", "tune" or "after".
+
+    Returns:
+        The figures, in the main process, where images are held out; also in `work/figures.json`.
+
+    Raises:
+        InputError: a bad set, another family of model, or other options than the run began with.
+        MissingDependencyError: the extra `train` is not installed.
+    """
+    from ..backbone import load
+    from ..backbone.latent_unet import LatentUNet
+    from .lora import LoraTrainer, make_accelerator, run_steps, save_lora
+
+    if merge is not None and merge.exists() and any(merge.iterdir()):
+        raise InputError(f"merge must be a new or empty folder, got {str(merge)!r}")
+    source = AnnotatedImages(images, annotations)
+    if not source.records:
+        raise InputError(
+            f"annotations must hold annotated images, got none in {str(annotations)!r}"
+        )
+    accelerator = make_accelerator(options, device)
+    work = work or out
+    held_out = work / "held-out.json"
+    if validate:
+        source.hold_out(validate, options.seed, held_out)
+    place = str(accelerator.device) if device is None or accelerator.num_processes > 1 else device
+    dtype = {"fp16": "float16", "bf16": "bfloat16"}.get(options.mixed_precision, "float32")
+    loaded = load(init, device=place, dtype=dtype)
+    if not isinstance(loaded, LatentUNet) or type(loaded) is not LatentUNet:
+        raise InputError(
+            f"init must be a model of the Stable Diffusion 1 or 2 class, got {str(init)!r} of "
+            f"family {loaded.family!r}"
+        )
+    record = vocabulary(loaded.calibration, source.nouns)
+    model = with_calibration(loaded, loaded.calibration | record)
+    main = accelerator.is_main_process
+    if main:
+        work.mkdir(parents=True, exist_ok=True)
+        write_atomic(work / "options.json", json.dumps(asdict(options), indent=1).encode())
+
+    before: dict[str, list[Question]] = {}
+    after: dict[str, list[Question]] = {}
+    figures = None
+    report = _shared(progress if main else None)
+    known = _read_figures(work / "figures-before.json") if validate else None
+    trainer = LoraTrainer(model, options, accelerator, work)
+    if validate and main and known is None:
+        with without_adapter(trainer):
+            before = measure_held_out(model, images, held_out, samples, report("before"))
+        known = {name: cross_iou(found) for name, found in before.items()}
+        write_atomic(work / "figures-before.json", json.dumps(known).encode())
+    accelerator.wait_for_everyone()
+    run_steps(trainer, source, progress if main else None)
+    if not main:
+        return None
+    if validate:
+        with evaluating(trainer):
+            after = measure_held_out(model, images, held_out, samples, report("after"))
+        there = [q.truth for q in after["absent"] if q.truth is not None]
+        figures = Figures(
+            len(there),
+            float(np.mean([truth.mean() for truth in there])),
+            known or {},
+            {name: cross_iou(found) for name, found in after.items()},
+        )
+        write_atomic(work / "figures.json", json.dumps(asdict(figures), indent=1).encode())
+        record |= calibration_of(after["absent"], samples)
+    record["lora"] = {"base": os.fspath(init), "rank": options.rank, "steps": trainer.step}
+    save_lora(out, trainer.state(), options.scale)
+    write_atomic(out / "textseg.json", (json.dumps(record, indent=1) + "\n").encode())
+    if merge is not None:
+        merge_lora(init, out, merge)
+    return figures
+
+
+def vocabulary(calibration: Mapping[str, Any], nouns: Sequence[str]) -> dict[str, Any]:
+    """What a model knows after it was tuned on `nouns`: the keys of `textseg.json` that change.
+
+    Words and nouns only for models whose vocabulary is closed, which else would refuse the new
+    ones.
+    """
+    record: dict[str, Any] = {
+        "prompts": dict(calibration.get("prompts") or PROMPTS),
+        "contrast": {**calibration.get("contrast", {}), "reference": "absent"},
+    }
+    record["prompts"].setdefault("absent", PROMPTS["absent"])
+    lowered = [noun.lower() for noun in nouns]
+    if calibration.get("nouns"):
+        record["nouns"] = list(dict.fromkeys([*calibration["nouns"], *lowered]))
+    if calibration.get("words"):
+        words = [w for noun in lowered for w in noun.split()]
+        record["words"] = sorted({*calibration["words"], *words})
+    return record
+
+
+def with_calibration(model: LatentUNet, calibration: dict[str, Any]) -> LatentUNet:
+    """The same networks with another `textseg.json`."""
+    return type(model)(
+        unet=model.unet, vae=model.vae, text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer, scheduler=model.scheduler, name=model.name,
+        calibration=calibration,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def evaluating(trainer: LoraTrainer) -> Iterator[None]:
+    """The UNet as it is used, not as it is trained."""
+    unet = trainer.model.unet
+    mode = unet.training
+    unet.eval()
+    try:
+        yield
+    finally:
+        unet.train(mode)
+
+
+@contextlib.contextmanager
+def without_adapter(trainer: LoraTrainer) -> Iterator[None]:
+    """The model as it was before tuning."""
+    unet = trainer.model.unet
+    unet.disable_adapters()
+    try:
+        with evaluating(trainer):
+            yield
+    finally:
+        unet.enable_adapters()
+
+
+def measure_held_out(
+    model: LatentUNet, images: Path, held_out: Path, samples: int, progress: Any = None
+) -> dict[str, list[Question]]:
+    """The held-out queries by pairing, at the noise levels of `calibrate`."""
+    from .calibrate import ask
+
+    found = {}
+    for number, reference in enumerate(REFERENCES):
+        options = ContrastOptions(reference=reference, samples=samples, batch_size=samples)
+
+        def step(done: int, total: int, number: int = number) -> None:
+            if progress is not None:
+                progress(number * total + done, len(REFERENCES) * total)
+
+        found[reference] = ask(model, images, held_out, options, progress=step)
+    return found
+
+
+def cross_iou(questions: Sequence[Question]) -> float:
+    """Mean IoU of the thresholded contrast, without refinement.
+
+    Noise level and threshold for the queries of one half of the images are those that are best on
+    the other half, so that a figure is not flattered by what was fitted to it. With one image,
+    they are fitted to it.
+    """
+    from .calibrate import fit_threshold, mean_iou
+
+    images = list(dict.fromkeys(id(q.image) for q in questions if q.truth is not None))
+    if not images:
+        raise InputError("the held-out images must hold objects to ask for, got none")
+    if len(images) == 1:
+        return fit_threshold(questions)[2]
+    chosen = set(images[::2])
+    halves = [[q for q in questions if (id(q.image) in chosen) == side] for side in (True, False)]
+    total = count = 0.0
+    for fitted, scored in (halves, halves[::-1]):
+        strengths, options, _, _ = fit_threshold(fitted)
+        there = sum(q.truth is not None for q in scored)
+        total, count = total + there * mean_iou(scored, strengths, options), count + there
+    return total / count
+
+
+def calibration_of(questions: Sequence[Question], samples: int) -> dict[str, Any]:
+    """Noise level, threshold and presence for `textseg.json`, fitted to the held-out queries."""
+    from .calibrate import fit_presence, fit_threshold
+
+    strengths, options, _, _ = fit_threshold(questions)
+    contrast = ContrastOptions(
+        reference="absent", strength=strengths, samples=max(samples, 4), batch_size=max(samples, 4)
+    )
+    record: dict[str, Any] = {"contrast": asdict(contrast)}
+    least = 0.0
+    if any(q.truth is None for q in questions):
+        record["presence"], _, least = fit_presence(questions, strengths)
+    refined = replace(
+        options, crf=True, min_area=0.001, max_hole=0.001, min_presence=round(least, 3)
+    )
+    return record | {"refine": asdict(refined)}
+
+
+def merge_lora(init: str | os.PathLike[str], lora: Path, out: Path) -> None:
+    """Writes a pipeline folder whose UNet has the LoRA added in; textseg and diffusers load it.
+
+    The weights keep the precision of the model they come from.
+
+    Raises:
+        OutputError: `out` is there already.
+    """
+    from diffusers import UNet2DConditionModel
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    from ..backbone.registry import check_model, find_model, read_json
+    from .lora import WEIGHTS_FILE
+
+    base = find_model(init)
+    variant = check_model(base)["unet"]
+    unet: Any = UNet2DConditionModel.from_pretrained(
+        base / "unet", variant=variant, local_files_only=True, use_safetensors=True,
+        low_cpu_mem_usage=False,
+    )  # fmt: skip
+    first = next((base / "unet").glob("*.safetensors"))
+    with safe_open(first, framework="pt") as weights:
+        dtype = weights.get_tensor(next(iter(weights.keys()))).dtype
+    unet.float().load_lora_adapter(load_file(lora / WEIGHTS_FILE), prefix="unet")
+    unet.fuse_lora()
+    unet.unload_lora()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.parent / f".textseg-{secrets.token_hex(8)}.tmp"
+    try:
+        shutil.copytree(base, temporary, ignore=_unet_weights(base / "unet"))
+        # diffusers' own `to` logs a warning that does not apply here.
+        torch.nn.Module.to(unet, dtype)
+        unet.save_pretrained(temporary / "unet", safe_serialization=True)
+        record = read_json(base / "textseg.json", base) if (base / "textseg.json").is_file() else {}
+        record |= read_json(lora / "textseg.json", lora)
+        (temporary / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")
+        if out.is_dir():
+            out.rmdir()
+        os.replace(temporary, out)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(out)!r}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unet_weights(unet: Path) -> Any:
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        return [n for n in names if Path(folder) == unet and n != "config.json"]
+
+    return ignored
+
+
+def _read_figures(file: Path) -> dict[str, float] | None:
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def _shared(progress: Progress | None) -> Any:
+    def stage(name: str) -> Any:
+        def report(done: int, total: int) -> None:
+            if progress is not None:
+                progress(name, done, total)
+
+        return report
+
+    return stage
