@@ -128,12 +128,46 @@ class Predictions:
             return self._kept[key]
         noisy = self.backbone.add_noise(self.latents, self.noise(t, seed, draws), t)
         predicted = self.backbone.predict(noisy, t, self.backbone.embed([prompt])[0])
-        self.evaluations += len(draws)
+        self._keep(key, predicted)
+        return predicted
+
+    def holds(self, prompt: str, t: int, seed: int, draws: range) -> bool:
+        """Whether `predict` would answer without the model."""
+        return (prompt, t, seed, draws.start, draws.stop) in self._kept
+
+    def _keep(self, key: tuple[str, int, int, int, int], predicted: torch.Tensor) -> None:
+        self.evaluations += len(predicted)
         self._kept[key] = predicted
         self._room -= predicted.nbytes
         while self._room < 0 and len(self._kept) > 1:
             self._room += self._kept.popitem(last=False)[1].nbytes
-        return predicted
+
+
+def predict_together(wanted: Sequence[tuple[Predictions, str, int, range]], t: int) -> None:
+    """Make predictions of several images and prompts in one call of the model, and keep each where
+    its `Predictions.predict` finds it. Their last bits differ from those of separate calls.
+
+    Args:
+        wanted: (predictions, prompt, seed, draws), all of one model and one latent size.
+        t: timestep, the same for all.
+    """
+    import torch
+
+    backbone = wanted[0][0].backbone
+    noisy, embedded = [], []
+    for image, prompt, seed, draws in wanted:
+        noisy.append(backbone.add_noise(image.latents, image.noise(t, seed, draws), t))
+        embedded.append(backbone.embed([prompt]).expand(len(draws), -1, -1))
+    predicted = backbone.predict(torch.cat(noisy), t, torch.cat(embedded))
+    parts = predicted.split([len(draws) for *_, draws in wanted])
+    for (image, prompt, seed, draws), part in zip(wanted, parts, strict=True):
+        image._keep((prompt, t, seed, draws.start, draws.stop), part.clone())
+
+
+def draw_batches(options: ContrastOptions) -> list[range]:
+    """The draws of one level, in the batches one call of the model takes."""
+    firsts = range(0, options.samples, options.batch_size)
+    return [range(first, min(first + options.batch_size, options.samples)) for first in firsts]
 
 
 def measure(
@@ -155,10 +189,7 @@ def measure(
 
     backbone = predictions.backbone
     levels = [backbone.timestep(strength) for strength in options.strength]
-    batches = [
-        range(first, min(first + options.batch_size, options.samples))
-        for first in range(0, options.samples, options.batch_size)
-    ]
+    batches = draw_batches(options)
     total = len(pairs) * len(levels) * len(batches)
     results: list[Measured] = []
     done = 0

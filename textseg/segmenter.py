@@ -114,6 +114,11 @@ class Segmenter:
         """Noisy images the UNet has been run on for the image that is set."""
         return self._current().predictions.evaluations
 
+    @property
+    def predictions(self) -> Predictions:
+        """The noise predictions kept for the image that is set."""
+        return self._current().predictions
+
     @overload
     def query(self, query: str, **kwargs: Any) -> Segmentation: ...
     @overload
