@@ -67,7 +67,8 @@ class Backbone(ABC):
     @abstractmethod
     def embed(self, prompts: Sequence[str]) -> torch.Tensor:
         """Prompts to text embeddings (N, L, D). Cached by text; a prompt's embedding never depends
-        on its neighbours in the list."""
+        on its neighbours in the list. Families that need more than a sequence keep it in further
+        rows or columns; only `predict` looks inside."""
 
     @abstractmethod
     def unknown_words(self, prompt: str) -> list[str]:
@@ -80,6 +81,10 @@ class Backbone(ABC):
     @abstractmethod
     def timestep(self, strength: float) -> int:
         """Training timestep t, 0 <= t < T, of a noise level in (0, 1]."""
+
+    def same_noise(self, t: int) -> int:
+        """The timestep of this model that is as noisy as Stable Diffusion's t, 0 <= t < 1000."""
+        return t
 
     @abstractmethod
     def alpha_bar(self, t: int) -> float:

@@ -17,6 +17,7 @@ from ..errors import InputError, ModelError
 from ..options import ContrastOptions, RefineOptions
 from .base import Backbone
 from .registry import check_model, read_json
+from .schedulers import nearest_timestep, reference_signal, signal_powers
 
 MAX_ASPECT = 16.0
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -70,6 +71,10 @@ class LatentUNet(Backbone):
     """
 
     family = "latent-unet"
+    _unsupported: tuple[str, ...] = (
+        "class_embed_type", "addition_embed_type", "time_cond_proj_dim", "encoder_hid_dim_type",
+        "num_class_embeds",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -98,7 +103,7 @@ class LatentUNet(Backbone):
         self._check_parts()
         self.device, self.dtype = unet.device, unet.dtype
         self.prediction_type: str = scheduler.config.get("prediction_type", "epsilon")
-        self._alphas = scheduler.alphas_cumprod.to("cpu", torch.float64)
+        self._alphas = self._signal_powers()
         self.num_train_timesteps = len(self._alphas)
         blocks = vae.config.get("encoder_block_out_channels") or vae.config["block_out_channels"]
         self.factor = 2 ** (len(blocks) - 1)
@@ -106,9 +111,8 @@ class LatentUNet(Backbone):
         cells = math.sqrt(math.prod(sample)) if isinstance(sample, (list, tuple)) else sample
         self.native_size = int(self.calibration.get("native_size", round(cells * self.factor)))
         self.multiple = self._side_multiple()
-        self.max_tokens = min(
-            tokenizer.model_max_length, text_encoder.config.max_position_embeddings
-        )
+        self.max_aspect = MAX_ASPECT
+        self.max_tokens = self._token_limit()
         words = self.calibration.get("words")
         self._words = None if words is None else frozenset(w.lower() for w in words)
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
@@ -179,11 +183,11 @@ class LatentUNet(Backbone):
 
         About native_size^2 in area; of the multiples around that, the pair whose aspect (weighted
         four to one against area) fits best, so sides are off by at most half a multiple. Aspects
-        beyond 16:1 are brought to 16:1: only there an image is stretched.
+        beyond `max_aspect` (16) are brought to it: only there an image is stretched.
         """
         if height < 1 or width < 1:
             raise InputError(f"image sides must be at least 1, got {height} x {width}")
-        aspect = min(max(width / height, 1 / MAX_ASPECT), MAX_ASPECT)
+        aspect = min(max(width / height, 1 / self.max_aspect), self.max_aspect)
         ideal = self.native_size / math.sqrt(aspect), self.native_size * math.sqrt(aspect)
 
         def around(side: float) -> list[int]:
@@ -241,7 +245,11 @@ class LatentUNet(Backbone):
     def timestep(self, strength: float) -> int:
         if not 0 < strength <= 1:
             raise InputError(f"strength must be in (0, 1], got {strength!r}")
-        return min(round(strength * self.num_train_timesteps), self.num_train_timesteps - 1)
+        last = len(reference_signal()) - 1
+        return self.same_noise(min(round(strength * (last + 1)), last))
+
+    def same_noise(self, t: int) -> int:
+        return nearest_timestep(self._alphas, reference_signal()[t])
 
     def diffusers_timestep(self, strength: float, steps: int) -> int:
         """The timestep diffusers' image-to-image pipelines start from at this strength."""
@@ -273,7 +281,7 @@ class LatentUNet(Backbone):
         if embedding.ndim == 2:
             embedding = embedding.expand(len(noisy), -1, -1)
         embedding = embedding.to(self.device, self.dtype)
-        out = self.unet(noisy.to(self.dtype), t, encoder_hidden_states=embedding)
+        out = self.unet(noisy.to(self.dtype), t, **self._conditions(embedding, noisy.shape))
         return self.to_epsilon(out.sample.float(), noisy, t)
 
     def to_epsilon(self, output: torch.Tensor, noisy: torch.Tensor, t: int) -> torch.Tensor:
@@ -293,6 +301,14 @@ class LatentUNet(Backbone):
         if prompt in self._embeddings:
             self._embeddings.move_to_end(prompt)
             return self._embeddings[prompt]
+        embedding = self._encode_text(prompt)
+        self._embeddings[prompt] = embedding
+        if len(self._embeddings) > _KEPT_EMBEDDINGS:
+            self._embeddings.popitem(last=False)
+        return embedding
+
+    def _encode_text(self, prompt: str) -> torch.Tensor:
+        """The embedding (L, D) float32 of one prompt."""
         tokens = self.tokenizer(
             prompt,
             padding="max_length",
@@ -302,11 +318,22 @@ class LatentUNet(Backbone):
         ).to(self.device)
         masked = self.text_encoder.config.to_dict().get("use_attention_mask")
         mask = tokens.attention_mask if masked else None
-        embedding = self.text_encoder(tokens.input_ids, attention_mask=mask)[0][0].float()
-        self._embeddings[prompt] = embedding
-        if len(self._embeddings) > _KEPT_EMBEDDINGS:
-            self._embeddings.popitem(last=False)
-        return embedding
+        return self.text_encoder(tokens.input_ids, attention_mask=mask)[0][0].float()
+
+    def _conditions(self, embedding: torch.Tensor, shape: torch.Size) -> dict[str, Any]:
+        """What the UNet is told of the text, (N, L, D), for noisy latents of `shape`."""
+        return {"encoder_hidden_states": embedding}
+
+    def _signal_powers(self) -> torch.Tensor:
+        """alpha_bar at every timestep, (T,) float64 on the CPU."""
+        return signal_powers(self.scheduler)
+
+    def _token_limit(self) -> int:
+        positions = self.text_encoder.config.max_position_embeddings
+        return min(self.tokenizer.model_max_length, positions)
+
+    def _text_width(self) -> int:
+        return self.text_encoder.config.hidden_size
 
     def _latent_scale(self) -> tuple[float, float]:
         config = self.vae.config
@@ -346,13 +373,12 @@ class LatentUNet(Backbone):
                 f"{self.name!r} has a UNet of {unet.get('out_channels')} output channels where its "
                 f"autoencoder has {latent}"
             )
-        for key in ("class_embed_type", "addition_embed_type", "time_cond_proj_dim",
-                    "encoder_hid_dim_type", "num_class_embeds"):  # fmt: skip
+        for key in self._unsupported:
             if unet.get(key) is not None:
                 raise ModelError(f"{self.name!r} has a UNet with {key}, which is not supported")
-        if unet.get("cross_attention_dim") != self.text_encoder.config.hidden_size:
+        if unet.get("cross_attention_dim") != self._text_width():
             raise ModelError(
-                f"{self.name!r} has a text encoder of width {self.text_encoder.config.hidden_size} "
+                f"{self.name!r} has a text encoder of width {self._text_width()} "
                 f"where its UNet takes {unet.get('cross_attention_dim')}"
             )
         kind = self.scheduler.config.get("prediction_type", "epsilon")

@@ -1,8 +1,16 @@
-"""Any diffusers scheduler over a backbone that predicts noise."""
+"""Noise schedules: their signal power, equal noise between them, and diffusers' schedulers.
+
+A level of noise is named by what the reference schedule has at a fraction of its steps: strength s
+is timestep round(1000 s) of Stable Diffusion's own schedule ("scaled linear", Rombach et al. 2022,
+arXiv 2112.10752). A model with another schedule is run at its timestep of nearest signal-to-noise
+ratio abar / (1 - abar). Stable Diffusion's own timesteps map to themselves.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -11,6 +19,56 @@ if TYPE_CHECKING:
     import torch
 
     from .base import Backbone
+
+LEAST_SIGNAL = 1e-6
+"""Smallest alpha_bar a schedule is said to have. Without any signal left (zero terminal SNR, the
+end of a flow) a clean image could not be told from noise and prediction; at this level an image
+weighs a thousandth of the noise, and float32 carries the division."""
+
+
+@lru_cache(maxsize=1)
+def reference_signal() -> tuple[float, ...]:
+    """alpha_bar of Stable Diffusion at each of its 1000 timesteps.
+
+    >>> [round(reference_signal()[t], 4) for t in (0, 500, 999)]
+    [0.9991, 0.2763, 0.0047]
+    """
+    first, last = math.sqrt(0.00085), math.sqrt(0.012)
+    alphas, product = [], 1.0
+    for i in range(1000):
+        product *= 1 - (first + (last - first) * i / 999) ** 2
+        alphas.append(product)
+    return tuple(alphas)
+
+
+def signal_powers(scheduler: Any) -> torch.Tensor:
+    """alpha_bar at every training timestep of a diffusion scheduler, (T,) float64 on the CPU."""
+    import torch
+
+    return scheduler.alphas_cumprod.to("cpu", torch.float64).clamp(min=LEAST_SIGNAL)
+
+
+def flow_signal(sigma: torch.Tensor) -> torch.Tensor:
+    """alpha_bar of the flow x = (1 - sigma) x_0 + sigma eps, brought to unit variance.
+
+    Divided by n = sqrt((1 - sigma)^2 + sigma^2), x is sqrt(abar) x_0 + sqrt(1 - abar) eps with
+    abar = ((1 - sigma) / n)^2.
+    """
+    signal = (1 - sigma).square()
+    return (signal / (signal + sigma.square())).clamp(min=LEAST_SIGNAL)
+
+
+def nearest_timestep(alphas: torch.Tensor, alpha: float) -> int:
+    """The timestep whose signal-to-noise ratio is nearest to alpha's, on a logarithmic scale.
+
+    Args:
+        alphas: alpha_bar at every timestep, (T,).
+        alpha: in (0, 1).
+    """
+    import torch
+
+    distance = (torch.logit(alphas) - math.log(alpha / (1 - alpha))).abs()
+    return int(distance.argmin())
 
 
 def make_scheduler(backbone: Backbone, name: str, steps: int) -> Any:
