@@ -485,26 +485,24 @@ def _parse_runs(counts: str | bytes) -> np.ndarray:
     strings from files have to be checked first.
     """
     codes = counts.encode("ascii") if isinstance(counts, str) else counts
-    runs: list[int] = []
-    value = shift = 0
-    for code in codes:
-        digit = code - 48
-        if not 0 <= digit < 64:
-            raise ValueError(f"unknown character {chr(code)!r} in counts")
-        value |= (digit & 31) << shift
-        shift += 5
-        if shift > 60:
-            raise ValueError("a run in counts is too long")
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        # From the fourth run on, runs are stored as the change since the last of their kind.
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    if shift:
+    digits = np.frombuffer(codes, np.uint8).astype(np.int64) - 48
+    if not len(digits):
+        return digits
+    if digits.min() < 0 or digits.max() > 63:
+        raise ValueError("unknown character in counts")
+    ends = np.flatnonzero(digits < 32)
+    if not len(ends) or ends[-1] != len(digits) - 1:
         raise ValueError("counts end in the middle of a run")
-    return np.asarray(runs, np.int64)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    length = ends - starts + 1
+    if length.max() > 12:
+        raise ValueError("a run in counts is too long")
+    shift = 5 * (np.arange(len(digits)) - np.repeat(starts, length))
+    runs = np.add.reduceat((digits & 31) << shift, starts)
+    runs -= (digits[ends] >> 4 & 1) << (5 * length)
+    # From the fourth run on, runs are stored as the change since the last of their kind.
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
+    return runs
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
