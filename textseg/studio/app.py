@@ -1,0 +1,573 @@
+"""What happens when something on the page is used: actions in, updates of components out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from ..errors import CancelledError, TextsegError
+from . import actions, jobs, pictures
+from .actions import Done
+from .exports import export
+from .layout import Page, build_page
+from .settings import StudioSettings
+from .snippets import commands, python_code
+from .state import Correction, Session
+from .theme import script
+from .views import look, to_paint_on
+
+if TYPE_CHECKING:
+    from ..backbone.base import Backbone
+
+_log = logging.getLogger(__name__)
+_SETTLE_SECONDS = 0.25
+_SMALL_MODEL = 128
+_LOST = "The studio was started again. Reload the page to go on."
+
+Updates = dict[Any, Any]
+
+
+def build(model: Backbone, settings: StudioSettings) -> gr.Blocks:
+    """The studio over a loaded model; see `textseg.studio.build_app`."""
+    with gr.Blocks(
+        title="textseg studio", analytics_enabled=False, fill_width=True, delete_cache=(600, 7200)
+    ) as blocks:
+        page = build_page(model.name, actions.edit_options(Session(model)))
+        Wiring(page, model, settings).connect(blocks)
+    return blocks
+
+
+class Wiring:
+    """Connects the page's components with the actions.
+
+    Args:
+        page: the components.
+        model: shared by all sessions.
+        settings: how the studio starts.
+    """
+
+    def __init__(self, page: Page, model: Backbone, settings: StudioSettings) -> None:
+        self.page, self.model, self.settings = page, model, settings
+        self._first: Session | None = None
+        self._first_lock = threading.Lock()
+
+    def connect(self, blocks: gr.Blocks) -> None:
+        """Attach every event."""
+        page = self.page
+        everything = [part for part in _flat(page) if part not in (page.state, page.file)]
+        always: dict[str, Any] = {
+            "outputs": everything, "show_progress": "hidden", "api_visibility": "private",
+        }  # fmt: skip
+        quick = always | {"concurrency_limit": 16}
+        slow = always | {"concurrency_limit": 16, "trigger_mode": "once"}
+        seen = [page.state, page.view]
+        blocks.load(self.start, None, [page.state, *everything], js=script(),
+                    show_progress="hidden", api_visibility="private", concurrency_limit=16)  # fmt: skip
+
+        def on(listeners: list[Any], action: Callable[..., Done], *inputs: Any, **more: Any) -> Any:
+            return gr.on(listeners, self.step(action, **more), [*seen, *inputs], **quick)
+
+        def job(listeners: list[Any], action: Callable[..., Done], *inputs: Any, **more: Any) -> Any:
+            return gr.on(listeners, self.job(action, **more), [*seen, *inputs], **slow)
+
+        opened = [page.upload.upload(self.step(self._open, tab="look", panel="find"),
+                                     [*seen, page.upload], **quick)]  # fmt: skip
+        for name, button in page.samples.items():
+            on([button.click], partial(self._open_sample, name=name), tab="look", panel="find")
+        opened.append(job([page.make.click, page.make_prompt.submit], self._make, page.make_prompt,
+                          page.make_seed, tab="look", panel="find"))  # fmt: skip
+        for event in opened:
+            event.success(self.job(self._describe, unasked=True), seen, **slow)
+
+        job([page.find.click, page.query.submit], _ask, page.query, tab="look", clear=page.query)
+        for button in page.suggestions:
+            job([button.click], _ask, button, tab="look")
+        on([page.found.input], _select, page.found)
+        on([page.remove.click], _plain(actions.remove))
+        job([page.describe.click], self._describe)
+        on([page.caption.blur, page.caption.submit], _recaption, page.caption)
+
+        page.view.input(self.look, seen, [page.stage], show_progress="hidden",
+                        api_visibility="private", concurrency_limit=16)  # fmt: skip
+        page.paint_tab.select(self.ground, seen[:1], [page.editor], show_progress="hidden",
+                              api_visibility="private", concurrency_limit=16)  # fmt: skip
+
+        live = always | {"concurrency_limit": 16, "trigger_mode": "always_last"}
+        page.level.input(self.live, [*seen, page.level], **live).then(
+            self.settle_later, seen, **always | {"concurrency_limit": None,
+                                                 "trigger_mode": "multiple"}
+        )  # fmt: skip
+        for part, action in (
+            (page.refinement, _refine),
+            (page.rule, _rule),
+        ):
+            on([part.input], action, part).then(self.settle_now, seen, **quick)
+        on([page.anyway.click], _anyway).then(self.settle_now, seen, **quick)
+        job([page.reference.input], _reference, page.reference)
+        job([page.samples_drawn.release], _samples, page.samples_drawn)
+        job([page.strength.release], _strength, page.strength)
+
+        for button, kind in ((page.grow, "grow"), (page.shrink, "shrink"), (page.invert, "invert")):
+            on([button.click], partial(_correct, kind=kind))
+        on([page.reset.click], _plain(actions.undo_corrections))
+        for button, kind in ((page.paint, "add"), (page.erase, "erase")):
+            on([button.click], partial(_paint, kind=kind), page.editor).success(
+                self.ground, seen[:1], [page.editor], show_progress="hidden",
+                api_visibility="private",
+            )  # fmt: skip
+        on([page.approve.click], _plain(actions.approve), panel="edit")
+        job([page.edit.click, page.prompt.submit], _edit, page.prompt, page.ratio, page.guidance,
+            page.steps, tab="after")  # fmt: skip
+        on([page.go_on.click], _go_on, tab="look", panel="find")
+        page.cancel.click(self.cancel, seen[:1], [page.status], queue=False,
+                          show_progress="hidden", api_visibility="private")  # fmt: skip
+
+        on([page.undo.click], partial(_travel, by=-1), tab="look")
+        on([page.redo.click], partial(_travel, by=1), tab="look")
+        on([page.history.input], _go, page.history, tab="look")
+        for kind, button in page.saves.items():
+            button.click(self.save(kind), seen[:1], [page.file, page.status],
+                         show_progress="hidden", api_visibility="private", concurrency_limit=8,
+                         ).success(None, [page.file], None, js=_FETCH)  # fmt: skip
+
+    # -- how an event is answered -----------------------------------------------------------
+
+    def start(self) -> Updates:
+        """A new visitor: a session of their own that begins with the sample's."""
+        session = Session(self.model)
+        try:
+            first = self._first_view()
+        except TextsegError as error:
+            _log.warning("the first view cannot be made: %s", error)
+            actions.open_picture(session, pictures.open_sample(self.settings.sample))
+        else:
+            session.history.steps = list(first.history.steps)
+            session.history.at = first.history.at
+        layer = session.work.layer
+        said = f"This is a sample. “{layer.query}” is found already." if layer else "A sample."
+        status = _status(f"{said} Try another name, or open a picture of your own.")
+        return {self.page.state: session, **self.show(session, "Overlay"), self.page.status: status}
+
+    def step(
+        self, action: Callable[..., Done], *, tab: str = "", panel: str = ""
+    ) -> Callable[..., Updates]:
+        """A handler for what answers at once."""
+
+        def handler(session: Session | None, view: str, *values: Any) -> Updates:
+            if session is None:
+                return {self.page.status: _status(_LOST, bad=True)}
+            started = time.monotonic()
+            try:
+                done = action(session, *values)
+            except TextsegError as error:
+                return self._failed(session, view, plain(error))
+            except Exception:
+                _log.exception("an action of the studio failed")
+                return self._failed(session, view, _BROKEN)
+            return {
+                **self.show(session, view),
+                **self._turn(tab, panel),
+                self.page.status: _status(done.said, done.rows, time.monotonic() - started),
+            }
+
+        return handler
+
+    def job(
+        self,
+        action: Callable[..., Done],
+        *,
+        tab: str = "",
+        panel: str = "",
+        clear: Any = None,
+        unasked: bool = False,
+    ) -> Callable[..., Iterator[Updates]]:
+        """A handler for what takes a while: progress, a way to cancel, the outcome, and then the
+        masks with their final edges."""
+
+        def handler(session: Session | None, view: str, *values: Any) -> Iterator[Updates]:
+            page = self.page
+            if session is None:
+                yield {page.status: _status(_LOST, bad=True)}
+                return
+            started, last = time.monotonic(), Done("")
+            words = jobs.run(
+                session, lambda progress: action(session, *values, progress=progress),
+                unasked=unasked,
+            )  # fmt: skip
+            try:
+                for word in words:
+                    if isinstance(word, Done):
+                        last = word
+                    elif not unasked:
+                        yield {page.status: _underway(word), page.cancel: gr.update(visible=True)}
+            except CancelledError:
+                if not unasked:
+                    said = _status("Cancelled. Nothing was changed.")
+                    yield {**self.show(session, view), page.status: said}
+                return
+            except TextsegError as error:
+                if not unasked:
+                    yield self._failed(session, view, plain(error))
+                return
+            except Exception:
+                _log.exception("a job of the studio failed")
+                yield self._failed(session, view, _BROKEN)
+                return
+            said = _status(last.said, last.rows, time.monotonic() - started)
+            emptied = {} if clear is None else {clear: ""}
+            yield {
+                **self.show(session, view),
+                **self._turn(tab, panel),
+                **({} if unasked else {page.status: said}),
+                **emptied,
+            }
+            if actions.settle(session):
+                yield self.show(session, view)
+
+        return handler
+
+    def live(self, session: Session | None, view: str, level: float) -> Updates:
+        """The threshold moves: a quick cut, and nothing else of the page changes."""
+        page = self.page
+        if session is None:
+            return {page.status: _status(_LOST, bad=True)}
+        started = time.monotonic()
+        try:
+            done = actions.retune(session, level=round(float(level), 4))
+        except TextsegError as error:
+            return {page.status: _status(plain(error), bad=True)}
+        image = look(session.work, view)
+        said = _status(done.said, done.rows, time.monotonic() - started, timed=True)
+        return {page.stage: image, page.status: said, **self._approval(session)}
+
+    async def settle_later(self, session: Session | None, view: str) -> Any:
+        """When the threshold has come to rest: the final edges."""
+        if session is None:
+            return gr.skip()
+        mark = session.changes
+        await asyncio.sleep(_SETTLE_SECONDS)
+        if session.changes != mark:
+            return gr.skip()
+        await asyncio.to_thread(actions.settle, session)
+        if session.changes != mark:
+            return gr.skip()
+        shown = self.show(session, view)
+        del shown[self.page.level]
+        return shown
+
+    def settle_now(self, session: Session | None, view: str) -> Any:
+        """The final edges after a choice."""
+        if session is None or not actions.settle(session):
+            return gr.skip()
+        return self.show(session, view)
+
+    def look(self, session: Session | None, view: str) -> Any:
+        """The stage alone, as another view."""
+        return gr.skip() if session is None else look(session.work, view)
+
+    def ground(self, session: Session | None) -> Any:
+        """The picture to paint on, without strokes."""
+        if session is None:
+            return gr.skip()
+        return {"background": to_paint_on(session.work), "layers": [], "composite": None}
+
+    def cancel(self, session: Session | None) -> Any:
+        """End the job at its next step."""
+        if session is None or not jobs.cancel(session):
+            return gr.skip()
+        return _status("Cancelling at the next step…")
+
+    def save(self, kind: str) -> Callable[[Session | None], Updates]:
+        """A handler that writes a file and hands it to the browser."""
+
+        def handler(session: Session | None) -> Updates:
+            page = self.page
+            if session is None:
+                return {page.file: None, page.status: _status(_LOST, bad=True)}
+            # A folder nobody can guess, emptied with Gradio's own files.
+            folder = Path(page.file.GRADIO_CACHE) / secrets.token_hex(16)
+            folder.mkdir(parents=True)
+            try:
+                path = export(session, kind, folder)
+            except TextsegError as error:
+                gr.Warning(plain(error), title="Not saved")
+                return {page.file: None, page.status: _status(plain(error), bad=True)}
+            return {page.file: str(path), page.status: _status(f"{path.name} is on its way.")}
+
+        return handler
+
+    # -- what the page shows ----------------------------------------------------------------
+
+    def show(self, session: Session, view: str) -> Updates:
+        """Every component as the session's work wants it."""
+        page, work = self.page, session.work
+        layer = work.layer
+        contrast = layer.found.contrast_options if layer else work.contrast
+        refine = layer.refine if layer else work.refine
+        emptied = layer is not None and layer.found.presence < refine.min_presence
+        updates: Updates = {
+            page.stage: look(work, view),
+            page.found: gr.update(
+                choices=[(one.query, i) for i, one in enumerate(work.layers)],
+                value=work.selected if work.layers else None,
+                visible=bool(work.layers),
+            ),
+            page.caption: work.caption,
+            page.level: refine.level,
+            page.refinement: actions.refinement_name(session, refine) or None,
+            page.reference: contrast.reference,
+            page.rule: refine.threshold,
+            page.samples_drawn: contrast.samples,
+            page.strength: contrast.strength[0],
+            page.anyway: gr.update(visible=emptied),
+            page.cancel: gr.update(visible=False),
+            page.undo: gr.update(interactive=session.history.at > 0),
+            page.redo: gr.update(interactive=session.history.at < len(session.history.steps) - 1),
+            page.history: gr.update(
+                choices=[(step.label, i) for i, step in enumerate(session.history.steps)],
+                value=session.history.at,
+            ),
+            page.python: python_code(session),
+            page.shell: commands(session),
+            page.go_on: gr.update(interactive=work.edit is not None),
+            **self._approval(session),
+        }
+        for i, button in enumerate(page.suggestions):
+            known = i < len(work.picture.things)
+            updates[button] = gr.update(
+                value=work.picture.things[i] if known else "", visible=known
+            )
+        for button in (page.grow, page.shrink, page.invert, page.remove, page.paint, page.erase):
+            updates[button] = gr.update(interactive=layer is not None)
+        updates[page.reset] = gr.update(interactive=bool(layer and layer.corrections))
+        for kind in ("mask", "cutout", "coco"):
+            updates[page.saves[kind]] = gr.update(interactive=layer is not None)
+        updates[page.saves["edit"]] = gr.update(interactive=work.edit is not None)
+        if work.edit is not None and work.edit.source is not None:
+            updates[page.after] = (work.edit.source, work.edit.image)
+        else:
+            updates[page.after] = None
+        return updates
+
+    def _approval(self, session: Session) -> Updates:
+        page, work = self.page, session.work
+        some = work.layer is not None and bool(work.layer.mask.any())
+        if work.approved and work.layer is not None:
+            hint = f"“{escape(work.layer.query)}” is approved. Say what it becomes."
+        else:
+            hint = "First find something and approve its mask; then it can be changed here."
+        return {
+            page.approve: gr.update(
+                value="Approved ✓" if work.approved else "Approve this mask",
+                interactive=some and not work.approved,
+                variant="secondary" if work.approved else "primary",
+            ),
+            page.edit: gr.update(interactive=work.approved),
+            page.edit_hint: f'<p class="ts-note">{hint}</p>',
+        }
+
+    def _turn(self, tab: str, panel: str) -> Updates:
+        turned: Updates = {}
+        if tab:
+            turned[self.page.tabs] = gr.update(selected=tab)
+        if panel:
+            turned[self.page.panel] = gr.update(selected=panel)
+        return turned
+
+    def _failed(self, session: Session, view: str, sentence: str) -> Updates:
+        gr.Warning(escape(sentence), title="That did not work")
+        shown = self.show(session, view) if session.history.steps else {}
+        return {**shown, self.page.status: _status(sentence, bad=True)}
+
+    # -- actions that need the settings -----------------------------------------------------
+
+    def _first_view(self) -> Session:
+        """A session with the sample found already; worked out once."""
+        with self._first_lock:
+            if self._first is None:
+                first = Session(self.model)
+                picture = pictures.open_sample(self.settings.sample)
+                actions.open_picture(first, picture)
+                # On a processor a full-size model takes minutes for what nobody asked.
+                if self.model.device.type != "cpu" or self.model.native_size <= _SMALL_MODEL:
+                    actions.ask(first, picture.things[0])
+                    actions.settle(first)
+                self._first = first
+            return self._first
+
+    def _open(self, session: Session, path: str | None) -> Done:
+        picture = pictures.open_file(path or "", max_pixels=self.settings.max_pixels)
+        return actions.open_picture(session, picture)
+
+    def _open_sample(self, session: Session, *, name: str) -> Done:
+        return actions.open_picture(session, pictures.open_sample(name))
+
+    def _make(self, session: Session, prompt: str, seed: float | None, *, progress: Any) -> Done:
+        made = pictures.make_picture(self.model, prompt or "", int(seed or 0), progress)
+        return actions.open_picture(session, made)
+
+    def _describe(self, session: Session, *, progress: Any) -> Done:
+        return actions.describe(session, self.settings.caption_model, progress)
+
+
+_BROKEN = "Something went wrong inside the studio; its log says what. Nothing was changed."
+_FETCH = """(file) => {
+  if (!file?.url) return;
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.orig_name ?? file.path.split("/").pop();
+  document.body.append(link);
+  link.click();
+  link.remove();
+}"""
+
+
+def plain(error: TextsegError) -> str:
+    """An error's message as a sentence."""
+    text = " ".join(str(error).split())
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def _status(
+    said: str, rows: int = 0, seconds: float = 0.0, *, bad: bool = False, timed: bool = False
+) -> str:
+    cost = ""
+    if rows or timed:
+        cost = f"<small>{rows} UNet rows, {_duration(seconds)}</small>"
+    kind = " ts-bad" if bad else ""
+    return (
+        f'<div class="ts-status{kind}" role="status" aria-live="polite"><p>{escape(said)}</p>{cost}</div>'
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _underway(word: jobs.Underway) -> str:
+    share = 100 * word.done / max(word.total, 1)
+    return (
+        f'<div class="ts-status"><p>{escape(word.said)}</p><div class="ts-progress" '
+        f'role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}">'
+        f'<div style="width:{share:.1f}%"></div></div></div>'
+    )
+
+
+def _flat(page: Page) -> list[Any]:
+    parts: list[Any] = []
+    for part in vars(page).values():
+        if isinstance(part, dict):
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+        else:
+            parts.append(part)
+    return [part for part in parts if not isinstance(part, gr.Tab)]
+
+
+# -- actions with the components' values ----------------------------------------------------
+
+
+def _plain(action: Callable[[Session], Done]) -> Callable[[Session], Done]:
+    return lambda session: action(session)
+
+
+def _ask(session: Session, text: str, *, progress: Any) -> Done:
+    return actions.ask(session, text or "", progress)
+
+
+def _select(session: Session, index: int | None) -> Done:
+    return actions.select(session, -1 if index is None else int(index))
+
+
+def _recaption(session: Session, text: str) -> Done:
+    return actions.recaption(session, text or "")
+
+
+def _refine(session: Session, choice: str) -> Done:
+    return actions.retune(session, **actions.refinement_of(session, choice))
+
+
+def _rule(session: Session, rule: str) -> Done:
+    return actions.retune(session, threshold=rule)
+
+
+def _anyway(session: Session) -> Done:
+    return actions.retune(session, min_presence=0.0)
+
+
+def _reference(session: Session, reference: str, *, progress: Any) -> Done:
+    return actions.requery(session, progress, reference=str(reference or "null"))
+
+
+def _samples(session: Session, samples: float, *, progress: Any) -> Done:
+    return actions.requery(session, progress, samples=int(samples))
+
+
+def _strength(session: Session, strength: float, *, progress: Any) -> Done:
+    return actions.requery(session, progress, strength=(round(float(strength), 4),))
+
+
+def _correct(session: Session, *, kind: str) -> Done:
+    pixels = 0 if kind == "invert" else actions.reach(session.work.picture)
+    return actions.correct(session, Correction(kind, pixels))  # pyright: ignore[reportArgumentType]
+
+
+def _paint(session: Session, value: dict[str, Any] | None, *, kind: str) -> Done:
+    return actions.paint(session, kind, strokes(value))
+
+
+def _edit(
+    session: Session, prompt: str, ratio: float, guidance: float, steps: float, *, progress: Any
+) -> Done:
+    return actions.edit(
+        session,
+        prompt or "",
+        progress,
+        encode_ratio=round(float(ratio), 4),
+        guidance_scale=round(float(guidance), 4),
+        steps=int(steps),
+    )
+
+
+def _go_on(session: Session) -> Done:
+    edit = session.work.edit
+    if edit is None:
+        return Done("There is no edit yet.")
+    picture = pictures.picture_of_edit(edit, session.work.picture.name)
+    return actions.open_picture(session, picture)
+
+
+def _travel(session: Session, *, by: int) -> Done:
+    return _go(session, session.history.at + by)
+
+
+def _go(session: Session, index: int | None) -> Done:
+    with session.lock:
+        session.changes += 1
+        session.history.go(session.history.at if index is None else int(index))
+        return Done(f"Back at: {session.history.steps[session.history.at].label}.")
+
+
+def strokes(value: dict[str, Any] | None) -> Any:
+    """What was painted in an image editor, (h, w) bool; (1, 1) if nothing was.
+
+    Args:
+        value: of `gradio.ImageEditor`, layers (h, w, 4) uint8.
+    """
+    import numpy as np
+
+    layers = [np.asarray(layer) for layer in (value or {}).get("layers", []) if layer is not None]
+    if not layers:
+        return np.zeros((1, 1), bool)
+    return np.any([layer[..., 3] > 127 for layer in layers], axis=0)

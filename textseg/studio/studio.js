@@ -1,0 +1,29 @@
+() => {
+  const offer = (files) => {
+    const file = [...files].find((one) => one.type.startsWith("image/"));
+    const input = document.querySelector("#ts-upload input[type=file], input#ts-upload[type=file]")
+      ?? document.querySelector("#ts-upload")?.parentElement?.querySelector("input[type=file]");
+    if (!file || !input) return false;
+    const carrier = new DataTransfer();
+    carrier.items.add(file);
+    input.files = carrier.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+    return true;
+  };
+  document.addEventListener("paste", (event) => {
+    if (event.clipboardData && offer(event.clipboardData.files)) event.preventDefault();
+  });
+  const holdsFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  document.addEventListener("dragover", (event) => {
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    document.body.classList.add("ts-drop");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("ts-drop");
+  });
+  document.addEventListener("drop", (event) => {
+    document.body.classList.remove("ts-drop");
+    if (holdsFiles(event)) { event.preventDefault(); offer(event.dataTransfer.files); }
+  });
+}
