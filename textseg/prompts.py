@@ -97,6 +97,7 @@ def build_pair(
     caption: str | None = None,
     distractors: Sequence[str] = (),
     nouns: Sequence[str] = (),
+    synonyms: Mapping[str, str] | None = None,
     unknown_words: Callable[[str], list[str]] | None = None,
     truncated_words: Callable[[str], str] | None = None,
 ) -> PromptPair:
@@ -116,6 +117,7 @@ def build_pair(
         caption: of the image, for "erase".
         distractors: nouns for "swap"; by default the first of `nouns`, or common ones.
         nouns: the model's vocabulary of nouns, if it has one; decides between "skis" and "ski".
+        synonyms: words outside that vocabulary, and the noun of it each is asked as.
         unknown_words, truncated_words: a backbone's methods; what they find becomes notes.
 
     Raises:
@@ -128,6 +130,7 @@ def build_pair(
     """
     query = _clean("query", query)
     words = {**DEFAULT_TEMPLATES, **(templates or {})}
+    query, word, known = known_query(query, nouns, synonyms or {})
     noun = object_noun(query, nouns)
     notes: list[str] = []
 
@@ -152,13 +155,18 @@ def build_pair(
         none = words["none"]
         if unknown_words is not None and unknown_words(none):
             none = ""
-        asked, erased, how = erase_from_caption(_clean("caption", caption), query, noun, none)
+        caption = _clean("caption", caption)
+        if known:
+            caption = replace_noun(caption, word, known)
+        asked, erased, how = erase_from_caption(caption, query, noun, none)
         references = [erased]
         notes += how
     else:
         references = [_clean("reference", reference)]
     pair = PromptPair(asked, " | ".join(references), strategy, references=tuple(references))
     notes.insert(0, f"{strategy}: {_quoted(asked)} against {_quoted(pair.reference)}")
+    if known:
+        notes.append(f"the model does not know {_quoted(word)} and is asked for {_quoted(known)}")
     for prompt in (asked, *references):
         if unknown_words is not None and (unknown := unknown_words(prompt)):
             notes.append(f"the model does not know {', '.join(map(_quoted, unknown))}")
@@ -179,9 +187,87 @@ def pair_for(
         templates=backbone.calibration.get("prompts"),
         caption=caption,
         nouns=backbone.calibration.get("nouns", ()),
+        synonyms=backbone.calibration.get("synonyms"),
         unknown_words=backbone.unknown_words,
         truncated_words=backbone.truncated_words,
     )
+
+
+def known_query(
+    query: str, nouns: Sequence[str], synonyms: Mapping[str, str]
+) -> tuple[str, str, str]:
+    """The query in words of a closed vocabulary.
+
+    The last words of its first noun phrase count, the longest that are a noun or a synonym, in the
+    singular or the plural; adjectives and what follows a preposition stay.
+
+    Args:
+        nouns: the vocabulary; a query for one of them stays as it is.
+        synonyms: singular words in lower case, and the noun each is asked as.
+
+    Returns:
+        (query, the word that was replaced, its noun); the last two are "" where none was.
+
+    >>> known_query("a red automobile on the grass", ["car"], {"automobile": "car"})
+    ('a red car on the grass', 'automobile', 'car')
+    >>> known_query("the puppies", ["dog"], {"puppy": "dog"})[0]
+    'the dogs'
+    """
+    found = list(re.finditer(r"[^\W_]+(?:[-'’][^\W_]+)*", query))
+    words = [match.group().lower() for match in found]
+    start = next((i for i, word in enumerate(words) if word not in _DETERMINERS), 0)
+    if words[start : start + 2] == ["pair", "of"] and words[start + 2 :]:
+        start += 2
+    ends = [i for i in range(start + 1, len(words)) if words[i] in _PREPOSITIONS]
+    end = ends[0] if ends else len(words)
+    for first in range(start, end) if synonyms else ():
+        phrase = " ".join(words[first:end])
+        if object_noun(phrase, nouns) in nouns:
+            break
+        for word in (phrase, object_noun(phrase)):
+            if word in synonyms:
+                before, after = query[: found[first].start()], query[found[end - 1].end() :]
+                noun = _in_number_of(synonyms[word], phrase)
+                article = re.search(r"(?<!\w)an?\s+$", before, re.IGNORECASE)
+                if article:
+                    before, noun = before[: article.start()], _with_article_like(article[0], noun)
+                return f"{before}{noun}{after}", word, synonyms[word]
+    return query, "", ""
+
+
+def replace_noun(text: str, word: str, noun: str) -> str:
+    """A text with another noun for a word, in the word's number and with an article that fits.
+
+    >>> replace_noun("An automobile passes two automobiles.", "automobile", "car")
+    'A car passes two cars.'
+    """
+
+    def swap(match: re.Match[str]) -> str:
+        parts = re.fullmatch(
+            r"(?:(an?|the)\s+)?(.*?)(['’]s?)?", match[0], re.IGNORECASE | re.DOTALL
+        )
+        article, phrase, ending = parts.groups("") if parts else ("", match[0], "")
+        given = _in_number_of(noun, phrase.lower())
+        if article.lower() in ("a", "an"):
+            return _with_article_like(article, given) + ending
+        return f"{article} {given}{ending}".lstrip()
+
+    return _object_pattern(word).sub(swap, text)
+
+
+def _in_number_of(noun: str, phrase: str) -> str:
+    """The noun in the plural where the phrase's last word is one."""
+    *before, last = noun.split()
+    word = phrase.split()[-1]
+    if singular(word) == word:
+        return noun
+    return " ".join([*before, plural(singular(last))])
+
+
+def _with_article_like(article: str, noun: str) -> str:
+    """The noun with its article, in upper case where the other article is."""
+    text = with_article(noun)
+    return text[0].upper() + text[1:] if article[0].isupper() else text
 
 
 def object_noun(query: str, nouns: Sequence[str] = ()) -> str:

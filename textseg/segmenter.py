@@ -21,7 +21,7 @@ from .errors import CancelledError, InputError
 from .image import image_identity, load_image, resize_image
 from .masks import Segmentation
 from .options import ContrastOptions, RefineOptions
-from .prompts import object_noun, pair_for
+from .prompts import known_query, object_noun, pair_for
 from .refine import Refiner
 
 if TYPE_CHECKING:
@@ -387,7 +387,9 @@ def _queries(query: object) -> list[str]:
 
 def _no_known_word(model: Backbone, query: str) -> bool:
     """Whether the model has a closed vocabulary and no word of the query's noun is in it."""
-    noun = object_noun(query, model.calibration.get("nouns", ()))
+    nouns = model.calibration.get("nouns", ())
+    asked, _, _ = known_query(query, nouns, model.calibration.get("synonyms", {}))
+    noun = object_noun(asked, nouns)
     unknown = set(model.unknown_words(noun))
     return bool(unknown) and unknown >= set(re.findall(r"[^\W_]+", noun.lower()))
 

@@ -29,7 +29,7 @@ class Backbone(ABC):
         num_train_timesteps: T.
         calibration: what the model folder's `textseg.json` says (possibly empty): keys
             "contrast" and "refine" (option fields), "presence" ({"scale", "offset"}),
-            "prompts" ({"template", "absent"}), "nouns" (list of str).
+            "prompts" ({"template", "absent"}), "nouns" (list of str), "synonyms" (word to noun).
     """
 
     name: str

