@@ -58,7 +58,7 @@ def test_importing_textseg_imports_nothing_heavy():
 
 def test_every_error_is_a_textseg_error():
     errors = [getattr(textseg, name) for name in NAMES if name.endswith("Error")]
-    assert len(errors) == 8
+    assert len(errors) == 9
     assert all(issubclass(error, textseg.TextsegError) for error in errors)
 
 

@@ -19,6 +19,7 @@ from .errors import (
     ModelError,
     ModelNotFoundError,
     OutputError,
+    ServerError,
     TextsegError,
 )
 from .options import ContrastOptions, EditOptions, GenerateOptions, RefineOptions
@@ -26,6 +27,7 @@ from .options import ContrastOptions, EditOptions, GenerateOptions, RefineOption
 if TYPE_CHECKING:
     from .backbone import load
     from .caption import caption
+    from .client import Client
     from .editing import edit
     from .generate import generate
     from .masks import Edit, Segmentation
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CancelledError",
+    "Client",
     "ContrastOptions",
     "Edit",
     "EditOptions",
@@ -46,6 +49,7 @@ __all__ = [
     "RefineOptions",
     "Segmentation",
     "Segmenter",
+    "ServerError",
     "TextsegError",
     "__version__",
     "caption",
@@ -57,6 +61,7 @@ __all__ = [
 
 # Public name -> the module it is loaded from on first use.
 _HOMES = {
+    "Client": "client",
     "Edit": "masks",
     "Segmentation": "masks",
     "Segmenter": "segmenter",

@@ -33,3 +33,16 @@ class OutputError(TextsegError, OSError):
 
 class CancelledError(TextsegError):
     """A progress callback asked to stop."""
+
+
+class ServerError(TextsegError):
+    """A server cannot be reached, refuses or fails.
+
+    Attributes:
+        status: the HTTP status, 0 where there was no answer.
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(self, message: str, status: int = 0, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
