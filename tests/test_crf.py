@@ -133,6 +133,58 @@ def test_kernels_match_their_formula(kernel):
         assert made.apply(impulse).flat[pixel] == pytest.approx(1, abs=1e-3)
 
 
+def strided_sum(image, stride, reach, colour_reach, values):
+    """The sums of a Gaussian kernel at every pixel over every stride-th row and column."""
+    position = np.indices(image.shape[:2]).reshape(2, -1).T.astype(float)
+    features = np.column_stack([position / reach, image.reshape(-1, 3) / colour_reach])
+    chosen = np.zeros(image.shape[:2], bool)
+    chosen[::stride, ::stride] = True
+    squares = ((features[:, None] - features[chosen.ravel()]) ** 2).sum(-1)
+    return stride**2 * (np.exp(-squares / 2) @ values.ravel()).reshape(image.shape[:2])
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("colour_reach", [13.0, np.inf], ids=["grid", "spatial"])
+def test_strided_kernels_match_their_formula(stride, colour_reach):
+    image = smooth_noise(12, 2, 3, 40, 200, 17, 22).astype(np.uint8)
+    if np.isfinite(colour_reach):
+        kernel = GridKernel(image, 6.0, colour_reach, stride=stride)
+    else:
+        kernel = SpatialKernel(17, 22, 6.0, stride)
+    values = np.random.default_rng(18).random(image[::stride, ::stride, 0].shape, np.float32)
+    expected = strided_sum(image, stride, 6.0, colour_reach, values)
+    everywhere = kernel.apply_to_all(values)
+    assert everywhere.shape == image.shape[:2]
+    np.testing.assert_allclose(everywhere, expected, rtol=8e-3, atol=0.05)
+    strided = kernel.apply(values)
+    assert strided.shape == values.shape
+    np.testing.assert_allclose(strided, expected[::stride, ::stride], rtol=8e-3, atol=0.05)
+
+
+def test_a_strided_mean_field_stays_close_to_the_full_one():
+    image = cv2.resize(disc_image()[0], (3 * W, 3 * H), interpolation=cv2.INTER_CUBIC)
+    disc = cv2.resize(disc_image()[1].astype(np.float32), (3 * W, 3 * H))
+    unary = two_labels(np.clip(cv2.GaussianBlur(disc, (0, 0), 9), 0.05, 0.95))
+    settings = {"alpha": 80 * 3 * SCALE, "gamma": 3 * 3 * SCALE, "exact_pixels": 0}
+    full = DenseCRF(image, **settings).marginals(unary)
+    strided = DenseCRF(image, **settings, stride=2).marginals(unary)
+    assert strided.shape == full.shape
+    np.testing.assert_allclose(strided.sum(0), 1, atol=1e-5)
+    assert np.abs(strided - full).mean() < 0.01
+    assert ((strided > 0.5) != (full > 0.5)).mean() < 0.005
+    # Without iterations, and with one, too.
+    unsent = DenseCRF(image, **settings, stride=2).marginals(unary, 0)
+    np.testing.assert_allclose(unsent, DenseCRF(image, **settings).marginals(unary, 0))
+
+
+def test_small_images_are_not_strided():
+    image = IMAGES["disc"]()
+    unary = two_labels(PROBABILITIES["blobs"]())
+    np.testing.assert_array_equal(
+        DenseCRF(image, stride=4).marginals(unary), DenseCRF(image).marginals(unary)
+    )
+
+
 def test_work_grows_no_faster_than_pixels():
     cells, vertices = [], []
     for factor in (1, 2, 3):

@@ -12,8 +12,9 @@ the image, not on the number of pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,14 +25,19 @@ _SPACING = 0.45
 _MAX_CELLS = 2**25
 _EXACT_PIXELS = 4096
 _REACH = 5.0
-_TRUNCATION = 1e-4
+_TRUNCATION = 1e-3
 
 
 class _Kernel(Protocol):
     """A Gaussian kernel over the pixels of one image, with ones on its diagonal."""
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """(H, W) float32 to sum_j k(i, j) v_j, (H, W) float32, i itself included."""
+        """(h, w) float32 to sum_j k(i, j) v_j, (h, w) float32, i itself included, where the pixels
+        are every stride-th row and column and each counts stride^2 times."""
+        ...
+
+    def apply_to_all(self, values: np.ndarray) -> np.ndarray:
+        """The same sums at every pixel of the image: (h, w) to (H, W)."""
         ...
 
 
@@ -40,17 +46,31 @@ class SpatialKernel:
 
     Args:
         gamma: reach in pixels; the sums end at five times as far, or at the image's border.
+        stride: the sums run over every stride-th row and column, each counted stride^2 times.
     """
 
-    def __init__(self, height: int, width: int, gamma: float) -> None:
+    def __init__(self, height: int, width: int, gamma: float, stride: int = 1) -> None:
+        self._size, self._stride = (height, width), stride
         self._taps = [_gaussian_taps(gamma, side) for side in (width, height)]
+        self._strided_taps = [_gaussian_taps(gamma / stride, -(-side // stride))
+                              for side in (width, height)]  # fmt: skip
 
     def apply(self, values: np.ndarray) -> np.ndarray:
+        return self._filtered(values, self._strided_taps)
+
+    def apply_to_all(self, values: np.ndarray) -> np.ndarray:
+        if self._stride == 1:
+            return self.apply(values)
+        spread = np.zeros(self._size, np.float32)
+        spread[:: self._stride, :: self._stride] = values
+        return self._filtered(spread, self._taps)
+
+    def _filtered(self, values: np.ndarray, taps: list[np.ndarray]) -> np.ndarray:
         import cv2
 
-        across, down = self._taps
-        return cv2.sepFilter2D(np.ascontiguousarray(values, np.float32), cv2.CV_32F, across, down,
-                               borderType=cv2.BORDER_CONSTANT)  # fmt: skip
+        values = np.ascontiguousarray(values, np.float32)
+        out = cv2.sepFilter2D(values, cv2.CV_32F, *taps, borderType=cv2.BORDER_CONSTANT)
+        return out * np.float32(self._stride**2) if self._stride > 1 else out
 
 
 class ExactKernel:
@@ -69,48 +89,70 @@ class ExactKernel:
     def apply(self, values: np.ndarray) -> np.ndarray:
         return (self._matrix @ values.reshape(-1)).reshape(values.shape)
 
+    apply_to_all = apply
+
 
 @dataclass(frozen=True)
-class _Band:
-    """The pixel rows that share their first grid row.
+class _Weights:
+    """How n pixels are spread to V slots, a slot being a 3 x 3 patch of grid nodes of one colour.
 
     Attributes:
-        node: that grid row; the band reaches into it and the next two.
-        pixels: where the band's n pixels lie in the flat image.
-        cells: the m (column, colour) nodes in use, as indices into a flat slab of the grid.
-        colour: (n, m) sparse colour weights, 27 per pixel. spread: its transpose.
+        slot: (V,) where the patch's first node lies in its flat row of the grid.
+        rows: the slots whose patch starts at each row of the grid; at least two rows have none.
+        colour: (n, V) sparse colour weights, 27 per pixel.
         space: (n, 3, 3) weights along rows and columns.
     """
 
-    node: int
-    pixels: slice
-    cells: np.ndarray
+    slot: np.ndarray
+    rows: list[slice]
     colour: Any
-    spread: Any
     space: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """The occupied colours of one node along the first colour axis, and the box they lie in.
+
+    Attributes:
+        cells: which of the grid's colours they are.
+        second, third: the box along the other two colour axes.
+        place: (cells, 2) their place in the box.
+    """
+
+    cells: slice
+    second: slice
+    third: slice
+    place: tuple[np.ndarray, np.ndarray]
 
 
 class GridKernel:
     """k(i, j) = exp(-|p_i - p_j|^2 / (2 alpha^2) - |c_i - c_j|^2 / (2 beta^2)) on a 5-D grid.
 
-    The grid is filled and read one slab (a row of nodes) at a time, and held only in the low-rank
-    factors of its four other axes. Memory: about 300 bytes per pixel, more where neighbouring
-    pixels differ much in colour. Where a small `alpha` or `beta` would need more than 2**25 cells
-    the spacing grows, and narrow kernels come out wider.
+    The grid has all nodes along rows and columns, but only the colours that occur. It is convolved
+    in the leading eigenvectors of each axis. Memory: about 300 bytes per pixel, more where
+    neighbouring pixels differ much in colour, and 1,200 bytes per colour that occurs. Where a small
+    `alpha` or `beta` would need more than 2**25 nodes the spacing grows, and narrow kernels come
+    out wider.
 
     Args:
         image: (H, W, 3) uint8.
         alpha: reach in pixels.
         beta: reach in colour, 0 to 255 per channel.
         spacing: distance of grid nodes in units of the kernel's standard deviation.
+        stride: the sums run over every stride-th row and column, each counted stride^2 times.
 
     Attributes:
         shape: nodes of the grid along row, column and the three colour axes.
-        vertices: nodes that pixels are spread to, counted once per band; at most 27 per pixel.
+        vertices: slots that pixels are spread to; at most 27 per pixel.
     """
 
     def __init__(
-        self, image: np.ndarray, alpha: float, beta: float, spacing: float = _SPACING
+        self,
+        image: np.ndarray,
+        alpha: float,
+        beta: float,
+        spacing: float = _SPACING,
+        stride: int = 1,
     ) -> None:
         height, width = image.shape[:2]
         colours = _compact_axes(image.reshape(-1, 3).astype(np.float32)) / np.float32(beta)
@@ -122,75 +164,159 @@ class GridKernel:
                 break
             spacing *= 1.1
         self.shape = tuple(sides)
+        self._stride, self._size = stride, (height, width)
         taps = _grid_taps(spacing, max(sides))
         matrices = [taps[np.abs(np.arange(n)[:, None] - np.arange(n))] for n in sides]
-        self._across_rows = matrices[0]
-        self._factors = [_factors(matrix) for matrix in matrices[1:]]
+        self._across_slices = matrices[2]
+        self._factors = [_factors(matrices[axis]) for axis in (0, 1, 3, 4)]
         splines = [_spline(axis, spacing, taps) for axis in axes]
-        rows = splines[0][0]
-        self._bands = [
-            self._band(splines, slice(*np.searchsorted(rows, (node, node + 1))))
-            for node in np.unique(rows)
-        ]
-        self.vertices = sum(len(band.cells) for band in self._bands)
+        self._occupy([index for index, _ in splines[2:]])
+        every = slice(None, None, stride)
+        self._sources = self._weights(splines, every)
+        self._splines = splines if stride > 1 else None
+        self.vertices = len(self._sources.slot)
 
-    def _band(self, splines: list[tuple[np.ndarray, np.ndarray]], rows: slice) -> _Band:
+    def _occupy(self, nodes: list[np.ndarray]) -> None:
+        """Number the colour nodes in use, and find the box of each slice of them."""
+        _, second, third = self.shape[2:]
+        self._first = (nodes[0] * np.int32(second) + nodes[1]) * np.int32(third) + nodes[2]
+        used = np.zeros(int(np.prod(self.shape[2:])), bool)
+        used[self._first] = True
+        starts = np.flatnonzero(used).astype(np.int32)
+        reach = np.arange(3, dtype=np.int32)
+        patch = (reach[:, None, None] * second + reach[:, None]) * third + reach
+        around = starts[:, None] + patch.reshape(-1)
+        used[around] = True
+        cells = np.flatnonzero(used)
+        number = np.zeros(len(used), np.int32)
+        number[cells] = np.arange(len(cells), dtype=np.int32)
+        self._around = number[around]
+        number[starts] = np.arange(len(starts), dtype=np.int32)
+        self._first = number[self._first]
+        self._colours = len(cells)
+        self._slices: list[tuple[int, _Slice]] = []
+        bounds = np.searchsorted(cells, np.arange(self.shape[2] + 1) * (second * third))
+        for node in range(self.shape[2]):
+            part = slice(int(bounds[node]), int(bounds[node + 1]))
+            if part.start == part.stop:
+                continue
+            rows, columns = np.divmod(cells[part] % (second * third), third)
+            low, left = int(rows.min()), int(columns.min())
+            self._slices.append((node, _Slice(
+                part, slice(low, int(rows.max()) + 1), slice(left, int(columns.max()) + 1),
+                (rows - low, columns - left),
+            )))  # fmt: skip
+
+    def _weights(self, splines: list[tuple[np.ndarray, np.ndarray]], every: slice) -> _Weights:
         from scipy.sparse import csr_array
 
-        (first, down), (column, across) = splines[:2]
-        down = down[rows]
-        pixels = slice(rows.start * len(column), rows.stop * len(column))
-        *_, reds, greens, blues = self.shape
-        cells = np.tile(column * np.int32(reds * greens * blues), len(down))[:, None]
-        weights = np.ones(cells.shape, np.float32)
-        for (index, weight), stride in zip(splines[2:], (greens * blues, blues, 1), strict=True):
-            nodes = (index[pixels, None] + np.arange(3, dtype=np.int32)) * np.int32(stride)
-            cells = (cells[:, :, None] + nodes[:, None, :]).reshape(len(cells), -1)
-            weights = (weights[:, :, None] * weight[pixels, None, :]).reshape(len(cells), -1)
-        number = np.zeros(int(np.prod(self.shape[1:])), np.int32)
-        number[cells] = 1
-        used = np.flatnonzero(number)
-        number[used] = np.arange(len(used), dtype=np.int32)
-        starts = np.arange(0, cells.size + 1, cells.shape[1], dtype=np.int32)
-        colour = csr_array((weights.reshape(-1), number[cells].reshape(-1), starts),
-                           shape=(len(cells), len(used)))  # fmt: skip
+        (row, down), (column, across) = ((i[every], w[every]) for i, w in splines[:2])
+        height, width = len(row), len(column)
+        first = self._first.reshape(self._size)[every, every]
+        colours = [w.reshape(*self._size, 3)[every, every] for _, w in splines[2:]]
+        slots: list[np.ndarray] = []
+        index = np.empty((height * width, 27), np.int32)
+        weight = np.empty((height * width, 27), np.float32)
+        rows = [slice(0)] * self.shape[0]
+        count = 0
+        starts = len(self._around)
+        for node in np.unique(row):
+            band = slice(*np.searchsorted(row, (node, node + 1)))
+            pixels = slice(band.start * width, band.stop * width)
+            # The distinct pairs of column node and colour, then the slots around those.
+            pair = (column * np.int32(starts) + first[band]).reshape(-1)
+            number = np.zeros(self.shape[1] * max(starts, self._colours), np.int32)
+            number[pair] = 1
+            pairs = np.flatnonzero(number)
+            number[pairs] = np.arange(len(pairs), dtype=np.int32)
+            which = number[pair]
+            around = self._around[pairs % starts] + (pairs // starts * self._colours)[:, None]
+            number[:] = 0
+            number[around] = 1
+            used = np.flatnonzero(number)
+            number[used] = np.arange(count, count + len(used), dtype=np.int32)
+            np.take(number[around], which, axis=0, out=index[pixels])
+            slots.append(used)
+            rows[node] = slice(count, count + len(used))
+            count += len(used)
+            reds, greens, blues = (w[band].reshape(-1, 3) for w in colours)
+            pairwise = (reds[:, :, None] * greens[:, None, :]).reshape(-1, 9, 1)
+            np.multiply(pairwise, blues[:, None, :], out=weight[pixels].reshape(-1, 9, 3))
+        ends = np.arange(0, index.size + 1, 27, dtype=np.int32)
+        colour = csr_array((weight.reshape(-1), index.reshape(-1), ends),
+                           shape=(len(index), count))  # fmt: skip
         space = (down[:, None, :, None] * across[None, :, None, :]).reshape(-1, 3, 3)
-        return _Band(int(first[rows.start]), pixels, used, colour, colour.T, space)
+        return _Weights(np.concatenate(slots), rows, colour, space)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
-        step = int(np.prod(self.shape[2:]))
-        inner = [len(into) for into, _ in self._factors]
-        core = np.zeros((self.shape[0], int(np.prod(inner))), np.float32)
-        slabs: dict[int, np.ndarray] = {}
-        for band in self._bands:
-            for node in [node for node in slabs if node < band.node]:
-                core[node] = _transformed(slabs.pop(node), self.shape[1:], self._factors, 0)
-            weighted = band.space.reshape(-1, 9) * flat[band.pixels, None]
-            spread = (band.spread @ weighted).reshape(-1, 3, 3)
-            for i in range(3):
-                node = band.node + i
-                if node not in slabs:
-                    slabs[node] = np.zeros(int(np.prod(self.shape[1:])), np.float32)
-                for j in range(3):
-                    slabs[node][band.cells + j * step] += spread[:, i, j]
-        for node, slab in slabs.items():
-            core[node] = _transformed(slab, self.shape[1:], self._factors, 0)
-        core = self._across_rows @ core
-        out = np.empty_like(flat)
-        slabs = {}
-        for band in self._bands:
-            read = np.empty((len(band.cells), 3, 3), np.float32)
-            slabs = {node: slabs[node] for node in slabs if node >= band.node}
-            for i in range(3):
-                node = band.node + i
-                if node not in slabs:
-                    slabs[node] = _transformed(core[node], inner, self._factors, 1)
-                for j in range(3):
-                    read[:, i, j] = slabs[node][band.cells + j * step]
-            spatial = (band.colour @ read.reshape(-1, 9)).reshape(-1, 3, 3)
-            out[band.pixels] = np.einsum("nij,nij->n", spatial, band.space)
+        """The sums at the pixels they run over: (h, w) to (h, w), strided."""
+        out = self._read(self._convolved(values), self._sources)
         return out.reshape(values.shape)
+
+    def apply_to_all(self, values: np.ndarray) -> np.ndarray:
+        """The sums at every pixel: (h, w), strided, to (H, W)."""
+        grid = self._convolved(values)
+        targets = self._sources if self._splines is None else self._targets
+        return self._read(grid, targets).reshape(self._size)
+
+    @cached_property
+    def _targets(self) -> _Weights:
+        assert self._splines is not None
+        return self._weights(self._splines, slice(None))
+
+    def _convolved(self, values: np.ndarray) -> np.ndarray:
+        """Values (h, w) of the strided pixels to the convolved grid, (row nodes, column modes x
+        colours)."""
+        rows, columns = self.shape[:2]
+        source = self._sources
+        flat = np.ascontiguousarray(values, np.float32).reshape(-1, 1)
+        if self._stride > 1:
+            flat = flat * np.float32(self._stride**2)
+        spread = source.colour.T @ (source.space.reshape(-1, 9) * flat)
+        parts = np.ascontiguousarray(spread.T).reshape(3, 3, -1)
+        into, out = zip(*self._factors, strict=True)
+        grid = np.empty((rows, len(into[1]), self._colours), np.float32)
+        nodes = np.empty(columns * self._colours, np.float32)
+        for row in range(rows):
+            nodes[:] = 0
+            for i in range(min(row + 1, 3)):
+                slots = source.rows[row - i]
+                for j in range(3):
+                    np.add.at(nodes[j * self._colours :], source.slot[slots], parts[i, j, slots])
+            np.matmul(into[1], nodes.reshape(columns, -1), out=grid[row])
+        grid = (into[0] @ grid.reshape(rows, -1)).reshape(-1, self._colours)
+        modes = len(grid)
+        core = np.zeros((self.shape[2], len(into[2]), modes, len(into[3])), np.float32)
+        for node, part in self._slices:
+            box = np.zeros((part.second.stop - part.second.start, modes,
+                            part.third.stop - part.third.start), np.float32)  # fmt: skip
+            box[part.place[0], :, part.place[1]] = grid[:, part.cells].T
+            inner = into[2][:, part.second] @ box.reshape(len(box), -1)
+            inner = inner.reshape(-1, box.shape[2]) @ into[3][:, part.third].T
+            core[node] = inner.reshape(core.shape[1:])
+        core = (self._across_slices @ core.reshape(len(core), -1)).reshape(core.shape)
+        for node, part in self._slices:
+            inner = core[node].reshape(-1, core.shape[3]) @ out[3][part.third].T
+            box = out[2][part.second] @ inner.reshape(core.shape[1], -1)
+            box = box.reshape(len(box), modes, -1)
+            grid[:, part.cells] = box[part.place[0], :, part.place[1]].T
+        return out[0] @ grid.reshape(len(into[0]), -1)
+
+    def _read(self, grid: np.ndarray, target: _Weights) -> np.ndarray:
+        """The convolved grid at the pixels, (n,)."""
+        across = self._factors[1][1]
+        parts = np.empty((3, 3, len(target.slot)), np.float32)
+        nodes = np.empty((self.shape[1], self._colours), np.float32)
+        for row, modes in enumerate(grid):
+            np.matmul(across, modes.reshape(-1, self._colours), out=nodes)
+            flat = nodes.reshape(-1)
+            for i in range(min(row + 1, 3)):
+                slots = target.rows[row - i]
+                for j in range(3):
+                    np.take(flat[j * self._colours :], target.slot[slots],
+                            out=parts[i, j, slots], mode="clip")  # fmt: skip
+        spatial = target.colour @ np.ascontiguousarray(parts.reshape(9, -1).T)
+        return np.einsum("nk,nk->n", spatial, target.space.reshape(-1, 9))
 
 
 class DenseCRF:
@@ -206,6 +332,8 @@ class DenseCRF:
         smoothness, gamma: weight, reach in pixels. A weight of 0 leaves its kernel out.
         exact_pixels: up to this many pixels the appearance kernel is summed exactly instead of on
             the grid; the matrix takes 4 bytes times the square of that.
+        stride: above `exact_pixels`, every stride-th row and column carries the mean field, and
+            only its last update reaches all pixels, each with its own colour.
 
     Raises:
         InputError: the image is not (H, W, 3) uint8.
@@ -224,28 +352,46 @@ class DenseCRF:
         smoothness: float = 3.0,
         gamma: float = 3.0,
         exact_pixels: int = _EXACT_PIXELS,
+        stride: int = 1,
     ) -> None:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise InputError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        self.shape = image.shape[:2]
+        self.shape = height, width = image.shape[:2]
+        exact = height * width <= exact_pixels
+        self._stride = stride = 1 if exact else stride
+        self._every = slice(None, None, stride)
         self._kernels: list[tuple[float, _Kernel, np.ndarray]] = []
         if appearance > 0:
-            small = self.shape[0] * self.shape[1] <= exact_pixels
-            self._add(appearance, (ExactKernel if small else GridKernel)(image, alpha, beta))
+            kernel = (ExactKernel(image, alpha, beta) if exact
+                      else GridKernel(image, alpha, beta, stride=stride))  # fmt: skip
+            self._add(appearance, kernel)
         if smoothness > 0:
-            self._add(smoothness, SpatialKernel(self.shape[0], self.shape[1], gamma))
-        self._total = self._message(np.ones(self.shape, np.float32))
+            self._add(smoothness, SpatialKernel(height, width, gamma, stride))
 
     def _add(self, weight: float, kernel: _Kernel) -> None:
-        degree = kernel.apply(np.ones(self.shape, np.float32))
+        ones = np.ones((-(-self.shape[0] // self._stride), -(-self.shape[1] // self._stride)),
+                       np.float32)  # fmt: skip
+        degree = kernel.apply_to_all(ones)
         self._kernels.append((weight, kernel, 1 / np.sqrt(np.maximum(degree, 1.0))))
 
     def _message(self, values: np.ndarray) -> np.ndarray:
-        """Weighted sum over the other pixels, (H, W): the paper's message without i itself."""
-        out = np.zeros(self.shape, np.float32)
+        """Weighted sum over the other pixels, strided: the paper's message without i itself."""
+        out = np.zeros_like(values)
         for weight, kernel, norm in self._kernels:
+            norm = norm[self._every, self._every]
             scaled = norm * values
             out += weight * norm * (kernel.apply(scaled) - scaled)
+        return out
+
+    def _message_to_all(self, values: np.ndarray) -> np.ndarray:
+        """The same at every pixel, (H, W). What a pixel between the strided ones would send to
+        itself is not known; the mean over those like it stands in."""
+        if self._stride == 1:
+            return self._message(values)
+        out = np.zeros(self.shape, np.float32)
+        for weight, kernel, norm in self._kernels:
+            near = norm * kernel.apply_to_all(norm[self._every, self._every] * values)
+            out += weight * near * (1 - norm * norm)
         return out
 
     def marginals(self, unary: np.ndarray, iterations: int = 5) -> np.ndarray:
@@ -270,15 +416,20 @@ class DenseCRF:
                 f"unary must be (L, {self.shape[0]}, {self.shape[1]}) with L >= 2, "
                 f"got {unary.shape}"
             )
-        marginals = _softmax(-unary)
-        for _ in range(iterations):
-            message = np.empty_like(marginals)
-            # The labels' messages add up to a constant, which saves filtering the first one.
-            for label in range(1, len(unary)):
-                message[label] = self._message(marginals[label])
-            message[0] = self._total - message[1:].sum(axis=0)
-            marginals = _softmax(message - unary)
-        return marginals
+        if iterations == 0:
+            return _softmax(-unary)
+        energy = unary[:, self._every, self._every]
+        marginals = _softmax(-energy)
+        for _ in range(iterations - 1):
+            marginals = _softmax(self._messages(marginals, self._message) - energy)
+        return _softmax(self._messages(marginals, self._message_to_all) - unary)
+
+    def _messages(
+        self, marginals: np.ndarray, send: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """Each label's message less that of label 0, which the softmax does not see."""
+        sent = [send(label - marginals[0]) for label in marginals[1:]]
+        return np.stack([np.zeros_like(sent[0]), *sent])
 
 
 def dense_crf(
@@ -348,26 +499,6 @@ def _factors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     kept = np.abs(values) > _TRUNCATION * np.abs(values).max()
     into = vectors[:, kept].T
     return into.astype(np.float32), (into.T * values[kept]).astype(np.float32)
-
-
-def _transformed(
-    grid: np.ndarray,
-    shape: Sequence[int],
-    factors: list[tuple[np.ndarray, np.ndarray]],
-    way: int,
-) -> np.ndarray:
-    """A flat grid of `shape` into (way 0) or out of (way 1) the factors of its axes, flat."""
-    sides = list(shape)
-    order = range(len(sides)) if way == 0 else reversed(range(len(sides)))
-    for axis in order:
-        matrix = factors[axis][way]
-        before, after = int(np.prod(sides[:axis])), int(np.prod(sides[axis + 1 :]))
-        if after == 1:
-            grid = grid.reshape(before, sides[axis]) @ matrix.T
-        else:
-            grid = np.matmul(matrix, grid.reshape(before, sides[axis], after))
-        sides[axis] = len(matrix)
-    return grid.reshape(-1)
 
 
 def _spline(axis: np.ndarray, spacing: float, taps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
