@@ -78,6 +78,10 @@ class RecordFile:
     def __len__(self) -> int:
         return len(self._places)
 
+    def part(self, image_id: int | str) -> str:
+        """The part a record belongs to."""
+        return self._places[image_id][1]
+
     def append(self, record: Record) -> None:
         """Add a record; it is on the disk when this returns."""
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"

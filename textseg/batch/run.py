@@ -1,0 +1,128 @@
+"""A whole batch: plan, journal, runner, index."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from .index import write_index
+from .journal import Journal
+from .local import run_local
+from .sources import Item, Plan
+from .stages import Job, Record
+from .storage import Folder, scheme_of
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What does the work; the results do not depend on it.
+
+    Attributes:
+        workers: processes that refine and write, 0 for none.
+        ray: whether to run on Ray; the rest is only for it.
+        address: of the cluster, or None.
+        actors: models in memory at once, or None.
+    """
+
+    workers: int = 0
+    ray: bool = False
+    address: str | None = None
+    actors: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        done, total: images with a record, and all.
+        failed: images that could not be done in this call.
+        rate: images a second since this call began.
+    """
+
+    done: int
+    total: int
+    failed: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a call did.
+
+    Attributes:
+        images: in the plan.
+        before: done by earlier calls.
+        failed: could not be done.
+        masks: not empty, of all images.
+        seconds: time taken.
+        files: that cover the whole run, by name.
+    """
+
+    images: int
+    before: int
+    failed: int
+    masks: int
+    seconds: float
+    files: tuple[str, ...]
+
+
+def run_batch(
+    job: Job,
+    plan: Plan,
+    engine: Engine,
+    sources: list[str],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    failed: Callable[[Item, str], None] | None = None,
+) -> Summary:
+    """Do all images of a plan that an earlier call did not, then write the index of all.
+
+    Args:
+        job, plan, engine: what to do, to which images, and where.
+        sources: as given, for the record: another set of them needs another output.
+        progress: called after every image.
+        failed: called with each image that cannot be done, and why.
+
+    Raises:
+        InputError: the output holds a run with other settings.
+        OutputError: the journal or the index cannot be written.
+        TextsegError: the model cannot be loaded, a worker died, or Ray failed.
+    """
+    folder = Folder(job.output)
+    places = [place if scheme_of(place) else os.path.abspath(place) for place in sources]
+    start = time.monotonic()
+    with Journal(folder, {**job.identity(), "sources": places}) as journal:
+        keys = {job.key(item): item for item in plan.items}
+        left = [item for key, item in keys.items() if not journal.done(key)]
+        before, broken = len(keys) - len(left), 0
+        if left:
+            with closing(_run(job, left, engine)) as records:
+                for number, record in enumerate(records, 1):
+                    journal.append([record])
+                    if "error" in record:
+                        broken += 1
+                        if failed is not None:
+                            failed(keys[record["image_id"]], record["error"])
+                    if progress is not None:
+                        rate = number / max(time.monotonic() - start, 1e-9)
+                        progress(Progress(before + number, len(keys), broken, rate))
+        files = write_index(job, plan, journal, folder)
+        masks = sum(_masks(journal.get(key)) for key in keys)
+    return Summary(len(keys), before, broken, masks, time.monotonic() - start, tuple(files))
+
+
+def _run(job: Job, items: list[Item], engine: Engine) -> Iterator[Record]:
+    if not engine.ray:
+        return run_local(job, items, engine.workers)
+    from .on_ray import run_ray
+
+    return run_ray(job, items, address=engine.address, actors=engine.actors, workers=engine.workers)
+
+
+def _masks(record: dict[str, Any] | None) -> int:
+    return sum(bool(result["area"]) for result in (record or {}).get("results", ()))

@@ -1,0 +1,281 @@
+"""What is done to one image, in three steps that may run in different processes.
+
+    load     pixels from wherever the image lies
+    draft    the model: a contrast map for each query
+    finish   threshold, refinement and files; needs no model
+
+A step hands a failure on instead of its result; only what is wrong with one image counts as one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ImageError, InputError, OutputError
+from ..formats import SUFFIXES, coco_data, write_json, write_result
+from ..options import NO_REFINEMENT, ContrastOptions, RefineOptions
+from .sources import Item
+from .storage import Folder, read_image
+
+if TYPE_CHECKING:
+    from ..masks import Segmentation
+
+Record = dict[str, Any]
+
+# What is wrong with one image and leaves the next one alone.
+_ONE_IMAGE = (ImageError, InputError, OutputError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every image; travels to other processes.
+
+    Attributes:
+        output: folder or URL the results go to.
+        model, device, dtype: as `load` takes them.
+        contrast, refine: option fields that replace the model's own.
+        exclusive: whether an image's queries compete.
+        formats: of the files written for each query, keys of `SUFFIXES`; may be empty.
+        caption_model: who captions images for the reference "erase"; the model itself if None.
+        allow_url: whether images may be fetched from the web.
+        threads: of the numerical libraries around the model; the last bits of a prediction on a
+            CPU may depend on it.
+    """
+
+    output: str
+    model: str = "mini"
+    device: str | None = None
+    dtype: str | None = None
+    contrast: Mapping[str, Any] = field(default_factory=dict)
+    refine: Mapping[str, Any] = field(default_factory=dict)
+    exclusive: bool = False
+    formats: tuple[str, ...] = ("mask",)
+    caption_model: str | None = None
+    allow_url: bool = False
+    threads: int = 1
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for results to belong together, JSON-able."""
+        return {
+            "model": self.model,
+            "device": self.device,
+            "dtype": self.dtype,
+            "contrast": {k: list(v) if isinstance(v, tuple) else v
+                         for k, v in self.contrast.items()},
+            "refine": dict(self.refine),
+            "exclusive": self.exclusive,
+            "formats": list(self.formats),
+            "caption_model": self.caption_model,
+        }  # fmt: skip
+
+    def key(self, item: Item) -> str:
+        """The name under which the journal keeps an image's record."""
+        return item.key(*([item.image_id] if "coco" in self.formats else []))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that cannot be done, and why, in one line."""
+
+    item: Item
+    error: str
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """An image's pixels, (H, W, 3) uint8."""
+
+    item: Item
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """An image with what the model found, before it is cut.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        contrasts: (h, w) float32 for each query.
+        prompts, presences, notes: of each query, see `Segmentation`.
+        contrast_options, refine_options: in full.
+        model: the model's name.
+    """
+
+    item: Item
+    pixels: np.ndarray
+    contrasts: tuple[np.ndarray, ...]
+    prompts: tuple[tuple[str, str], ...]
+    presences: tuple[float, ...]
+    notes: tuple[tuple[str, ...], ...]
+    contrast_options: ContrastOptions
+    refine_options: RefineOptions
+    model: str
+
+
+def load(job: Job, item: Item) -> Loaded | Failure:
+    """The first step."""
+    try:
+        return Loaded(item, read_image(item.source, allow_url=job.allow_url))
+    except _ONE_IMAGE as error:
+        return _failure(item, error)
+
+
+class Drafter:
+    """The second step: holds the model.
+
+    Raises:
+        ModelError, ModelNotFoundError, InputError: the model cannot be loaded, or options are bad.
+    """
+
+    def __init__(self, job: Job) -> None:
+        from dataclasses import replace
+
+        from .. import backbone
+        from ..segmenter import Segmenter
+
+        self.job = job
+        model = backbone.load(job.model, device=job.device, dtype=job.dtype)
+        contrast = replace(model.contrast_defaults, **job.contrast)
+        self._refine = replace(model.refine_defaults, **job.refine)
+        self._segmenter = Segmenter(model, contrast, self._refine)
+
+    def draft(self, loaded: Loaded | Failure) -> Draft | Failure:
+        """Contrast maps of an image's queries."""
+        if isinstance(loaded, Failure):
+            return loaded
+        try:
+            return self._draft(loaded)
+        except _ONE_IMAGE as error:
+            return _failure(loaded.item, error)
+
+    def _draft(self, loaded: Loaded) -> Draft:
+        segmenter = self._segmenter.set_image(loaded.pixels)
+        # Cut by the plain threshold here; `finish` cuts again from the contrast maps.
+        results = segmenter.query(
+            loaded.item.queries,
+            caption=self._caption(loaded.item),
+            **(NO_REFINEMENT | {"threshold": "fixed", "min_presence": 0.0}),
+        )
+        contrasts = tuple(result.contrast for result in results if result.contrast is not None)
+        return Draft(
+            item=loaded.item,
+            pixels=loaded.pixels,
+            contrasts=contrasts,
+            prompts=tuple(result.prompts for result in results),
+            presences=tuple(result.presence for result in results),
+            notes=tuple(result.notes for result in results),
+            contrast_options=results[0].contrast_options,
+            refine_options=self._refine,
+            model=results[0].model,
+        )
+
+    def _caption(self, item: Item) -> str | None:
+        if item.caption is not None or self._segmenter.contrast.reference != "erase":
+            return item.caption
+        from ..caption import caption
+
+        captioner = self.job.caption_model or self._segmenter.model
+        return caption(self._segmenter.image, model=captioner).text
+
+
+class Finisher:
+    """The third step: cuts the masks, writes the files and says what became of the image."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._folder = Folder(job.output)
+
+    def finish(self, draft: Draft | Failure) -> Record:
+        """The image's record: with "error", or with "size" and one of "results" per query."""
+        head = {"image_id": self.job.key(draft.item), "name": draft.item.name}
+        if isinstance(draft, Failure):
+            return head | {"part": "failed", "error": draft.error}
+        try:
+            results = cut(draft, self.job.exclusive)
+            files = self._write(draft.item, results)
+        except _ONE_IMAGE as error:
+            return head | {"part": "failed", "error": _failure(draft.item, error).error}
+        return head | {
+            "part": "done",
+            "size": list(draft.pixels.shape[:2]),
+            "results": [
+                _summary(result) | {"files": names}
+                for result, names in zip(results, files, strict=True)
+            ],
+        }
+
+    def _write(self, item: Item, results: list[Segmentation]) -> list[dict[str, str]]:
+        names: list[dict[str, str]] = [{} for _ in results]
+        for kind in self.job.formats:
+            if kind == "coco":
+                name = f"{item.stem}.{SUFFIXES[kind]}"
+                content = coco_data(results, item.source, item.image_id)
+                self._put(name, lambda path, content=content: write_json(path, content))
+                for each in names:
+                    each[kind] = name
+                continue
+            for result, slug, each in zip(results, item.slugs, names, strict=True):
+                each[kind] = f"{item.stem}.{slug}.{SUFFIXES[kind]}"
+                self._put(
+                    each[kind],
+                    lambda path, result=result, kind=kind: write_result(result, path, kind),
+                )
+        return names
+
+    def _put(self, name: str, write: Any) -> None:
+        if self._folder.local is not None:
+            write(self._folder.local_file(name))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"result.{name.rpartition('/')[2].partition('.')[2]}"
+            write(path)
+            self._folder.write(name, path.read_bytes())
+
+
+def cut(draft: Draft, exclusive: bool) -> list[Segmentation]:
+    """Masks from contrast maps: the bits that `Segmenter.query` gives."""
+    from ..masks import Segmentation
+    from ..segmenter import remask
+
+    height, width = draft.pixels.shape[:2]
+    blank = [
+        Segmentation(
+            mask=np.zeros((height, width), bool),
+            score=np.zeros((height, width), np.float32),
+            presence=presence,
+            query=query,
+            prompts=prompts,
+            contrast_options=draft.contrast_options,
+            refine_options=draft.refine_options,
+            model=draft.model,
+            notes=notes,
+            image=draft.pixels,
+            contrast=contrast,
+        )
+        for query, presence, prompts, notes, contrast in zip(
+            draft.item.queries, draft.presences, draft.prompts, draft.notes, draft.contrasts,
+            strict=True,
+        )
+    ]  # fmt: skip
+    return remask(blank, exclusive=exclusive, refine=draft.refine_options)
+
+
+def _summary(result: Segmentation) -> dict[str, Any]:
+    record = result.to_coco(0, 0)
+    return {
+        "presence": result.presence,
+        "area": record["area"],
+        "bbox": record["bbox"],
+        "rle": record["segmentation"]["counts"],
+        "notes": list(result.notes),
+    }
+
+
+def _failure(item: Item, error: BaseException) -> Failure:
+    return Failure(item, " ".join(str(error).split()) or "out of memory")
