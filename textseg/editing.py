@@ -17,7 +17,7 @@ import numpy as np
 
 from .errors import ImageError, InputError, ModelError
 from .image import image_identity, load_image, resize_image
-from .inversion import Progress, Trajectory, ddim_decode, ddim_encode, ddim_levels, report
+from .inversion import Progress, Trajectory, ddim_decode, ddim_encode, edit_levels, report
 from .options import EDIT_METHODS, EditOptions
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ class LatentTask:
     @property
     def levels(self) -> list[int]:
         """Timesteps from the clean end to the ratio r."""
-        model = self.backbone
-        return ddim_levels(model.num_train_timesteps, self.options.steps, self.options.encode_ratio)
+        return edit_levels(self.backbone, self.options.steps, self.options.encode_ratio)
 
     def encode(self) -> Trajectory:
         """The image's DDIM trajectory, unconditional; its levels begin with those of the task."""
@@ -365,6 +364,8 @@ def edit(
         if prompt == "":
             prompt = removal_prompt(backbone, query)
         notes += prompt_notes(backbone, prompt, chosen.negative_prompt)
+        if chosen.negative_prompt and backbone.distilled_guidance is not None:
+            notes.append("the model has guidance distilled into it: no negative prompt is used")
         with lock_of(backbone):
             edited = _edit_latents(backbone, pixels, region, prompt, method, chosen, progress, keep)
     if region.any() and chosen.composite:

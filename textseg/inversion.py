@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from .backbone.schedulers import reference_signal
 from .errors import CancelledError, InputError
 
 if TYPE_CHECKING:
@@ -46,6 +47,19 @@ def ddim_levels(num_train_timesteps: int, steps: int, ratio: float = 1.0) -> lis
     return [-1] + [round(i * num_train_timesteps / steps) - 1 for i in range(1, count + 1)]
 
 
+def edit_levels(backbone: Backbone, steps: int, ratio: float = 1.0) -> list[int]:
+    """The timesteps of a model that are as noisy as Stable Diffusion's `ddim_levels`.
+
+    A ratio is thus the same amount of noise for every model. Levels that fall together on a coarse
+    schedule are taken once.
+
+    Returns:
+        ascending timesteps; the first is -1, the clean end.
+    """
+    levels = ddim_levels(len(reference_signal()), steps, ratio)
+    return [-1, *sorted({backbone.same_noise(t) for t in levels[1:]})]
+
+
 def ddim_step(
     latents: torch.Tensor, eps: torch.Tensor, alpha_from: float, alpha_to: float
 ) -> torch.Tensor:
@@ -75,7 +89,8 @@ def guided_noise(
     """Predicted noise with classifier-free guidance, (C, h, w).
 
     eps = eps_negative + guidance_scale * (eps_prompt - eps_negative); a scale of 1 or 0 needs one
-    evaluation of the model, any other two.
+    evaluation of the model, any other two. Models with guidance distilled into them are told the
+    scale and evaluated once; there the negative prompt has no part.
 
     Args:
         latents: (C, h, w).
@@ -86,20 +101,43 @@ def guided_noise(
     if guidance_scale in (0, 1):
         only = prompt if guidance_scale == 1 else negative
         return backbone.predict(latents[None], t, only)[0]
+    if getattr(backbone, "distilled_guidance", None) is not None:
+        told = backbone.with_guidance(prompt, guidance_scale)
+        return backbone.predict(latents[None], t, told)[0]
     pair = backbone.predict(torch.stack([latents, latents]), t, torch.stack([negative, prompt]))
     return pair[0] + guidance_scale * (pair[1] - pair[0])
 
 
-def _noise_seen_from(
-    eps: torch.Tensor, latents: torch.Tensor, alpha_model: float, alpha_latents: float
+def _noise_told_ahead(
+    backbone: Backbone,
+    latents: torch.Tensor,
+    source: int,
+    target: int,
+    prompt: torch.Tensor,
+    negative: torch.Tensor,
+    guidance_scale: float,
 ) -> torch.Tensor:
-    """Noise of a v-prediction when the latents lie on another level than the model was told.
+    """Noise in latents at `source` by a model that is told `target`: eps(x_source, target).
 
-    `predict` turned v into noise with the level it was told, `alpha_model`; the latents really
-    carry `alpha_latents`. Undo the first, do the second.
+    `predict` turns the network's output into noise with the level it was told, a; the latents
+    really carry b. For a velocity v, eps = sqrt(a) v + sqrt(1 - a) x: undo it with a, do it with b.
+    A flow's network also sees x in the scale n(a) = 1 / (sqrt(a) + sqrt(1 - a)), and there eps =
+    n (x + sqrt(a) u): x is handed over in such a scale that the network sees n(b) x.
     """
-    v = (eps - math.sqrt(1 - alpha_model) * latents) / math.sqrt(alpha_model)
-    return math.sqrt(alpha_latents) * v + math.sqrt(1 - alpha_latents) * latents
+    kind = getattr(backbone, "prediction_type", "epsilon")
+    a, b = backbone.alpha_bar(target), backbone.alpha_bar(source)
+    if kind == "flow":
+        n_a = 1 / (math.sqrt(a) + math.sqrt(1 - a))
+        n_b = 1 / (math.sqrt(b) + math.sqrt(1 - b))
+        seen = latents * (n_b / n_a)
+        eps = guided_noise(backbone, seen, target, prompt, negative, guidance_scale)
+        u = (eps / n_a - seen) / math.sqrt(a)
+        return n_b * (latents + math.sqrt(b) * u)
+    eps = guided_noise(backbone, latents, target, prompt, negative, guidance_scale)
+    if kind == "v_prediction":
+        v = (eps - math.sqrt(1 - a) * latents) / math.sqrt(a)
+        return math.sqrt(b) * v + math.sqrt(1 - b) * latents
+    return eps
 
 
 def ddim_encode_step(
@@ -121,9 +159,7 @@ def ddim_encode_step(
     one exactly.
     """
     low, high = backbone.alpha_bar(source), backbone.alpha_bar(target)
-    eps = guided_noise(backbone, latents, target, prompt, negative, guidance_scale)
-    if getattr(backbone, "prediction_type", "epsilon") == "v_prediction":
-        eps = _noise_seen_from(eps, latents, high, low)
+    eps = _noise_told_ahead(backbone, latents, source, target, prompt, negative, guidance_scale)
     up = ddim_step(latents, eps, low, high)
     for _ in range(fixed_point):
         eps = guided_noise(backbone, up, target, prompt, negative, guidance_scale)

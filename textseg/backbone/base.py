@@ -30,6 +30,8 @@ class Backbone(ABC):
         calibration: what the model folder's `textseg.json` says (possibly empty): keys
             "contrast" and "refine" (option fields), "presence" ({"scale", "offset"}),
             "prompts" ({"template", "absent"}), "nouns" (list of str), "synonyms" (word to noun).
+        distilled_guidance: for models that are told a guidance scale instead of being evaluated
+            twice, the scale `embed` gives; else None.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Backbone(ABC):
     factor: int
     num_train_timesteps: int
     calibration: dict[str, Any]
+    distilled_guidance: float | None = None
 
     @property
     @abstractmethod
@@ -69,6 +72,10 @@ class Backbone(ABC):
         """Prompts to text embeddings (N, L, D). Cached by text; a prompt's embedding never depends
         on its neighbours in the list. Families that need more than a sequence keep it in further
         rows or columns; only `predict` looks inside."""
+
+    def with_guidance(self, embedding: torch.Tensor, scale: float) -> torch.Tensor:
+        """An embedding (..., L, D) that tells a guidance-distilled model another scale."""
+        raise NotImplementedError(f"{self.family} models are not told a guidance scale")
 
     @abstractmethod
     def unknown_words(self, prompt: str) -> list[str]:

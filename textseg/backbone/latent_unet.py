@@ -6,7 +6,7 @@ import copy
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class LatentUNet(Backbone):
     Attributes:
         prediction_type: what the UNet predicts: "epsilon", "v_prediction" or "sample".
         max_tokens: token limit of a prompt, start and end included.
+        expand_prompt: writes out learned words that stand for several tokens.
     """
 
     family = "latent-unet"
@@ -116,6 +117,7 @@ class LatentUNet(Backbone):
         words = self.calibration.get("words")
         self._words = None if words is None else frozenset(w.lower() for w in words)
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self.expand_prompt: Callable[[str], str] = str
         self._contrast = self._defaults(ContrastOptions, "contrast")
         self._refine = self._defaults(RefineOptions, "refine")
         presence = self.calibration.get("presence")
@@ -308,7 +310,7 @@ class LatentUNet(Backbone):
     def _encode_text(self, prompt: str) -> torch.Tensor:
         """The embedding (L, D) float32 of one prompt."""
         tokens = self.tokenizer(
-            prompt,
+            self.expand_prompt(prompt),
             padding="max_length",
             max_length=self.max_tokens,
             truncation=True,
@@ -379,6 +381,9 @@ class LatentUNet(Backbone):
                 f"{self.name!r} has a text encoder of width {self._text_width()} "
                 f"where its UNet takes {unet.get('cross_attention_dim')}"
             )
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
         kind = self.scheduler.config.get("prediction_type", "epsilon")
         if kind not in PREDICTION_TYPES or not hasattr(self.scheduler, "alphas_cumprod"):
             raise ModelError(

@@ -5,6 +5,7 @@ Nothing here downloads except `download_model`, which only `textseg models downl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -16,21 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ModelError, ModelNotFoundError
+from .families import BY_PIPELINE, SUPPORTED, Family, refusal
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "models"
-FAMILIES: dict[str, str] = {
-    "StableDiffusionPipeline": "latent-unet",
-    "StableDiffusionImg2ImgPipeline": "latent-unet",
-    "StableDiffusionDiffEditPipeline": "latent-unet",
-    "StableDiffusionInpaintPipeline": "latent-unet",
-}
-_SUPPORTED = "Stable Diffusion 1 and 2 (StableDiffusionPipeline)"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_WEIGHTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class ModelInfo:
 
     Attributes:
         name: what `load` takes.
-        family: "latent-unet", or the pipeline's class name when it is not supported.
+        family: as in `Backbone.family`, or the pipeline's class name when it is not supported.
         size: bytes on disk.
         path: the pipeline folder.
         complete: whether `load` would find every file whole.
@@ -103,6 +94,41 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     raise ModelNotFoundError(_how_to_get(text))
 
 
+def find_source(name: str | os.PathLike[str]) -> Path:
+    """As `find_model`, but a single file of weights is returned too.
+
+    Raises:
+        ModelError: the file is a pickle, no safetensors file, or damaged.
+    """
+    text = os.fspath(name)
+    path = Path(text).expanduser() if isinstance(text, str) and "\0" not in text else Path()
+    if not path.is_file():
+        return find_model(name)
+    check_weights_file(path, (".safetensors",))
+    return path
+
+
+def check_weights_file(path: Path, endings: tuple[str, ...]) -> None:
+    """Check that a single file of weights is there, whole, and of a kind that cannot run code.
+
+    Args:
+        endings: those allowed.
+    """
+    ending = path.suffix.lower()
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; a file of weights was expected")
+    if ending in PICKLES:
+        raise ModelError(
+            f"{path} is a pickle, which can run code when loaded; only {' and '.join(endings)} "
+            "files are read"
+        )
+    if ending not in endings:
+        hint = "; give it as transformer= beside a pipeline folder" if ending == ".gguf" else ""
+        raise ModelError(f"{path} must be a {' or '.join(endings)} file{hint}")
+    if ending == ".safetensors":
+        _check_safetensors(path)
+
+
 def list_models() -> list[ModelInfo]:
     """Every model `load` could name here: the package's, textseg's own, the Hugging Face cache's.
 
@@ -122,7 +148,13 @@ def list_models() -> list[ModelInfo]:
     return [_describe(name, path) for name, path in found]
 
 
-def download_model(name: str, *, revision: str | None = None, variant: str | None = None) -> Path:
+def download_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    configs_only: bool = False,
+) -> Path:
     """Fetch what textseg needs of a hub model into the Hugging Face cache: configurations,
     tokenizer and safetensors weights, no pickles, no safety checker.
 
@@ -130,9 +162,10 @@ def download_model(name: str, *, revision: str | None = None, variant: str | Non
         name: hub id such as "sd-legacy/stable-diffusion-v1-5".
         revision: branch, tag or commit.
         variant: "fp16" fetches the half-precision files instead.
+        configs_only: leave the weights out: enough to load a single-file checkpoint beside.
 
     Returns:
-        the pipeline folder, checked to be whole.
+        the pipeline folder, checked to be whole (unless it is without weights).
 
     Raises:
         ModelError: unsupported family, no network, no such repository.
@@ -145,14 +178,15 @@ def download_model(name: str, *, revision: str | None = None, variant: str | Non
 
     suffix = f".{variant}" if variant else ""
     patterns = ["model_index.json", "textseg.json", "README.md", "LICENSE*", "*/*config.json",
-                "tokenizer/*"]  # fmt: skip
-    for part, stem in _WEIGHTS.items():
-        patterns += [f"{part}/{stem}{suffix}.safetensors",
-                     f"{part}/{stem}{suffix}-*-of-*.safetensors",
-                     f"{part}/{stem}.safetensors.index{suffix}.json"]  # fmt: skip
+                "tokenizer*/*"]  # fmt: skip
     try:
         index = Path(hf_hub_download(name, "model_index.json", revision=revision))
-        family_of(index.parent)
+        weights = {} if configs_only else _family(index.parent).weights
+        for part, stem in weights.items():
+            patterns += [f"{part}/{stem}{suffix}.safetensors",
+                         f"{part}/{stem}{suffix}-*-of-*.safetensors",
+                         f"{part}/{stem}.{variant}-*-of-*.safetensors",
+                         f"{part}/{stem}.safetensors.index{suffix}.json"]  # fmt: skip
         folder = Path(
             snapshot_download(
                 name,
@@ -166,7 +200,8 @@ def download_model(name: str, *, revision: str | None = None, variant: str | Non
     except Exception as error:  # the hub client raises a dozen unrelated types
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{name!r} could not be downloaded: {reason[0]}") from error
-    check_model(folder)
+    if not configs_only:
+        check_model(folder)
     return folder
 
 
@@ -206,38 +241,102 @@ def family_of(folder: Path) -> str:
     Raises:
         ModelError: no pipeline folder, or an unsupported family.
     """
-    index = read_json(folder / "model_index.json", folder)
-    name = index.get("_class_name")
-    if name not in FAMILIES:
-        raise ModelError(f"{folder} holds a {name}; supported families: {_SUPPORTED}")
-    return FAMILIES[name]
+    return _family(folder).name
 
 
-def check_model(folder: Path) -> dict[str, str | None]:
-    """Check that every file `load` needs is there and whole.
-
-    Returns:
-        for each of "unet", "vae", "text_encoder" the weight variant to load ("fp16" or None).
+def find_family(folder: Path) -> Family:
+    """The family of a pipeline folder, without the optional parts that its index leaves out.
 
     Raises:
-        ModelError: names the first file that is missing, half-downloaded, truncated or a pickle.
+        ModelError: as `family_of`.
     """
-    family_of(folder)
-    for name in ("unet/config.json", "vae/config.json", "text_encoder/config.json",
-                 "scheduler/scheduler_config.json"):  # fmt: skip
-        read_json(folder / name, folder)
-    unfinished = [
-        path for part in (*_WEIGHTS, "tokenizer") for path in (folder / part).glob("*.incomplete")
-    ]
+    family = _family(folder)
+    index = read_json(folder / "model_index.json", folder)
+    without = {part for part in family.optional if index.get(part) in (None, [None, None])}
+    return family.without(without) if without else family
+
+
+def _family(folder: Path) -> Family:
+    index = read_json(folder / "model_index.json", folder)
+    name = index.get("_class_name")
+    family = BY_PIPELINE.get(name) if isinstance(name, str) else None
+    if family is None:
+        raise ModelError(f"{folder} holds a {name}; supported families: {SUPPORTED}")
+    reason = refusal(index)
+    if reason:
+        raise ModelError(f"{folder} holds {reason}")
+    return family
+
+
+def check_model(folder: Path, without: frozenset[str] = frozenset()) -> dict[str, str | None]:
+    """Check that every file `load` needs is there and whole.
+
+    Args:
+        without: parts whose weights come from elsewhere.
+
+    Returns:
+        for each part with weights ("unet", "vae", "text_encoder", ...) the variant to load ("fp16"
+        or None).
+
+    Raises:
+        ModelError: names the first file that is missing, half-downloaded, truncated or a pickle, or
+        the part that asks for code of its own.
+    """
+    family = find_family(folder)
+    for part in family.networks:
+        config = read_json(folder / part / "config.json", folder)
+        if "auto_map" in config:
+            raise ModelError(f"{folder / part} asks for code of its own, which is never run")
+    read_json(folder / "scheduler" / "scheduler_config.json", folder)
+    parts = (*family.networks, *family.tokenizers)
+    unfinished = [path for part in parts for path in (folder / part).glob("*.incomplete")]
     if unfinished:
         raise ModelError(f"{unfinished[0]} is a half-finished download; fetch the model again")
-    variants = {part: _check_weights(folder / part, stem) for part, stem in _WEIGHTS.items()}
-    tokenizer = folder / "tokenizer"
-    if not (tokenizer / "tokenizer.json").is_file():
-        for name in ("vocab.json", "merges.txt"):
-            if not (tokenizer / name).is_file():
-                raise ModelError(f"{tokenizer / name} is missing; the model is incomplete")
+    variants = {
+        part: _check_weights(folder / part, stem)
+        for part, stem in family.weights.items()
+        if part not in without
+    }
+    for part, kind in family.tokenizers.items():
+        _check_tokenizer(folder / part, kind)
     return variants
+
+
+def _check_tokenizer(folder: Path, kind: str) -> None:
+    if (folder / "tokenizer.json").is_file():
+        return
+    for name in ("spiece.model",) if kind.startswith("T5") else ("vocab.json", "merges.txt"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder / name} is missing; the model is incomplete")
+
+
+def verify_model(folder: Path) -> int:
+    """Compare the files of a model in the Hugging Face cache with the digests they are stored
+    under: SHA-256 for large files, Git's SHA-1 for small ones.
+
+    Returns:
+        the number of files compared; 0 for folders outside the cache, which have no digests.
+
+    Raises:
+        ModelError: names the first file that is not what was published.
+    """
+    compared = 0
+    for path in sorted(p for p in folder.rglob("*") if p.is_symlink()):
+        blob = path.resolve()
+        if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            continue
+        if not blob.is_file():
+            raise ModelError(f"{path} is missing; the model is incomplete, fetch it again")
+        digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(usedforsecurity=False)
+        if len(blob.name) == 40:
+            digest.update(f"blob {blob.stat().st_size}\0".encode())
+        with blob.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        if digest.hexdigest() != blob.name:
+            raise ModelError(f"{path} is not what was published: its digest is another; fetch it")
+        compared += 1
+    return compared
 
 
 def read_json(path: Path, folder: Path) -> dict[str, Any]:
@@ -279,6 +378,8 @@ def _check_weights(folder: Path, stem: str) -> str | None:
         if index.is_file():
             shards = set(read_json(index, folder).get("weight_map", {}).values())
             for shard in sorted(shards):
+                if Path(shard).name != shard or not shard.endswith(".safetensors"):
+                    raise ModelError(f"{index} names {shard!r}, which is no file of weights")
                 _check_safetensors(folder / shard)
             return variant
         path = folder / f"{stem}{suffix}.safetensors"

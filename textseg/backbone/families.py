@@ -1,0 +1,126 @@
+"""The model families: how each is recognised, and what its pipeline folder must hold.
+
+Nothing here imports torch: listing and checking models takes no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NETWORK, TEXT = "diffusion_pytorch_model", "model"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of pipeline.
+
+    Attributes:
+        name: as in `Backbone.family`.
+        title: what people call it.
+        pipeline: the diffusers class that text-to-image folders of it name.
+        denoiser: the part that predicts: "unet" or "transformer".
+        networks: part -> class, of the parts that have weights.
+        tokenizers: part -> class.
+        backbone: module of `textseg.backbone` and class.
+        optional: text encoders that a folder may do without.
+    """
+
+    name: str
+    title: str
+    pipeline: str
+    denoiser: str
+    networks: Mapping[str, str]
+    tokenizers: Mapping[str, str]
+    backbone: tuple[str, str]
+    optional: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Part -> name of its weights file without the ending."""
+        return {
+            part: TEXT if part.startswith("text_encoder") else NETWORK for part in self.networks
+        }
+
+    def without(self, parts: set[str]) -> Family:
+        """The family with some optional text encoders left out."""
+        gone = parts | {part.replace("text_encoder", "tokenizer") for part in parts}
+        return Family(
+            self.name, self.title, self.pipeline, self.denoiser,
+            {k: v for k, v in self.networks.items() if k not in gone},
+            {k: v for k, v in self.tokenizers.items() if k not in gone},
+            self.backbone, self.optional - parts,
+        )  # fmt: skip
+
+
+_CLIP, _CLIP_PROJECTED, _T5 = "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"
+_CLIP_WORDS, _T5_WORDS = "CLIPTokenizer", "T5TokenizerFast"
+
+LATENT_UNET = Family(
+    "latent-unet", "Stable Diffusion 1 and 2", "StableDiffusionPipeline", "unet",
+    {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": _CLIP},
+    {"tokenizer": _CLIP_WORDS},
+    ("latent_unet", "LatentUNet"),
+)  # fmt: skip
+CONSISTENCY = Family(
+    "lcm", "latent consistency models", "LatentConsistencyModelPipeline", "unet",
+    LATENT_UNET.networks, LATENT_UNET.tokenizers, ("lcm", "ConsistencyUNet"),
+)  # fmt: skip
+SDXL = Family(
+    "sdxl", "SDXL", "StableDiffusionXLPipeline", "unet",
+    {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": _CLIP,
+     "text_encoder_2": _CLIP_PROJECTED},
+    {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS},
+    ("sdxl", "LatentUNetXL"),
+)  # fmt: skip
+SD3 = Family(
+    "sd3", "Stable Diffusion 3 and 3.5", "StableDiffusion3Pipeline", "transformer",
+    {"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL",
+     "text_encoder": _CLIP_PROJECTED, "text_encoder_2": _CLIP_PROJECTED, "text_encoder_3": _T5},
+    {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS, "tokenizer_3": _T5_WORDS},
+    ("sd3", "MMDiT"),
+    frozenset({"text_encoder_3"}),
+)  # fmt: skip
+FLUX = Family(
+    "flux", "Flux.1", "FluxPipeline", "transformer",
+    {"transformer": "FluxTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _CLIP,
+     "text_encoder_2": _T5},
+    {"tokenizer": _CLIP_WORDS, "tokenizer_2": _T5_WORDS},
+    ("flux", "Flux"),
+)  # fmt: skip
+PIXART = Family(
+    "pixart-sigma", "PixArt-Sigma", "PixArtSigmaPipeline", "transformer",
+    {"transformer": "PixArtTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _T5},
+    {"tokenizer": _T5_WORDS},
+    ("pixart", "PixArtSigma"),
+)  # fmt: skip
+
+ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, PIXART)
+BY_PIPELINE: dict[str, Family] = {family.pipeline: family for family in ALL} | {
+    "StableDiffusionImg2ImgPipeline": LATENT_UNET,
+    "StableDiffusionDiffEditPipeline": LATENT_UNET,
+    "StableDiffusionInpaintPipeline": LATENT_UNET,
+    "LatentConsistencyModelImg2ImgPipeline": CONSISTENCY,
+    "StableDiffusionXLImg2ImgPipeline": SDXL,
+    "StableDiffusion3Img2ImgPipeline": SD3,
+    "FluxImg2ImgPipeline": FLUX,
+}
+"""`_class_name` of a `model_index.json` -> its family."""
+SUPPORTED = ", ".join(f"{family.title} ({family.pipeline})" for family in ALL)
+
+
+def refusal(index: Mapping[str, Any]) -> str | None:
+    """Why a pipeline of a known class is still not a model to load; None if it is.
+
+    >>> refusal({"_class_name": "StableDiffusionXLImg2ImgPipeline", "text_encoder": [None, None]})
+    'the SDXL refiner, ...'
+    """
+    if index.get("_class_name") == "StableDiffusionXLImg2ImgPipeline" and (
+        index.get("requires_aesthetics_score") or index.get("text_encoder") == [None, None]
+    ):
+        return (
+            "the SDXL refiner, which only finishes images that the base model began and lacks one "
+            "of its text encoders; use the base model"
+        )
+    return None

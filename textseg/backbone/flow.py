@@ -1,0 +1,127 @@
+"""Flow matching: models that predict a velocity on straight paths from image to noise.
+
+    z = (1 - sigma) x_0 + sigma eps,     u = eps - x_0               what the network is trained on
+
+The rest of textseg speaks of variance-preserving noise, x = sqrt(abar) x_0 + sqrt(1 - abar) eps. It
+is the same path in another scale: with n = sqrt((1 - sigma)^2 + sigma^2) and abar = ((1 - sigma) /
+n)^2, x = z / n. From a predicted velocity u at z follow
+
+    x_0 = z - sigma u,     eps = z + (1 - sigma) u.
+
+Contrast: two prompts seen through the same z differ by x_0' - x_0 = -sigma (u' - u) in the clean
+image they imply. A noise model that implies clean images so far apart differs in its noise by
+eps' - eps = -sqrt(abar / (1 - abar)) (x_0' - x_0), which is (1 - sigma) (u' - u): the difference of
+the two eps above. Contrast, evidence and thresholds are therefore in units of the noise, as for
+noise models, and 1 means what it means there.
+
+Sampling: a DDIM step between abar and abar' with these x_0 and eps gives z' = (1 - sigma') x_0 +
+sigma' eps = z + (sigma' - sigma) u, Euler's step on the flow's ODE. So DDIM encoding and decoding
+are the Euler solver up and down, and fixed-point iterations make the way up its exact inverse.
+
+Source: Lipman et al. 2022, arXiv 2210.02747; Esser et al. 2024, arXiv 2403.03206.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+
+from ..errors import ModelError
+from .piped import PipedModel
+from .schedulers import flow_signal
+
+
+def flow_sigma(alpha: float) -> float:
+    """sigma of the flow where the cumulative signal power is alpha, both in (0, 1].
+
+    >>> flow_sigma(0.5)
+    0.5
+    """
+    noise, signal = math.sqrt(1 - alpha), math.sqrt(alpha)
+    return noise / (noise + signal)
+
+
+class FlowTransformer(PipedModel):
+    """A transformer trained by flow matching, seen as a model that predicts noise.
+
+    Its integer timesteps are those of its scheduler: sigma = (t + 1) / T, moved by the scheduler's
+    shift (at the native size, where the shift depends on the size). The last has sigma 0.999 in
+    place of 1, see `schedulers.LEAST_SIGNAL`.
+    """
+
+    def __init__(
+        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(pipe, name, calibration)
+        self.prediction_type = "flow"
+
+    @torch.inference_mode()
+    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+        noisy = noisy.to(self.device, torch.float32)
+        if embedding.ndim == 2:
+            embedding = embedding.expand(len(noisy), -1, -1)
+        embedding = embedding.to(self.device)
+        sigma = flow_sigma(self.alpha_bar(t))
+        z = noisy * math.hypot(1 - sigma, sigma)
+        velocity = self._velocity(z.to(self.dtype), sigma, embedding)
+        return self.to_epsilon(velocity.float(), noisy, t)
+
+    def to_epsilon(self, output: torch.Tensor, noisy: torch.Tensor, t: int) -> torch.Tensor:
+        """The velocity at timestep t as predicted noise: eps = z + (1 - sigma) u, with z the
+        noisy latents in the flow's scale."""
+        sigma = flow_sigma(self.alpha_bar(t))
+        return noisy * math.hypot(1 - sigma, sigma) + (1 - sigma) * output
+
+    @abstractmethod
+    def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
+        """The network's output.
+
+        Args:
+            z: (N, C, h, w) in the flow's scale, of the model's dtype.
+            sigma: in (0, 1).
+            embedding: (N, L, D) float32, from `embed`.
+
+        Returns:
+            (N, C, h, w).
+        """
+
+    def _signal_powers(self) -> torch.Tensor:
+        return flow_signal(self._sigmas())
+
+    def _sigmas(self) -> torch.Tensor:
+        """sigma at every timestep, (T,) float64, rising."""
+        config = self.scheduler.config
+        steps = config["num_train_timesteps"]
+        even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+        shift = config.get("shift") or 1.0
+        if config.get("use_dynamic_shifting"):
+            least, most = config["base_image_seq_len"], config["max_image_seq_len"]
+            low, high = config["base_shift"], config["max_shift"]
+            mu = low + (high - low) * (self._native_tokens() - least) / (most - least)
+            shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+        return shift * even / (1 + (shift - 1) * even)
+
+    def _native_tokens(self) -> int:
+        """Image tokens at the native size."""
+        return 4096
+
+    def _side_multiple(self) -> int:
+        return self.factor * (self.unet.config.get("patch_size") or 1)
+
+    def _check_parts(self) -> None:
+        kind = type(self.scheduler).__name__
+        if not kind.startswith("FlowMatch"):
+            raise ModelError(
+                f"{self.name!r} has a {kind}; a {self.kind.title} model needs a FlowMatch scheduler"
+            )
+        self._check_channels(self.unet.config["in_channels"], self.vae.config["latent_channels"])
+
+    def _check_channels(self, taken: int, given: int) -> None:
+        if taken != given:
+            raise ModelError(
+                f"{self.name!r} has a transformer of {taken} input channels where its latents have "
+                f"{given}: it also wants an image; use a plain text-to-image model"
+            )

@@ -1,0 +1,100 @@
+"""Flux.1: a flow-matching transformer over packed latents, told its guidance scale.
+
+Source: Black Forest Labs 2024, https://github.com/black-forest-labs/flux; Meng et al. 2022,
+arXiv 2210.03142, for guidance distillation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .conditions import pack, replace_last, unpack
+from .families import FLUX
+from .flow import FlowTransformer
+from .piped import quietly
+
+NATIVE_CELLS = 128
+
+
+class Flux(FlowTransformer):
+    """Flux.1 dev (guidance-distilled) and schnell (also distilled in steps, no guidance).
+
+    An embedding holds T5's tokens, (512, 4096) for dev and (256, 4096) for schnell, then CLIP's
+    pooled vector and, for dev, the guidance scale. The contrast is taken at scale 1, the text's own
+    effect; decoding takes its `guidance_scale` as the scale and evaluates the network once per
+    step, without a negative prompt.
+    """
+
+    family = FLUX.name
+    kind = FLUX
+
+    def __init__(
+        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
+    ) -> None:
+        factor = 2 ** (len(pipe.vae.config["block_out_channels"]) - 1)
+        defaults = {"native_size": NATIVE_CELLS * factor}
+        super().__init__(pipe, name, defaults | (calibration or {}))
+        self._pooled = int(self.unet.config["pooled_projection_dim"])
+        guided = bool(self.unet.config.get("guidance_embeds"))
+        if guided:
+            self.distilled_guidance = 1.0
+        self.tokenizer, self.max_tokens = pipe.tokenizer_2, 512 if guided else 256
+
+    def with_guidance(self, embedding: torch.Tensor, scale: float) -> torch.Tensor:
+        return replace_last(embedding, self._pooled + 1, scale)
+
+    def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
+        guided = self.distilled_guidance is not None
+        sequence, vector = unpack(embedding, self._pooled + guided)
+        h, w = z.shape[-2:]
+        out = self.unet(
+            hidden_states=pack_cells(z),
+            timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            guidance=vector[:, -1].contiguous() if guided else None,
+            pooled_projections=vector[:, : self._pooled].to(z.dtype),
+            encoder_hidden_states=sequence.to(z.dtype),
+            txt_ids=torch.zeros(sequence.shape[1], 3, device=z.device, dtype=z.dtype),
+            img_ids=position_ids(h // 2, w // 2).to(z),
+        ).sample
+        return unpack_cells(out, h, w)
+
+    def _encode_text(self, prompt: str) -> torch.Tensor:
+        with quietly():
+            sequence, pooled, _ = self.pipe.encode_prompt(
+                prompt, prompt, device=self.device, max_sequence_length=self.max_tokens
+            )
+        vector = pooled[0].float()
+        if self.distilled_guidance is not None:
+            vector = torch.cat([vector, vector.new_tensor([self.distilled_guidance])])
+        return pack(sequence[0].float(), vector)
+
+    def _side_multiple(self) -> int:
+        return 2 * self.factor
+
+    def _check_channels(self, taken: int, given: int) -> None:
+        super()._check_channels(taken, 4 * given)
+
+
+def pack_cells(latents: torch.Tensor) -> torch.Tensor:
+    """Each 2 x 2 block of cells to one token: (N, C, h, w) to (N, h/2 w/2, 4C), channel first."""
+    blocks = torch.nn.functional.pixel_unshuffle(latents, 2)
+    return blocks.flatten(2).transpose(1, 2)
+
+
+def unpack_cells(tokens: torch.Tensor, h: int, w: int) -> torch.Tensor:
+    """Undo `pack_cells`: (N, h/2 w/2, 4C) to (N, C, h, w).
+
+    >>> cells = torch.arange(48.0).view(1, 2, 4, 6)
+    >>> torch.equal(unpack_cells(pack_cells(cells), 4, 6), cells)
+    True
+    """
+    blocks = tokens.transpose(1, 2).unflatten(2, (h // 2, w // 2))
+    return torch.nn.functional.pixel_shuffle(blocks, 2)
+
+
+def position_ids(rows: int, columns: int) -> torch.Tensor:
+    """(0, row, column) of each token, (rows * columns, 3) float32."""
+    grid = torch.meshgrid(torch.zeros(1), torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([axis.flatten().float() for axis in grid], dim=1)

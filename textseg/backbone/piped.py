@@ -1,0 +1,84 @@
+"""Models whose text goes through several encoders: what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ModelError
+from .families import Family
+from .latent_unet import LatentUNet
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence diffusers' and transformers' loggers: what matters of it is said elsewhere."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    before = [(log, log.get_verbosity()) for log in (diffusers_logging, transformers_logging)]
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    for log, _ in before:
+        log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for log, level in before:
+            log.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+class PipedModel(LatentUNet):
+    """A denoiser over an autoencoder's latents, with a diffusers pipeline that encodes the text.
+
+    What `LatentUNet` does about sizes, the autoencoder, calibration and caching holds here as well;
+    its `unet` is whatever predicts. Each prompt is encoded alone by the pipeline's own
+    `encode_prompt`, so that LoRAs and learned embeddings loaded into the pipeline take part.
+
+    Attributes:
+        pipe: the pipeline; its parts are used as they are.
+    """
+
+    kind: Family
+
+    def __init__(
+        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
+    ) -> None:
+        """
+        Raises:
+            ModelError: a part is missing, or the parts do not make a plain text-to-image model.
+        """
+        for part in (*self.kind.networks, *self.kind.tokenizers, "scheduler"):
+            optional = part.replace("tokenizer", "text_encoder") in self.kind.optional
+            if getattr(pipe, part, None) is None and not optional:
+                raise ModelError(f"pipeline must have a {part}, got a {type(pipe).__name__}")
+        self.pipe = pipe
+        super().__init__(
+            unet=getattr(pipe, self.kind.denoiser), vae=pipe.vae, text_encoder=pipe.text_encoder,
+            tokenizer=pipe.tokenizer, scheduler=pipe.scheduler, name=name, calibration=calibration,
+        )  # fmt: skip
+
+    @classmethod
+    def from_pipeline(
+        cls, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
+    ) -> PipedModel:
+        return cls(pipe, name, calibration)
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: Path,
+        *,
+        name: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> LatentUNet:
+        from .loading import load_folder
+
+        return load_folder(Path(path), name=name, device=device, dtype=dtype)

@@ -1,0 +1,63 @@
+"""Stable Diffusion 3 and 3.5: a transformer over image and text tokens alike (MM-DiT).
+
+Source: Esser et al. 2024, arXiv 2403.03206.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .conditions import pack, unpack
+from .families import SD3
+from .flow import FlowTransformer
+from .latent_unet import MAX_ASPECT
+from .piped import quietly
+
+T5_TOKENS = 256
+
+
+class MMDiT(FlowTransformer):
+    """SD 3 and 3.5, Turbo included. T5 (`text_encoder_3`) may be left out: zeros take its place,
+    as in a share of the training.
+
+    An embedding holds the CLIP and T5 tokens, (77 + 256, 4096), then both CLIP encoders' pooled
+    vectors.
+    """
+
+    family = SD3.name
+    kind = SD3
+
+    def __init__(
+        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(pipe, name, calibration)
+        self._pooled = int(self.unet.config["pooled_projection_dim"])
+        # Positions are cut from a square table: a side has no more patches than it.
+        longest = self.unet.config["pos_embed_max_size"] * self.multiple
+        self.max_aspect = min(MAX_ASPECT, ((longest - self.multiple) / self.native_size) ** 2)
+        self.max_aspect = max(1.0, self.max_aspect)
+        if pipe.text_encoder_3 is not None:
+            self.tokenizer, self.max_tokens = pipe.tokenizer_3, T5_TOKENS
+
+    def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
+        sequence, pooled = unpack(embedding.to(z.dtype), self._pooled)
+        steps = self.scheduler.config["num_train_timesteps"]
+        return self.unet(
+            hidden_states=z,
+            timestep=torch.full((len(z),), sigma * steps, device=z.device),
+            encoder_hidden_states=sequence,
+            pooled_projections=pooled,
+        ).sample
+
+    def _encode_text(self, prompt: str) -> torch.Tensor:
+        with quietly():
+            sequence, _, pooled, _ = self.pipe.encode_prompt(
+                prompt, prompt, prompt, device=self.device, do_classifier_free_guidance=False,
+                max_sequence_length=T5_TOKENS,
+            )  # fmt: skip
+        return pack(sequence[0].float(), pooled[0].float())
+
+    def _native_tokens(self) -> int:
+        return (int(self.unet.config["sample_size"]) // self.unet.config["patch_size"]) ** 2

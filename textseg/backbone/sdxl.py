@@ -1,0 +1,90 @@
+"""SDXL: a UNet told its text by two encoders, a pooled vector and the image's size.
+
+Source: Podell et al. 2023, arXiv 2307.01952.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..errors import ModelError
+from .conditions import pack, replace_last, unpack
+from .families import SDXL
+from .lcm import guidance_embedding
+from .piped import PipedModel, quietly
+
+
+class LatentUNetXL(PipedModel):
+    """SDXL, SDXL Turbo and LCM-SDXL; the refiner is refused.
+
+    An embedding holds the sequence of both encoders, (77, 2048), then the second's pooled vector
+    and, in models distilled to take one, the guidance scale. The size conditions say that the image
+    was never smaller than it is and not cropped. Where the pipeline was trained with zeros for the
+    empty prompt (`force_zeros_for_empty_prompt`), it is embedded as zeros.
+    """
+
+    family = SDXL.name
+    kind = SDXL
+    _unsupported = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
+
+    def __init__(
+        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(pipe, name, calibration)
+        self._pooled = int(pipe.text_encoder_2.config.projection_dim)
+        if self.unet.config.get("time_cond_proj_dim") is not None:
+            self.distilled_guidance = 3.0
+
+    def with_guidance(self, embedding: torch.Tensor, scale: float) -> torch.Tensor:
+        return replace_last(embedding, self._pooled + 1, scale)
+
+    def _encode_text(self, prompt: str) -> torch.Tensor:
+        with quietly():
+            sequence, _, pooled, _ = self.pipe.encode_prompt(
+                prompt, device=self.device, do_classifier_free_guidance=False
+            )
+        vector = pooled[0].float()
+        if not prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
+            sequence, vector = torch.zeros_like(sequence), torch.zeros_like(vector)
+        if self.distilled_guidance is not None:
+            vector = torch.cat([vector, vector.new_tensor([self.distilled_guidance])])
+        return pack(sequence[0].float(), vector)
+
+    def _conditions(self, embedding: torch.Tensor, shape: torch.Size) -> dict[str, Any]:
+        distilled = self.distilled_guidance is not None
+        sequence, vector = unpack(embedding, self._pooled + distilled)
+        height, width = shape[-2] * self.factor, shape[-1] * self.factor
+        sizes = [height, width, 0, 0, height, width]
+        conditions: dict[str, Any] = {
+            "encoder_hidden_states": sequence,
+            "added_cond_kwargs": {
+                "text_embeds": vector[:, : self._pooled],
+                "time_ids": sequence.new_tensor(sizes).expand(len(sequence), -1),
+            },
+        }
+        if distilled:
+            scales = guidance_embedding(vector[:, -1], self.unet.config["time_cond_proj_dim"])
+            conditions["timestep_cond"] = scales.to(sequence)
+        return conditions
+
+    def _text_width(self) -> int:
+        return self.text_encoder.config.hidden_size + self.pipe.text_encoder_2.config.hidden_size
+
+    def _check_parts(self) -> None:
+        kind = self.unet.config.get("addition_embed_type")
+        if kind != "text_time":
+            raise ModelError(
+                f"{self.name!r} has a UNet with addition_embed_type {kind!r} where SDXL's is "
+                "'text_time'"
+            )
+        wanted = self.unet.config["projection_class_embeddings_input_dim"]
+        given = 6 * self.unet.config["addition_time_embed_dim"]
+        given += self.pipe.text_encoder_2.config.projection_dim
+        if wanted != given:
+            raise ModelError(
+                f"{self.name!r} has a UNet for size and text conditions of {wanted} numbers where "
+                f"its text encoder and six sizes make {given}; the SDXL refiner is not supported"
+            )
+        super()._check_parts()
