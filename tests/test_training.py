@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from textseg.errors import InputError
 from textseg.options import RefineOptions
-from textseg.training.autoencoder import BlockAnalysis, build_autoencoder
+from textseg.training.autoencoder import CHANNELS, BlockAnalysis, build_autoencoder
 from textseg.training.calibrate import Question, fit_presence, fit_threshold, iou
 from textseg.training.captions import absent_caption, present_caption
 from textseg.training.coco import CocoSet, decode_segmentation
@@ -25,9 +30,13 @@ from textseg.training.losses import (
     grounding_loss,
 )
 from textseg.training.mixture import Mixture, scene_batches
+from textseg.training.networks import build_unet
 from textseg.training.nouns import COCO_NOUNS, DRAWINGS, NOUNS
 from textseg.training.options import TrainOptions
-from textseg.training.scenes import SceneOptions, Sprites, compose
+from textseg.training.photos import cut_subjects, subject_mask
+from textseg.training.scenes import SceneOptions, Sprites, camera, compose
+from textseg.training.sprites import build_drawings, load_sprites
+from textseg.training.teacher import CODE, Codes
 from textseg.training.trainer import Trainer
 from textseg.training.vocabulary import (
     FILLERS,
@@ -172,14 +181,15 @@ def test_captions_name_what_they_are_given_and_only_that() -> None:
 
 
 def test_the_encoder_is_the_block_analysis_and_latents_are_white() -> None:
-    images = np.repeat(np.repeat(_images(8, 12, 20), 2, axis=1), 2, axis=2)
+    noise = _images(8, 24, 40)
+    images = np.stack([cv2.GaussianBlur(image, (0, 0), 0.8) for image in noise])
     images[:, :6] //= 3
     analysis = BlockAnalysis.fit(images)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = analysis(x)
-    assert latents.shape == (8, 8, 6, 10)
+    assert latents.shape == (8, CHANNELS, 6, 10)
     flat = latents.permute(1, 0, 2, 3).flatten(1)
-    torch.testing.assert_close(torch.cov(flat), torch.eye(8), atol=2e-3, rtol=0)
+    torch.testing.assert_close(torch.cov(flat), torch.eye(CHANNELS), atol=2e-3, rtol=0)
     vae = build_autoencoder(analysis)
     with torch.no_grad():
         posterior = vae.encode(x[:2]).latent_dist
@@ -225,7 +235,11 @@ def test_grounding_loss_is_the_cross_entropy_of_cells_by_noun() -> None:
     start, keys = torch.randn(6), torch.randn(3, 6)
     weight = torch.tensor([1.0, 0.25])
     picked = [7, 3, 5]
-    found = grounding_loss(recorded, heads, start, keys, picked, masks, nouns, weight)
+    codes = torch.zeros(2, 2, CODE)
+    codes[0, 0] = torch.nn.functional.normalize(torch.randn(CODE), dim=0)
+    *found, far = grounding_loss(
+        recorded, heads, start, keys, picked, masks, nouns, weight, codes
+    )  # fmt: skip
 
     query = unet.attn2.to_q(features)
     names = unet.attn2.to_k(torch.cat([start[None], keys]))
@@ -243,9 +257,142 @@ def test_grounding_loss_is_the_cross_entropy_of_cells_by_noun() -> None:
                 total, norm = total + entropy * balance, norm + balance
         assert value.item() == pytest.approx(total / norm, rel=1e-4)
 
+    # Codes: only image 0 has one; its cells count by the share the object covers.
+    total = norm = 0.0
+    for cell in range(24):
+        y, x = divmod(cell, 6)
+        share = masks[0, 0, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean().item()
+        said = heads.codes["attn2"](features[0, cell])
+        total += share * (1 - torch.cosine_similarity(said, codes[0, 0], dim=0).item())
+        norm += share
+    assert far.item() == pytest.approx(total / norm, rel=1e-4)
+
+
+def test_a_camera_takes_the_same_picture_twice() -> None:
+    image = _images(1, 24, 40)[0]
+    changed = 0
+    for seed in range(20):
+        shoot = camera(np.random.default_rng(seed))
+        one, two = shoot(image), shoot(image)
+        assert one.shape == image.shape and one.dtype == np.uint8
+        np.testing.assert_array_equal(one, two)
+        changed += not np.array_equal(one, image)
+    assert changed == 20
+
+
+def test_blending_draws_colours_towards_the_background(sprites: Sprites) -> None:
+    grey = [np.full((64, 80, 3), 128, np.uint8)]
+    plain = SceneOptions(counts=(1.0,), photo_backgrounds=1.0)
+    far: dict[float, list[float]] = {0.0: [], 1.0: []}
+    for blend, distances in far.items():
+        for seed in range(10):
+            options = replace(plain, blend=blend)
+            scene = compose(np.random.default_rng(seed), sprites, (48, 64), grey, options)
+            pixels = scene.image[scene.masks[0]].astype(float)
+            distances.append(np.abs(pixels - 128).mean())
+    assert np.mean(far[1.0]) < 0.9 * np.mean(far[0.0])
+
+
+def _ellipse(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
+    y, x = np.mgrid[0:h, 0:w]
+    inside = ((y - 0.52 * h) / (0.3 * h)) ** 2 + ((x - 0.45 * w) / (0.25 * w)) ** 2 < 1
+    photo = np.where(inside[..., None], (200, 60, 40), (60, 110, 70)).astype(np.float64)
+    photo += np.random.default_rng(0).normal(0, 8, photo.shape)
+    return np.clip(photo, 0, 255).astype(np.uint8), inside
+
+
+def test_the_main_object_of_a_photograph_is_found() -> None:
+    photo, inside = _ellipse(60, 90)
+    mask = subject_mask(photo)
+    assert mask is not None and iou(mask, inside) > 0.9
+    assert subject_mask(np.full((60, 90, 3), 90, np.uint8)) is None
+
+
+def test_photographs_are_read_by_noun_and_cut_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, inside = _ellipse(60, 90)
+    for name in ("sports_ball/1.jpg", "sports_ball/2.jpg", "dog/1.jpg"):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), photo[..., ::-1])
+    skip = frozenset({"dog/1.jpg"})
+    for _ in range(2):
+        found = list(cut_subjects([tmp_path / "photos"], skip, tmp_path / "cache"))
+        assert [parts[0][0] for _, parts in found] == ["sports ball", "sports ball"]
+        assert iou(found[0][1][0][2], inside) > 0.9
+        monkeypatch.setattr("textseg.training.photos.subject_mask", None)
+
+
+def test_codes_have_unit_length_and_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Classifier:
+        """Features that are the mean colour, in some random directions."""
+
+        def __init__(self) -> None:
+            torch.manual_seed(0)
+            self.seen, self.directions = 0, torch.randn(3, 1280)
+
+        def extract_features(self, images: torch.Tensor) -> torch.Tensor:
+            self.seen += len(images)
+            return torch.einsum("bchw,cd->bdhw", images, self.directions)
+
+    net = Classifier()
+    monkeypatch.setattr("textseg.training.teacher._classifier", lambda: net)
+    rng = np.random.default_rng(0)
+    pictures = [np.full((20, 30, 3), rng.integers(0, 255, 3), np.uint8) for _ in range(80)]
+    pictures[1] = pictures[0] + 1
+    codes = Codes(pictures, tmp_path / "codes.pt")
+    found = np.stack([codes(p) for p in pictures])
+    assert found.shape == (80, CODE)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+    assert found[0] @ found[1] > 0.98 > 0.9 > np.median(found @ found[0])
+    assert net.seen == 80
+    Codes(pictures, tmp_path / "codes.pt")
+    assert net.seen == 80
+
+
+ICON = '<path fill="#f00" d="M0 0h16v8H0z"/>'
+
+
+def test_drawings_of_icon_files_are_found_by_code_point(tmp_path: Path) -> None:
+    if shutil.which("rsvg-convert") is None:
+        pytest.skip("rsvg-convert (librsvg) draws SVG files and is not installed")
+    listing = [{"short_names": ["dog2"], "unified": "1F415", "non_qualified": None}]
+    listing += [
+        {"short_names": [n], "unified": "2049", "non_qualified": None}
+        for names in DRAWINGS.values()
+        for n in names
+        if n != "dog2"
+    ]
+    for name, content in {
+        "emoji-datasource/emoji.json": listing,
+        "@iconify-json/fluent-emoji-flat/chars.json": {"1f415": "dog"},
+        "@iconify-json/noto-v1/icons.json": {
+            "icons": {"dog": {"body": ICON}}, "width": 16, "height": 16,
+        },
+    }.items():  # fmt: skip
+        file = tmp_path / name
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(content))
+    assert build_drawings(tmp_path, tmp_path / "out", ["noto-v1"], side=32) == 1
+    drawn = load_sprites([tmp_path / "out" / "noto-v1"])["dog"][0]
+    assert drawn.shape == (16, 32, 4)
+    assert tuple(drawn[8, 16]) == (255, 0, 0, 255)
+
 
 @pytest.fixture(scope="module")
-def trained(sprites: Sprites, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_unet() -> Iterator[None]:
+    """Trainers build a UNet of a thirtieth of the size."""
+    with pytest.MonkeyPatch.context() as patch:
+        small = partial(build_unet, (16, 32, 32, 32))
+        patch.setattr("textseg.training.trainer.build_unet", small)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(small_unet: None, sprites: Sprites, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trainer run of a few seconds, twice: the second goes on where the first stopped."""
     folder = tmp_path_factory.mktemp("train")
     mixture = Mixture(sprites)
@@ -267,7 +414,9 @@ def test_training_logs_saves_and_resumes(trained: Path) -> None:
     assert json.loads((trained / "options.json").read_text())["batch"] == 2
 
 
-def test_a_step_lowers_the_loss_on_what_it_saw(sprites: Sprites, tmp_path: Path) -> None:
+def test_a_step_lowers_the_loss_on_what_it_saw(
+    sprites: Sprites, tmp_path: Path, small_unet: None
+) -> None:
     """Twenty steps on the same few scenes: the model starts to tell their nouns."""
     batches = scene_batches(Mixture(sprites), NOUNS, [(32, 48)], 4, 0)
     options = TrainOptions(batch=2, fresh=4, warmup=1, pairs=(1.0, 1.0), negatives=3)

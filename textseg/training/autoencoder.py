@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from .muon import Muon
 
 BLOCK = 4
-CHANNELS = 8
-_WIDTHS = (24, 48, 64)
+CHANNELS = 16
+_WIDTHS = (32, 48, 8 * CHANNELS)
 _LARGE = 50.0
 
 
@@ -86,7 +86,7 @@ def build_autoencoder(analysis: BlockAnalysis) -> Any:
         **sides,
         layers_per_block=1,
         latent_channels=CHANNELS,
-        norm_num_groups=8,
+        norm_num_groups=CHANNELS,
         sample_size=96,
         mid_block_add_attention=False,
         scaling_factor=1.0,

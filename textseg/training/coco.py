@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ..masks import decode_rle
-from .scenes import Scene, Sprites
+from .scenes import Scene, Sprites, camera
 
 
 def decode_segmentation(annotation: dict, height: int, width: int) -> np.ndarray:
@@ -62,6 +62,7 @@ def photo_scene(
     size: tuple[int, int],
     min_area: float = 0.015,
     grow: int = 2,
+    lens: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Scene | None:
     """A random crop of a photograph, up to three of its nouns, and each filled from around it.
 
@@ -71,11 +72,12 @@ def photo_scene(
     Args:
         size: (H, W) of the crop.
         grow: pixels by which a mask is dilated before it is filled.
+        lens: applied to the crop before anything is filled.
     """
     image, parts = photo
     ih, iw = image.shape[:2]
     h, w = size
-    zoom = rng.uniform(0.65, 1.0) * min(ih / h, iw / w)
+    zoom = rng.uniform(0.5, 1.0) * min(ih / h, iw / w)
     ch, cw = max(8, int(h * zoom)), max(8, int(w * zoom))
     y, x = int(rng.integers(0, ih - ch + 1)), int(rng.integers(0, iw - cw + 1))
     flip = rng.random() < 0.5
@@ -85,6 +87,7 @@ def photo_scene(
         return np.ascontiguousarray(out[:, ::-1]) if flip else out
 
     pixels = crop(image, cv2.INTER_AREA)
+    pixels = lens(pixels) if lens else pixels
     crowds = {noun for noun, crowd, _ in parts if crowd}
     masks: dict[str, np.ndarray] = {}
     for noun, _, mask in parts:
@@ -100,30 +103,29 @@ def photo_scene(
         cv2.inpaint(pixels, cv2.dilate(masks[n].astype(np.uint8), kernel), 3, cv2.INPAINT_TELEA)
         for n in nouns
     ]
-    return Scene(pixels, nouns, np.stack([masks[n] for n in nouns]), np.stack(filled))
+    return Scene(
+        pixels,
+        nouns,
+        np.stack([masks[n] for n in nouns]),
+        np.stack(filled),
+        subjects=(image,) if len(parts) == 1 else (),
+    )
 
 
-class CocoSet:
-    """Images of a COCO instance file with one mask per category, at most `side` pixels long."""
+class AnnotatedPhotos:
+    """Photographs with masks of named things.
 
-    def __init__(self, images: Path, annotations: Path, side: int = 256) -> None:
-        data = json.loads(annotations.read_text())
-        names = {c["id"]: c["name"] for c in data["categories"]}
-        grouped: dict[int, list[dict]] = {}
-        for annotation in data["annotations"]:
-            grouped.setdefault(annotation["image_id"], []).append(annotation)
-        self.items: list[Photo] = []
-        for record in data["images"]:
-            if record["id"] not in grouped:
-                continue
-            photo = read_photo(images / record["file_name"], grouped[record["id"]], names, side)
-            if photo is not None:
-                self.items.append(photo)
+    Attributes:
+        photos: see `Photo`.
+    """
+
+    def __init__(self, photos: Iterable[Photo]) -> None:
+        self.photos = list(photos)
 
     def cutouts(self, min_area: int = 900) -> Sprites:
         """Whole instances of at least `min_area` pixels that do not touch the image's border."""
         sprites: Sprites = {}
-        for image, parts in self.items:
+        for image, parts in self.photos:
             for noun, crowd, mask in parts:
                 edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
                 if crowd or edge or mask.sum() < min_area:
@@ -135,13 +137,24 @@ class CocoSet:
                 sprites.setdefault(noun, []).append(rgba)
         return sprites
 
-    def scene(
-        self, rng: np.random.Generator, size: tuple[int, int], min_area: float = 0.015
-    ) -> Scene | None:
-        """A random crop of a random photograph, its nouns, and each noun filled from around it.
+    def scene(self, rng: np.random.Generator, size: tuple[int, int]) -> Scene | None:
+        """A random crop of a random photograph, taken by a random camera; see `photo_scene`."""
+        photo = self.photos[int(rng.integers(len(self.photos)))]
+        return photo_scene(rng, photo, size, lens=camera(rng) if rng.random() < 0.6 else None)
 
-        Categories with a crowd region, and those smaller than `min_area` of the crop, are left
-        unnamed. None where nothing is left to name.
-        """
-        photo = self.items[int(rng.integers(len(self.items)))]
-        return photo_scene(rng, photo, size, min_area)
+
+class CocoSet(AnnotatedPhotos):
+    """Images of a COCO instance file, at most `side` pixels long."""
+
+    def __init__(self, images: Path, annotations: Path, side: int = 256) -> None:
+        data = json.loads(annotations.read_text())
+        names = {c["id"]: c["name"] for c in data["categories"]}
+        grouped: dict[int, list[dict]] = {}
+        for annotation in data["annotations"]:
+            grouped.setdefault(annotation["image_id"], []).append(annotation)
+        photos = (
+            read_photo(images / record["file_name"], grouped[record["id"]], names, side)
+            for record in data["images"]
+            if record["id"] in grouped
+        )
+        super().__init__(photo for photo in photos if photo is not None)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .coco import CocoSet
+from .coco import AnnotatedPhotos
 from .scenes import Scene, SceneOptions, Sprites, compose
+from .teacher import CODE
 
 MAX_NOUNS = 3
 
@@ -22,20 +23,25 @@ class Mixture:
         drawn, photographed: cutouts by noun.
         backgrounds: RGB photographs.
         annotated: COCO-format sets, used as whole photographs.
-        shares: of scenes with drawn cutouts, with photographed ones, with both, and of annotated
-            photographs.
+        portraits: photographs of one main object.
+        shares: of scenes with drawn cutouts, with photographed ones, with both, of annotated
+            photographs and of portraits.
+        code: the code of a scene's subject (see `teacher.Codes`); none by default.
     """
 
     drawn: Sprites
     photographed: Sprites = field(default_factory=dict)
     backgrounds: Sequence[np.ndarray] = ()
-    annotated: Sequence[CocoSet] = ()
-    shares: tuple[float, float, float, float] = (0.6, 0.14, 0.16, 0.1)
+    annotated: Sequence[AnnotatedPhotos] = ()
+    portraits: AnnotatedPhotos = field(default_factory=lambda: AnnotatedPhotos([]))
+    shares: tuple[float, float, float, float, float] = (0.34, 0.26, 0.12, 0.14, 0.14)
+    code: Callable[[np.ndarray], np.ndarray] | None = None
     options: SceneOptions = field(default_factory=SceneOptions)
 
     def __post_init__(self) -> None:
         present = (bool(self.drawn), bool(self.photographed),
-                   bool(self.drawn and self.photographed), bool(self.annotated))  # fmt: skip
+                   bool(self.drawn and self.photographed), bool(self.annotated),
+                   bool(self.portraits.photos))  # fmt: skip
         share = np.array(self.shares) * np.array(present)
         self._shares = share / share.sum()
         names = dict.fromkeys([*self.drawn, *self.photographed])
@@ -44,8 +50,10 @@ class Mixture:
     def sample(self, rng: np.random.Generator, size: tuple[int, int]) -> Scene:
         """One scene of the given (H, W) with at least one noun."""
         while True:
-            kind = rng.choice(4, p=self._shares)
-            if kind == 3:
+            kind = rng.choice(5, p=self._shares)
+            if kind == 4:
+                scene = self.portraits.scene(rng, size)
+            elif kind == 3:
                 scene = self.annotated[int(rng.integers(len(self.annotated)))].scene(rng, size)
             elif kind == 2:
                 both = {n: a if a and (not b or rng.random() < 0.6) else b
@@ -65,7 +73,8 @@ def scene_batches(
 
     Yields:
         `images` (B, 1 + K, H, W, 3) uint8: the scene, then the scene without each noun;
-        `masks` (B, K, H, W) bool; `nouns` (B, K) int64 indices into `nouns`, -1 where unused.
+        `masks` (B, K, H, W) bool; `nouns` (B, K) int64 indices into `nouns`, -1 where unused;
+        `codes` (B, K, CODE) float32 of the subjects, zero where there is none.
         K is `MAX_NOUNS`.
     """
     index = {n: i for i, n in enumerate(nouns)}
@@ -75,6 +84,7 @@ def scene_batches(
         images = np.zeros((batch, 1 + MAX_NOUNS, h, w, 3), np.uint8)
         masks = np.zeros((batch, MAX_NOUNS, h, w), bool)
         ids = np.full((batch, MAX_NOUNS), -1, np.int64)
+        codes = np.zeros((batch, MAX_NOUNS, CODE), np.float32)
         for b in range(batch):
             scene = mixture.sample(rng, (h, w))
             images[b, 0] = scene.image
@@ -82,4 +92,6 @@ def scene_batches(
                 images[b, 1 + k] = scene.without[k]
                 masks[b, k] = scene.masks[k]
                 ids[b, k] = index.get(noun, -1)
-        yield {"images": images, "masks": masks, "nouns": ids}
+                if mixture.code and k < len(scene.subjects):
+                    codes[b, k] = mixture.code(scene.subjects[k])
+        yield {"images": images, "masks": masks, "nouns": ids, "codes": codes}

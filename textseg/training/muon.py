@@ -38,9 +38,14 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, decay: float = 0.0
+        self,
+        params: Iterable[torch.Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay, "dtype": dtype})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -56,4 +61,5 @@ class Muon(torch.optim.Optimizer):
                 ahead = p.grad.lerp(mean, group["momentum"]).reshape(len(p), -1)
                 stretch = max(1.0, ahead.shape[0] / ahead.shape[1]) ** 0.5
                 p.mul_(1 - group["lr"] * group["decay"])
-                p.add_(orthogonalize(ahead).view_as(p), alpha=-group["lr"] * stretch)
+                step = orthogonalize(ahead.to(group["dtype"])).to(p.dtype)
+                p.add_(step.view_as(p), alpha=-group["lr"] * stretch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .autoencoder import CHANNELS
 from .vocabulary import MAX_TOKENS
 
 TEXT_WIDTH = 192
@@ -39,22 +40,26 @@ def build_text_encoder(tokenizer: Any) -> Any:
     )
 
 
-def build_unet() -> Any:
-    """A `UNet2DConditionModel` of 9 M parameters; text enters at a half, a quarter and an eighth
-    of the latents' resolution."""
+def build_unet(widths: tuple[int, int, int, int] = (48, 96, 160, 224)) -> Any:
+    """A `UNet2DConditionModel`, of 16 M parameters by default; text enters at a half, a quarter and
+    an eighth of the latents' resolution.
+
+    Args:
+        widths: channels at each resolution, multiples of 16.
+    """
     from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor
 
     unet = UNet2DConditionModel(
         sample_size=24,
-        in_channels=8,
-        out_channels=8,
-        block_out_channels=(32, 64, 128, 192),
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        block_out_channels=widths,
         layers_per_block=1,
         down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
         up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=(1, 2, 4, 6),  # pyright: ignore[reportArgumentType]
+        attention_head_dim=tuple(max(1, width // 32) for width in widths),  # pyright: ignore[reportArgumentType]
         norm_num_groups=16,
     )
     unet.set_attn_processor(AttnProcessor())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import InputError
 
@@ -20,7 +21,7 @@ class TrainOptions:
         lr: Adam's learning rate, for biases, norms and embedding tables.
         warmup: steps over which both rise.
         ema: decay of the averaged weights.
-        grounding, heads, contrast: weights of the auxiliary losses.
+        grounding, heads, codes, contrast: weights of the auxiliary losses.
         pairs: share of steps with both rows at the start and at the end of training, linear in
             between; the other steps have row A alone, for twice as many scenes.
         absent: share of row B captions whose noun really is absent.
@@ -28,6 +29,8 @@ class TrainOptions:
             down to tell nouns apart.
         recognition_batch: scenes of such a step.
         negatives: absent nouns that grounding compares with, per step.
+        precision: of matrix products and convolutions; bfloat16 is faster where the processor
+            multiplies in it, and several times slower where it does not.
         seed: of weights, captions and noise.
         save_every: seconds between checkpoints.
     """
@@ -42,12 +45,14 @@ class TrainOptions:
     ema: float = 0.999
     grounding: float = 0.7
     heads: float = 0.7
+    codes: float = 0.5
     contrast: float = 0.2
     pairs: tuple[float, float] = (0.5, 1.0)
     absent: float = 0.2
     recognition: float = 0.4
     recognition_batch: int = 24
     negatives: int = 48
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     save_every: float = 300.0
 

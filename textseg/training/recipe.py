@@ -16,16 +16,19 @@ from ..errors import InputError
 from ..prompts import with_article
 from ..saving import encode_picture, write_atomic
 from .autoencoder import BlockAnalysis, build_autoencoder, train_decoder
-from .coco import CocoSet
+from .coco import AnnotatedPhotos, CocoSet
 from .export import export_pipeline
 from .mixture import Mixture, scene_batches
 from .nouns import NOUNS
 from .options import TrainOptions
-from .scenes import crop_photo, load_backgrounds
+from .photos import cut_subjects
+from .scenes import SceneOptions, crop_photo, load_backgrounds
 from .sprites import STYLES, build_drawings, load_sprites
+from .teacher import Codes
 from .trainer import Trainer
 
 SIZES: tuple[tuple[int, int], ...] = ((96, 96), (96, 96), (80, 112), (112, 80))
+SCENES: dict[str, Any] = {"scale": (0.22, 0.8), "blend": 0.4, "degrade": 0.6}
 TRAINED_STYLES = tuple(s for s in STYLES if s != "openmoji")
 
 
@@ -40,6 +43,10 @@ class Sources:
             of names, is held out for validation.
         backgrounds: folders of photographs; the last 15 % of each, by name, are held out.
         coco: pairs of image folder and COCO instance file.
+        photos: folders of photographs of one main object, `FOLDER/NOUN/*.jpg`; its mask is found
+            (`photos.subject_mask`), and it serves whole and as a cutout.
+        skip: a text file of photographs to leave out, `NOUN/NAME` a line.
+        teacher: whether codes of an ImageNet classifier are learnt along (`teacher.Codes`).
     """
 
     packages: Path | None = None
@@ -47,6 +54,9 @@ class Sources:
     cutouts: Sequence[Path] = ()
     backgrounds: Sequence[Path] = ()
     coco: Sequence[tuple[Path, Path]] = ()
+    photos: Sequence[Path] = ()
+    skip: Path | None = None
+    teacher: bool = False
 
 
 def load_mixture(sources: Sources, work: Path) -> Mixture:
@@ -66,6 +76,10 @@ def load_mixture(sources: Sources, work: Path) -> Mixture:
         for noun, found in coco.cutouts().items():
             if noun in NOUNS:
                 photographed.setdefault(noun, []).extend(found)
+    skip = frozenset(sources.skip.read_text().split("\n") if sources.skip else ())
+    portraits = AnnotatedPhotos(cut_subjects(sources.photos, skip, work / "subjects"))
+    for noun, found in portraits.cutouts().items():
+        photographed.setdefault(noun, []).extend(found)
     backgrounds: list[np.ndarray] = []
     for folder in sources.backgrounds:
         photos = load_backgrounds(folder)
@@ -73,7 +87,14 @@ def load_mixture(sources: Sources, work: Path) -> Mixture:
     drawn = load_sprites(drawings)
     if not drawn and not photographed and not sets:
         raise InputError("sources must hold drawings, cutouts or a COCO set, got none")
-    return Mixture(drawn, photographed, backgrounds, sets)
+    mixture = Mixture(
+        drawn, photographed, backgrounds, sets, portraits, options=SceneOptions(**SCENES)
+    )
+    if sources.teacher:
+        single = [p for s in (*sets, portraits) for p, parts in s.photos if len(parts) == 1]
+        cutouts = [c for kind in (drawn, photographed) for found in kind.values() for c in found]
+        mixture.code = Codes([*cutouts, *single], work / "teacher.pt")
+    return mixture
 
 
 class _Stream(torch.utils.data.IterableDataset):

@@ -6,7 +6,7 @@ caption "without NOUN".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class Scene:
         masks: (K, H, W) bool, the visible pixels of each noun (all its instances together).
         without: (K, H, W, 3) uint8, the same image with all instances of that noun left out.
         instances: (noun, (H, W) bool visible mask) of every placed object.
+        subjects: the picture each noun was taken from (its first instance's), one for each noun.
     """
 
     image: np.ndarray
@@ -33,6 +34,7 @@ class Scene:
     masks: np.ndarray
     without: np.ndarray
     instances: tuple[tuple[str, np.ndarray], ...] = field(default=())
+    subjects: tuple[np.ndarray, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class SceneOptions:
         repeat: probability that an object repeats a noun already placed.
         min_visible: an object hidden further than this fraction is placed elsewhere.
         photo_backgrounds: probability of a photographed background where some are given.
+        blend: probability that an object's colours are drawn towards the background's.
+        degrade: probability of blur, noise, a tone curve and JPEG over the whole scene.
     """
 
     counts: tuple[float, ...] = (0.2, 0.4, 0.4)
@@ -55,6 +59,8 @@ class SceneOptions:
     repeat: float = 0.08
     min_visible: float = 0.6
     photo_backgrounds: float = 0.5
+    blend: float = 0.0
+    degrade: float = 0.0
 
 
 _DEFAULTS = SceneOptions()
@@ -146,6 +152,42 @@ def _vary(rng: np.random.Generator, sprite: np.ndarray, side: float, rotation: f
     return np.concatenate([np.clip(rgb, 0, 255), alpha], axis=2).astype(np.float32)
 
 
+def _blend(rng: np.random.Generator, layer: np.ndarray, ground: np.ndarray) -> None:
+    """Draws a layer's mean colour and contrast some way towards the background's, in place."""
+    inside = layer[..., 3] > 0.5
+    if not inside.any():
+        return
+    mean, spread = layer[inside, :3].mean(0), layer[inside, :3].std() + 1e-3
+    flat = ground.reshape(-1, 3)
+    share = rng.uniform(0.1, 0.5)
+    gain = 1 + share * (np.clip(flat.std() / spread, 0.6, 1.6) - 1)
+    aim = mean + share * (flat.mean(0) - mean)
+    layer[..., :3] = np.clip((layer[..., :3] - mean) * gain + aim, 0, 255)
+
+
+def camera(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+    """A random camera: tone curve, white balance, blur, noise and JPEG, the same on every call."""
+    gamma, balance = np.exp(rng.normal(0, 0.2)), np.exp(rng.normal(0, 0.06, 3))
+    blur = rng.uniform(0.3, 0.9) if rng.random() < 0.4 else 0.0
+    grain = rng.uniform(1, 9) if rng.random() < 0.4 else 0.0
+    grey = rng.random() < 0.05
+    quality, seed = int(rng.integers(30, 95)), int(rng.integers(2**31))
+    table = 255 * (np.arange(256) / 255) ** gamma
+
+    def shoot(image: np.ndarray) -> np.ndarray:
+        out = table[image].astype(np.float32) * balance.astype(np.float32)
+        out = out.mean(2, keepdims=True).repeat(3, 2) if grey else out
+        out = cv2.GaussianBlur(out, (0, 0), blur) if blur else out
+        if grain:
+            noise = np.random.default_rng(seed).standard_normal(out.shape, np.float32)
+            out = out + grain * noise
+        small = np.clip(out, 0, 255).astype(np.uint8)
+        coded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        return cv2.imdecode(coded, cv2.IMREAD_COLOR)
+
+    return shoot
+
+
 def paste(canvas: np.ndarray, layer: np.ndarray, y: int, x: int) -> None:
     """Blends a layer (RGB 0 to 255, alpha 0 to 1) into a float canvas at its top left corner."""
     h, w = canvas.shape[:2]
@@ -185,6 +227,7 @@ def compose(
         ground = draw_background(rng, h, w)
     names = list(sprites)
     layers: list[tuple[str, np.ndarray, int, int]] = []
+    subjects: dict[str, np.ndarray] = {}
     alphas: list[np.ndarray] = []
     wanted = int(rng.choice(len(options.counts), p=options.counts)) + 1
     for _ in range(wanted):
@@ -200,17 +243,22 @@ def compose(
             alpha = _alpha(layer, y, x, h, w)
             hidden = [1 - (a * (1 - alpha)).sum() / max(a.sum(), 1) for a in alphas]
             if alpha.sum() >= 0.004 * h * w and max(hidden, default=0) <= 1 - options.min_visible:
+                if options.blend and rng.random() < options.blend:
+                    _blend(rng, layer, ground)
                 layers.append((noun, layer, y, x))
+                subjects.setdefault(noun, sprite)
                 alphas = [a * (1 - alpha) for a in alphas] + [alpha]
                 break
     nouns = tuple(dict.fromkeys(layer[0] for layer in layers))
+    finish = camera(rng) if options.degrade and rng.random() < options.degrade else None
 
     def render(skip: str | None) -> np.ndarray:
         canvas = ground.astype(np.float32)
         for noun, layer, y, x in layers:
             if noun != skip:
                 paste(canvas, layer, y, x)
-        return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+        picture = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+        return finish(picture) if finish else picture
 
     instances = tuple((layer[0], a > 0.5) for layer, a in zip(layers, alphas, strict=True))
     masks = [np.any([m for name, m in instances if name == noun], axis=0) for noun in nouns]
@@ -222,6 +270,7 @@ def compose(
         if nouns
         else np.zeros((0, h, w, 3), np.uint8),
         instances=instances,
+        subjects=tuple(subjects[noun] for noun in nouns),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,22 +18,56 @@ STYLES: dict[str, tuple[str, str]] = {
     "noto": ("emoji-datasource-google", "img/google/64/{code}.png"),
     "twemoji": ("emoji-datasource-twitter", "img/twitter/64/{code}.png"),
     "fluent": ("@lobehub/fluent-emoji-3d", "assets/{code}.webp"),
+    "noto-v1": ("@iconify-json/noto-v1", "{name}"),
+    "fluent-flat": ("@iconify-json/fluent-emoji-flat", "{name}"),
+    "emojione": ("@iconify-json/emojione", "{name}"),
+    "fxemoji": ("@iconify-json/fxemoji", "{joined}"),
+    "streamline": ("@iconify-json/streamline-emojis", "{name}"),
     "openmoji": ("openmoji", "color/svg/{code}.svg"),
 }
 
 
-def _open_drawing(path: Path, side: int) -> Image.Image:
-    if path.suffix != ".svg":
-        image = Image.open(path).convert("RGBA")
-    else:
-        import io
+def _render(svg: bytes, side: int) -> Image.Image:
+    command = ["rsvg-convert", "-w", str(side), "-h", str(side)]
+    png = subprocess.run(command, input=svg, check=True, capture_output=True).stdout
+    return Image.open(io.BytesIO(png))
 
-        png = subprocess.run(
-            ["rsvg-convert", "-w", str(side), "-h", str(side), str(path)],
-            check=True,
-            capture_output=True,
-        ).stdout
-        image = Image.open(io.BytesIO(png)).convert("RGBA")
+
+class _Style:
+    """The drawings of one package, by code point: files, or one file of icons (iconify)."""
+
+    def __init__(self, node_modules: Path, package: str, pattern: str) -> None:
+        self.folder, self.pattern = node_modules / package, pattern
+        self.icons: dict[str, Any] = {}
+        self.names: dict[str, str] = {}
+        if "{code}" not in pattern:
+            self.icons = json.loads((self.folder / "icons.json").read_text())
+            listing = node_modules / STYLES["fluent-flat"][0] / "chars.json"
+            self.names = json.loads(listing.read_text())
+
+    def find(self, code: str, side: int) -> Image.Image | None:
+        """The drawing of a code point (`1f415`, `1f415-200d-1f9ba`), None where there is none."""
+        spellings = dict.fromkeys([code, code.upper(), code.replace("-fe0f", "")])
+        if not self.icons:
+            paths = [self.folder / self.pattern.format(code=c) for c in spellings]
+            path = next((p for p in paths if p.exists()), None)
+            if path is None:
+                return None
+            return _render(path.read_bytes(), side) if path.suffix == ".svg" else Image.open(path)
+        name = next((self.names[c] for c in spellings if c in self.names), None)
+        if name is None:
+            return None
+        icon = self.icons["icons"].get(self.pattern.format(name=name, joined=name.replace("-", "")))
+        if icon is None:
+            return None
+        w, h = (icon.get(k, self.icons.get(k, 16)) for k in ("width", "height"))
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" '
+        head += 'xmlns:xlink="http://www.w3.org/1999/xlink">'
+        return _render(f"{head}{icon['body']}</svg>".encode(), side)
+
+
+def _trim(image: Image.Image, side: int) -> Image.Image:
+    image = image.convert("RGBA")
     box = image.getchannel("A").point([255 * (a > 8) for a in range(256)]).getbbox()
     image = image.crop(box) if box else image
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -57,17 +93,15 @@ def build_drawings(node_modules: Path, out: Path, styles: Iterable[str], side: i
     }
     written = 0
     for style in styles:
-        package, pattern = STYLES[style]
+        drawings = _Style(node_modules, *STYLES[style])
         for noun, names in DRAWINGS.items():
             folder = out / style / noun.replace(" ", "_")
             for name in names:
                 for code in dict.fromkeys(codes[name]):
-                    found = [code, code.upper(), code.removesuffix("-fe0f")]
-                    paths = [node_modules / package / pattern.format(code=c) for c in found]
-                    path = next((p for p in paths if p.exists()), None)
-                    if path is not None:
+                    found = drawings.find(code, side)
+                    if found is not None:
                         folder.mkdir(parents=True, exist_ok=True)
-                        _open_drawing(path, side).save(folder / f"{code}.png")
+                        _trim(found, side).save(folder / f"{code}.png")
                         written += 1
                         break
     return written

@@ -39,25 +39,32 @@ class Pool:
         self.latents: list[torch.Tensor] = []
         self.masks: list[torch.Tensor] = []
         self.nouns: list[torch.Tensor] = []
+        self.codes: list[torch.Tensor] = []
         self._next = 0
 
-    def add(self, latents: torch.Tensor, masks: torch.Tensor, nouns: torch.Tensor) -> None:
-        """Adds (B, 1 + K, C, h, w) latents, (B, K, h, w) cell shares and (B, K) nouns."""
-        for item in zip(latents.half(), masks.half(), nouns, strict=True):
+    def add(
+        self, latents: torch.Tensor, masks: torch.Tensor, nouns: torch.Tensor, codes: torch.Tensor
+    ) -> None:
+        """Adds (B, 1 + K, C, h, w) latents, (B, K, h, w) cell shares, (B, K) nouns and
+        (B, K, D) codes."""
+        stores = self.latents, self.masks, self.nouns, self.codes
+        for item in zip(latents.half(), masks.half(), nouns, codes.half(), strict=True):
             if len(self.latents) < self.limit:
-                for store, value in zip((self.latents, self.masks, self.nouns), item, strict=True):
+                for store, value in zip(stores, item, strict=True):
                     store.append(value)
             else:
-                self.latents[self._next], self.masks[self._next], self.nouns[self._next] = item
+                for store, value in zip(stores, item, strict=True):
+                    store[self._next] = value
                 self._next = (self._next + 1) % self.limit
 
     def draw(self, rng: np.random.Generator, n: int) -> tuple[torch.Tensor, ...]:
-        """n random scenes as float32 latents, float32 masks and nouns."""
+        """n random scenes as float32 latents, float32 masks, nouns and float32 codes."""
         picks = rng.integers(len(self.latents), size=n)
         return (
             torch.stack([self.latents[i] for i in picks]).float(),
             torch.stack([self.masks[i] for i in picks]).float(),
             torch.stack([self.nouns[i] for i in picks]),
+            torch.stack([self.codes[i] for i in picks]).float(),
         )
 
 
@@ -96,9 +103,10 @@ class Trainer:
         self.parameters = [
             *self.unet.parameters(), *self.text.parameters(), *self.heads.parameters()
         ]  # fmt: skip
+        self.dtype: torch.dtype = getattr(torch, options.precision)
         matrices, rest = self._split()
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=options.matrix_lr),
+            Muon(matrices, lr=options.matrix_lr, dtype=self.dtype),
             torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0),
         ]
         self.averaged = [build_unet(), build_text_encoder(self.tokenizer)]
@@ -174,7 +182,8 @@ class Trainer:
         latents = torch.zeros(b * k, *coded.shape[1:])
         latents[used.flatten()] = coded
         masks = F.avg_pool2d(torch.as_tensor(batch["masks"]).float(), BLOCK)
-        return latents.unflatten(0, (b, k)), masks, torch.as_tensor(batch["nouns"])
+        nouns, codes = torch.as_tensor(batch["nouns"]), torch.as_tensor(batch["codes"])
+        return latents.unflatten(0, (b, k)), masks, nouns, codes
 
     def tokens(self, prompts: Sequence[str], length: int = MAX_TOKENS) -> torch.Tensor:
         """Prompts to token ids (N, length)."""
@@ -248,7 +257,7 @@ class Trainer:
         o = self.options
         done = min(self.elapsed / (o.hours * 3600), 1.0)
         paired = self.rng.random() < o.pairs[0] + done * (o.pairs[1] - o.pairs[0])
-        latents, masks, nouns = pool.draw(self.rng, o.batch * (1 if paired else 2))
+        latents, masks, nouns, codes = pool.draw(self.rng, o.batch * (1 if paired else 2))
         b = len(latents)
         rows_a, rows_b, slots = self.captions(nouns)
         t = torch.from_numpy(_timesteps(self.rng, b))
@@ -260,11 +269,13 @@ class Trainer:
         visible = self.alpha_bar[t]
         rows = 2 if paired else 1
         self.recorded.clear()
-        v = self.unet(
-            noisy.repeat(rows, 1, 1, 1).contiguous(memory_format=torch.channels_last),
-            t.repeat(rows),
-            self.embed([*rows_a, *rows_b] if paired else rows_a),
-        ).sample
+        with self._autocast():
+            predicted = self.unet(
+                noisy.repeat(rows, 1, 1, 1).contiguous(memory_format=torch.channels_last),
+                t.repeat(rows),
+                self.embed([*rows_a, *rows_b] if paired else rows_a),
+            )
+        v = predicted.sample.float()
         losses = {"diffusion": F.mse_loss(v[:b], signal * noise - sigma * clean)}
         total = losses["diffusion"]
         if paired:
@@ -274,10 +285,13 @@ class Trainer:
             losses["counterfactual"] = F.mse_loss(x0_b, latents[index, slots + 1])
             losses["contrast"] = contrast_loss(x0_a - x0_b, mask, visible)
             total = total + losses["counterfactual"] + o.contrast * losses["contrast"]
-        losses["grounding"], losses["heads"] = self._ground(
-            masks.repeat(rows, 1, 1, 1), nouns.repeat(rows, 1), visible.repeat(rows)
-        )
-        total = total + o.grounding * losses["grounding"] + o.heads * losses["heads"]
+        grounded = self._ground(
+            masks.repeat(rows, 1, 1, 1), nouns.repeat(rows, 1), visible.repeat(rows),
+            codes.repeat(rows, 1, 1),
+        )  # fmt: skip
+        for name, value in grounded.items():
+            losses[name] = value
+            total = total + getattr(o, name) * value
         self._update(total, b)
         return {name: value.item() for name, value in losses.items()}
 
@@ -288,30 +302,37 @@ class Trainer:
         the most examples.
         """
         o = self.options
-        latents, masks, nouns = pool.draw(self.rng, o.recognition_batch)
+        latents, masks, nouns, codes = pool.draw(self.rng, o.recognition_batch)
         b = len(latents)
         rows_a, rows_b, _ = self.captions(nouns)
-        embedding = self.embed([*rows_a[: b // 2], *rows_b[b // 2 :]])
         t = torch.from_numpy(self.rng.integers(0, 300, b))
         abar = self.alpha_bar[t].view(b, 1, 1, 1)
         noisy = abar.sqrt() * latents[:, 0] + (1 - abar).sqrt() * torch.randn_like(latents[:, 0])
         self.recorded.clear()
-        x = self.unet.conv_in(noisy.contiguous(memory_format=torch.channels_last))
-        time_embedding = self.unet.time_embedding(self.unet.time_proj(t))
-        for block in self.unet.down_blocks:
-            text = {"encoder_hidden_states": embedding} if hasattr(block, "attentions") else {}
-            x, _ = block(hidden_states=x, temb=time_embedding, **text)
-        losses = dict(zip(("grounding", "heads"), self._ground(masks, nouns, self.alpha_bar[t]),
-                          strict=True))  # fmt: skip
-        self._update(losses["grounding"] + losses["heads"], b)
+        with self._autocast():
+            embedding = self.embed([*rows_a[: b // 2], *rows_b[b // 2 :]])
+            x = self.unet.conv_in(noisy.contiguous(memory_format=torch.channels_last))
+            time_embedding = self.unet.time_embedding(self.unet.time_proj(t))
+            for block in self.unet.down_blocks:
+                text = {"encoder_hidden_states": embedding} if hasattr(block, "attentions") else {}
+                x, _ = block(hidden_states=x, temb=time_embedding, **text)
+        losses = self._ground(masks, nouns, self.alpha_bar[t], codes)
+        self._update(losses["grounding"] + losses["heads"] + o.codes / o.heads * losses["codes"], b)
         return {name: value.item() for name, value in losses.items()}
 
     def _ground(
-        self, masks: torch.Tensor, nouns: torch.Tensor, weight: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, masks: torch.Tensor, nouns: torch.Tensor, weight: torch.Tensor, codes: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         picked, places = self._pick_nouns(nouns)
-        start, keys = self.noun_keys(picked)
-        return grounding_loss(self.recorded, self.heads, start, keys, picked, masks, places, weight)
+        with self._autocast():
+            start, keys = self.noun_keys(picked)
+            losses = grounding_loss(
+                self.recorded, self.heads, start, keys, picked, masks, places, weight, codes
+            )
+        return dict(zip(("grounding", "heads", "codes"), losses, strict=True))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def _update(self, total: torch.Tensor, scenes: int) -> None:
         for optimizer in self.optimizers:
@@ -372,9 +393,9 @@ class Trainer:
 
     def _fill(self, batches: Iterator[dict[str, Any]]) -> Pool:
         while True:
-            latents, masks, nouns = self.encode(next(batches))
+            latents, masks, nouns, codes = self.encode(next(batches))
             size = (latents.shape[-2], latents.shape[-1])
             pool = self.pools.setdefault(size, Pool(self.options.pool))
-            pool.add(latents, masks, nouns)
+            pool.add(latents, masks, nouns, codes)
             if len(pool.latents) >= 4 * self.options.batch:
                 return pool
