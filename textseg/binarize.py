@@ -81,6 +81,30 @@ def cut(score: np.ndarray, options: RefineOptions | None = None) -> np.ndarray:
     return values > cut_level(values, options)
 
 
+def cut_value(contrast: np.ndarray, options: RefineOptions | None = None) -> float:
+    """Where `cut(normalize(contrast))` cuts, in units of the map: the cells above are the mask.
+
+    Args:
+        contrast: (h, w), as for `normalize`.
+
+    Returns:
+        the value, at least 0; infinity where no value would be inside.
+    """
+    options = options or RefineOptions()
+    score = normalize(contrast, options)
+    level = cut_level(score, options)
+    if options.threshold == "fixed":
+        return level if level < 1 else float("inf")
+    positive = np.maximum(_checked(contrast, "contrast"), 0.0)
+    if options.threshold == "calibrated":
+        peak = float(np.percentile(positive, _PEAK_PERCENTILE))
+        half = max(options.floor, options.relative * peak)
+        return half * level / (1 - level) if level < 1 else float("inf")
+    clamped = np.minimum(positive, options.clamp * positive.mean())
+    low, high = float(clamped.min()), float(clamped.max())
+    return low + level * (high - low) if level < 1 and score.any() else float("inf")
+
+
 def _checked(values: np.ndarray, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 2 or values.size == 0:

@@ -46,12 +46,14 @@ class Measured:
         draw_evidence: (draws of all levels,) float64: for each draw the mean evidence over the
             `STRONGEST` fraction of cells by contrast.
         presence: 0 to 1, see `presence`.
+        draws: noise draws per level the maps are made of.
     """
 
     contrast: np.ndarray
     evidence: np.ndarray
     draw_evidence: np.ndarray
     presence: float
+    draws: int = 0
 
 
 def draw_noise(shape: Sequence[int], seed: int, identity: str, t: int, index: int) -> torch.Tensor:
@@ -175,45 +177,139 @@ def measure(
     pairs: Sequence[PromptPair],
     options: ContrastOptions,
     progress: Progress | None = None,
+    *,
+    cut: Callable[[np.ndarray], float] | None = None,
 ) -> list[Measured]:
     """Contrast and evidence of each pair, from one pass over the unique prompts.
 
-    The UNet runs on levels * samples * (unique prompts not seen before) noisy images. A pair with
-    several references is set against the mean of their predictions.
+    The UNet runs on levels * samples * (unique prompts not seen before) noisy images, or on fewer
+    draws where `options.stop_risk` is above 0: the maps are then those of the first draws, at least
+    two, whose `expected_flips` are at most that. Draws are looked at one by one, so that
+    `batch_size` does not change how many are used; what a batch holds beyond them is not used.
+    A pair with several references is set against the mean of their predictions.
 
     Args:
-        options: strength, samples, seed and batch_size are used.
+        options: strength, samples, seed, batch_size and, for stopping, stop_risk and measure are
+            used.
         progress: called as progress(done, total, "contrast") after each batch of a pair.
+        cut: the threshold a map will be cut at, in units of the map; needed for stopping.
+
+    Raises:
+        InputError: stopping is asked for without `cut`.
     """
+    if options.stop_risk > 0 and cut is None:
+        raise InputError(f"cut must be given where stop_risk is above 0, got {options.stop_risk}")
+    levels = [predictions.backbone.timestep(strength) for strength in options.strength]
+    batches = draw_batches(options)
+    steps = len(levels) * len(batches)
+    results: list[Measured] = []
+    for index, pair in enumerate(pairs):
+        done = steps * index
+
+        def batch_done() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, steps * len(pairs), "contrast")
+
+        if options.stop_risk > 0 and cut is not None:
+            maps = _maps_until_stable(predictions, pair, options, levels, batches, cut, batch_done)
+        else:
+            maps = [
+                _draw_maps(predictions, pair, t, options.seed, batches, batch_done) for t in levels
+            ]
+        results.append(_summed_up(predictions.backbone, pair, options, maps))
+    return results
+
+
+def expected_flips(maps: np.ndarray, threshold: float) -> float:
+    """How much of a mask further draws are expected to change.
+
+    Per cell the probability that the true mean is on the other side of the threshold than the mean
+    of n draws: P(T_{n-1} > |mean - threshold| / (s / sqrt(n))) for Student's T and the spread s
+    over draws. Their sum over cells, in units of the mask's cells (of a hundredth of all cells
+    where the mask is smaller).
+
+    Args:
+        maps: (N, h, w), one per draw, N >= 2.
+        threshold: in units of the maps.
+    """
+    from scipy.special import stdtr
+
+    n = len(maps)
+    mean = maps.mean(axis=0, dtype=np.float64)
+    error = maps.std(axis=0, ddof=1, dtype=np.float64) / math.sqrt(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.abs(mean - threshold) / error
+    doubt = stdtr(n - 1, -np.where(error > 0, distance, np.inf))
+    return float(doubt.sum() / max((mean > threshold).sum(), mean.size / 100))
+
+
+Maps = tuple["torch.Tensor", "torch.Tensor"]
+"""Contrast and evidence of each draw at one level, (N, h, w) twice, on the CPU."""
+
+
+def _draw_maps(
+    predictions: Predictions,
+    pair: PromptPair,
+    t: int,
+    seed: int,
+    batches: Sequence[range],
+    batch_done: Callable[[], None],
+) -> Maps:
     import torch
 
-    backbone = predictions.backbone
-    levels = [backbone.timestep(strength) for strength in options.strength]
-    batches = draw_batches(options)
-    total = len(pairs) * len(levels) * len(batches)
-    results: list[Measured] = []
-    done = 0
-    for pair in pairs:
-        contrasts, evidences = [], []
-        for t in levels:
-            for draws in batches:
-                eps = predictions.noise(t, options.seed, draws)
-                eps_query = predictions.predict(pair.query, t, options.seed, draws)
-                eps_ref = torch.stack(
-                    [predictions.predict(p, t, options.seed, draws) for p in pair.references]
-                ).mean(dim=0)
-                contrasts.append(noise_contrast(eps_query, eps_ref).cpu())
-                evidences.append(evidence(eps, eps_query, eps_ref).cpu())
-                done += 1
-                if progress is not None:
-                    progress(done, total, "contrast")
-        contrast_map = torch.cat(contrasts).mean(dim=0).numpy()
-        draw_maps = torch.cat(evidences).numpy()
-        per_draw = strongest_evidence(contrast_map, draw_maps)
-        evidence_map = draw_maps.mean(axis=0, dtype=np.float64).astype(np.float32)
-        found = presence(backbone, pair, options, contrast_map, evidence_map, per_draw)
-        results.append(Measured(contrast_map, evidence_map, per_draw, found))
-    return results
+    contrasts, evidences = [], []
+    for draws in batches:
+        eps = predictions.noise(t, seed, draws)
+        eps_query = predictions.predict(pair.query, t, seed, draws)
+        eps_ref = torch.stack(
+            [predictions.predict(p, t, seed, draws) for p in pair.references]
+        ).mean(dim=0)
+        contrasts.append(noise_contrast(eps_query, eps_ref).cpu())
+        evidences.append(evidence(eps, eps_query, eps_ref).cpu())
+        batch_done()
+    return torch.cat(contrasts), torch.cat(evidences)
+
+
+def _maps_until_stable(
+    predictions: Predictions,
+    pair: PromptPair,
+    options: ContrastOptions,
+    levels: Sequence[int],
+    batches: Sequence[range],
+    cut: Callable[[np.ndarray], float],
+    batch_done: Callable[[], None],
+) -> list[Maps]:
+    import torch
+
+    which = 0 if options.measure == "contrast" else 1
+    maps: list[Maps] = []
+    for draws in batches:
+        more = [_draw_maps(predictions, pair, t, options.seed, [draws], batch_done) for t in levels]
+        old = maps or [(m[0][:0], m[1][:0]) for m in more]
+        maps = [(torch.cat([a, c]), torch.cat([b, d])) for (a, b), (c, d) in
+                zip(old, more, strict=True)]  # fmt: skip
+        means = torch.stack([level[which] for level in maps]).mean(dim=0).numpy()
+        for n in range(max(2, draws.start + 1), draws.stop + 1):
+            # As measured further down: over all levels' draws.
+            mean = torch.cat([level[which][:n] for level in maps]).mean(dim=0).numpy()
+            if expected_flips(means[:n], cut(mean)) <= options.stop_risk:
+                return [(a[:n], b[:n]) for a, b in maps]
+    return maps
+
+
+def _summed_up(
+    backbone: Backbone, pair: PromptPair, options: ContrastOptions, maps: Sequence[Maps]
+) -> Measured:
+    import torch
+
+    contrast_map = torch.cat([contrast for contrast, _ in maps]).mean(dim=0).numpy()
+    draw_maps = torch.cat([signed for _, signed in maps]).numpy()
+    per_draw = strongest_evidence(contrast_map, draw_maps)
+    evidence_map = draw_maps.mean(axis=0, dtype=np.float64).astype(np.float32)
+    found = presence(backbone, pair, options, contrast_map, evidence_map, per_draw)
+    return Measured(contrast_map, evidence_map, per_draw, found, len(maps[0][0]))
 
 
 def strongest_evidence(contrast: np.ndarray, draw_evidence: np.ndarray) -> np.ndarray:

@@ -59,6 +59,9 @@ class ContrastOptions:
         seed: with the image's identity, seeds the noise.
         batch_size: draws evaluated in one call of the model, 1 to 1024. Part of the options because
             the last bits of a prediction depend on it.
+        stop_risk: above 0, in [0, 1), draws are no longer made once the mask is stable: once the
+            share of it that further draws are expected to change, by the spread over draws in each
+            cell, is at most this. Fewer than `samples` draws are then used; 0 always makes all.
     """
 
     reference: str = "null"
@@ -67,6 +70,7 @@ class ContrastOptions:
     samples: int = 10
     seed: int = 0
     batch_size: int = 10
+    stop_risk: float = 0.0
 
     def __post_init__(self) -> None:
         if _number(self.strength):
@@ -108,6 +112,12 @@ class ContrastOptions:
             isinstance(self.seed, int)
             and not isinstance(self.seed, bool)
             and 0 <= self.seed < 2**63,
+        )
+        _check(
+            "stop_risk",
+            self.stop_risk,
+            "a number in [0, 1)",
+            _number(self.stop_risk) and 0 <= self.stop_risk < 1,
         )
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, overload
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from ._version import __version__
 from .backbone.base import Backbone
+from .binarize import cut_value
 from .contrast import Measured, Predictions, measure
 from .errors import CancelledError, InputError
 from .image import image_identity, load_image, resize_image
@@ -166,7 +167,8 @@ class Segmenter:
             ]
             blind = [_no_known_word(self.model, text) for text in queries]
             seen = [pair for pair, nothing in zip(pairs, blind, strict=True) if not nothing]
-            found = iter(measure(scene.predictions, seen, contrast_options, report))
+            cut = partial(cut_value, options=refine_options)
+            found = iter(measure(scene.predictions, seen, contrast_options, report, cut=cut))
             height, width = scene.predictions.latents.shape[-2:]
             measured = [_nothing(height, width) if none else next(found) for none in blind]
         drafts = [
@@ -174,7 +176,14 @@ class Segmenter:
                 query=text,
                 contrast=what.contrast if contrast_options.measure == "contrast" else what.evidence,
                 presence=what.presence,
-                notes=(*pair.notes, *([f"no word of {text!r} is known to the model"] * none)),
+                notes=(
+                    *pair.notes,
+                    *([f"no word of {text!r} is known to the model"] * none),
+                    *(
+                        [f"used {what.draws} of {contrast_options.samples} draws"]
+                        * (0 < what.draws < contrast_options.samples)
+                    ),
+                ),
             )
             for what, pair, text, none in zip(measured, pairs, queries, blind, strict=True)
         ]
