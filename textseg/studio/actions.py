@@ -43,10 +43,12 @@ class Done:
     Attributes:
         said: a sentence.
         rows: noisy images the UNet was run on for it.
+        about: the queries the sentence is about, where it may change as their masks settle.
     """
 
     said: str
     rows: int = 0
+    about: tuple[str, ...] = ()
 
 
 def open_picture(session: Session, picture: Picture) -> Done:
@@ -87,12 +89,10 @@ def ask(session: Session, text: str, progress: Progress | None = None) -> Done:
 
     def alter(now: Work) -> Work:
         _same_picture(now, work)
-        return replace(
-            now, layers=(*now.layers, *layers), selected=len(now.layers), approved=False
-        )
+        return replace(now, layers=(*now.layers, *layers), selected=len(now.layers), approved=False)
 
     session.change(f"Found {', '.join(new)}", alter)
-    return Done(" ".join(_say(layer) for layer in layers), rows)
+    return Done(" ".join(_say(layer) for layer in layers), rows, tuple(new))
 
 
 def requery(session: Session, progress: Progress | None = None, **changes: Any) -> Done:
@@ -116,7 +116,7 @@ def requery(session: Session, progress: Progress | None = None, **changes: Any) 
 
     shown = ", ".join(f"{name} {value}" for name, value in changes.items())
     session.change(f"Asked again: {shown}"[:80], alter)
-    return Done(_say(again), rows)
+    return Done(_say(again), rows, (layer.query,))
 
 
 def retune(session: Session, **changes: Any) -> Done:
@@ -139,7 +139,7 @@ def retune(session: Session, **changes: Any) -> Done:
         return now.with_layer(cut, approved=False)
 
     session.change(label, alter, merges=f"{name} of {work.selected}")
-    return Done(_say(cut))
+    return Done(_say(cut), about=(layer.query,))
 
 
 def refinement_of(session: Session, choice: str) -> dict[str, Any]:
@@ -180,6 +180,11 @@ def settle(session: Session) -> bool:
                 layers = tuple(cut.get(layer, layer) for layer in now.layers)
                 session.history.amend(replace(now, layers=layers))
     return bool(cut)
+
+
+def sum_up(session: Session, queries: tuple[str, ...]) -> str:
+    """How the masks of some queries are now."""
+    return " ".join(_say(layer) for layer in session.work.layers if layer.query in queries)
 
 
 def correct(session: Session, correction: Correction) -> Done:

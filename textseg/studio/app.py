@@ -66,79 +66,83 @@ class Wiring:
         page = self.page
         everything = [part for part in _flat(page) if part not in (page.state, page.file)]
         always: dict[str, Any] = {
-            "outputs": everything, "show_progress": "hidden", "api_visibility": "private",
+            "show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 16,
         }  # fmt: skip
-        quick = always | {"concurrency_limit": 16}
-        slow = always | {"concurrency_limit": 16, "trigger_mode": "once"}
-        seen = [page.state, page.view]
-        blocks.load(self.start, None, [page.state, *everything], js=script(),
-                    show_progress="hidden", api_visibility="private", concurrency_limit=16)  # fmt: skip
+        mine = [page.state]
+        settled = {
+            "fn": self.settle_now, "inputs": mine, "outputs": everything,
+            **always, "trigger_mode": "multiple",
+        }  # fmt: skip
+        blocks.load(self.start, None, [page.state, *everything], js=script(), **always)
 
         def on(listeners: list[Any], action: Callable[..., Done], *inputs: Any, **more: Any) -> Any:
-            return gr.on(listeners, self.step(action, **more), [*seen, *inputs], **quick)
+            return gr.on(listeners, self.step(action, **more), [*mine, *inputs], everything,
+                         **always)  # fmt: skip
 
-        def job(listeners: list[Any], action: Callable[..., Done], *inputs: Any, **more: Any) -> Any:
-            return gr.on(listeners, self.job(action, **more), [*seen, *inputs], **slow)
+        def job(
+            listeners: list[Any],
+            action: Callable[..., Done],
+            *inputs: Any,
+            mode: Any = "once",
+            **more: Any,
+        ) -> Any:
+            event = gr.on(listeners, self.job(action, **more), [*mine, *inputs], everything,
+                          **always, trigger_mode=mode)  # fmt: skip
+            event.then(**settled)
+            return event
 
-        opened = [page.upload.upload(self.step(self._open, tab="look", panel="find"),
-                                     [*seen, page.upload], **quick)]  # fmt: skip
+        for event in (
+            on([page.upload.upload], self._open, page.upload, tab="look", panel="find"),
+            job([page.make.click, page.make_prompt.submit], self._make, page.make_prompt,
+                page.make_seed, tab="look", panel="find"),
+        ):  # fmt: skip
+            event.success(self.job(self._describe, unasked=True), mine, everything, **always)
         for name, button in page.samples.items():
             on([button.click], partial(self._open_sample, name=name), tab="look", panel="find")
-        opened.append(job([page.make.click, page.make_prompt.submit], self._make, page.make_prompt,
-                          page.make_seed, tab="look", panel="find"))  # fmt: skip
-        for event in opened:
-            event.success(self.job(self._describe, unasked=True), seen, **slow)
 
-        job([page.find.click, page.query.submit], _ask, page.query, tab="look", clear=page.query)
+        job([page.find.click, page.query.submit], _ask, page.query, tab="look",
+            clear=page.query, mode="multiple")  # fmt: skip
         for button in page.suggestions:
             job([button.click], _ask, button, tab="look")
         on([page.found.input], _select, page.found)
-        on([page.remove.click], _plain(actions.remove))
+        on([page.remove.click], actions.remove)
         job([page.describe.click], self._describe)
         on([page.caption.blur, page.caption.submit], _recaption, page.caption)
 
-        page.view.input(self.look, seen, [page.stage], show_progress="hidden",
-                        api_visibility="private", concurrency_limit=16)  # fmt: skip
-        page.paint_tab.select(self.ground, seen[:1], [page.editor], show_progress="hidden",
-                              api_visibility="private", concurrency_limit=16)  # fmt: skip
+        page.view.input(self.look, [*mine, page.view], [page.stage], **always)
+        for tab in (page.look_tab, page.paint_tab, page.after_tab):
+            tab.select(partial(self.turned, painting=tab is page.paint_tab), mine, [page.editor],
+                       **always)  # fmt: skip
 
-        live = always | {"concurrency_limit": 16, "trigger_mode": "always_last"}
-        page.level.input(self.live, [*seen, page.level], **live).then(
-            self.settle_later, seen, **always | {"concurrency_limit": None,
-                                                 "trigger_mode": "multiple"}
-        )  # fmt: skip
-        for part, action in (
-            (page.refinement, _refine),
-            (page.rule, _rule),
-        ):
-            on([part.input], action, part).then(self.settle_now, seen, **quick)
-        on([page.anyway.click], _anyway).then(self.settle_now, seen, **quick)
+        page.level.input(
+            self.live, [*mine, page.level], everything, **always, trigger_mode="always_last"
+        ).then(self.settle_later, mine, everything, **always, trigger_mode="multiple")
+        on([page.refinement.input], _refine, page.refinement).then(**settled)
+        on([page.rule.input], _rule, page.rule).then(**settled)
+        on([page.anyway.click], _anyway).then(**settled)
         job([page.reference.input], _reference, page.reference)
         job([page.samples_drawn.release], _samples, page.samples_drawn)
         job([page.strength.release], _strength, page.strength)
 
         for button, kind in ((page.grow, "grow"), (page.shrink, "shrink"), (page.invert, "invert")):
             on([button.click], partial(_correct, kind=kind))
-        on([page.reset.click], _plain(actions.undo_corrections))
-        for button, kind in ((page.paint, "add"), (page.erase, "erase")):
-            on([button.click], partial(_paint, kind=kind), page.editor).success(
-                self.ground, seen[:1], [page.editor], show_progress="hidden",
-                api_visibility="private",
-            )  # fmt: skip
-        on([page.approve.click], _plain(actions.approve), panel="edit")
+        on([page.reset.click], actions.undo_corrections)
+        on([page.paint.click], partial(_paint, kind="add"), page.editor)
+        on([page.erase.click], partial(_paint, kind="erase"), page.editor)
+        on([page.approve.click], actions.approve, panel="edit")
         job([page.edit.click, page.prompt.submit], _edit, page.prompt, page.ratio, page.guidance,
             page.steps, tab="after")  # fmt: skip
         on([page.go_on.click], _go_on, tab="look", panel="find")
-        page.cancel.click(self.cancel, seen[:1], [page.status], queue=False,
+        page.cancel.click(self.cancel, mine, [page.status], queue=False,
                           show_progress="hidden", api_visibility="private")  # fmt: skip
 
-        on([page.undo.click], partial(_travel, by=-1), tab="look")
-        on([page.redo.click], partial(_travel, by=1), tab="look")
-        on([page.history.input], _go, page.history, tab="look")
+        on([page.undo.click], partial(_travel, by=-1))
+        on([page.redo.click], partial(_travel, by=1))
+        on([page.history.input], _go, page.history)
         for kind, button in page.saves.items():
-            button.click(self.save(kind), seen[:1], [page.file, page.status],
-                         show_progress="hidden", api_visibility="private", concurrency_limit=8,
-                         ).success(None, [page.file], None, js=_FETCH)  # fmt: skip
+            button.click(self.save(kind), mine, [page.file, page.status], **always).success(
+                None, [page.file], None, js=_FETCH
+            )
 
     # -- how an event is answered -----------------------------------------------------------
 
@@ -154,29 +158,29 @@ class Wiring:
             session.history.steps = list(first.history.steps)
             session.history.at = first.history.at
         layer = session.work.layer
-        said = f"This is a sample. “{layer.query}” is found already." if layer else "A sample."
+        said = f"This is a sample; “{layer.query}” is found already." if layer else "A sample."
         status = _status(f"{said} Try another name, or open a picture of your own.")
-        return {self.page.state: session, **self.show(session, "Overlay"), self.page.status: status}
+        return {self.page.state: session, **self.show(session), self.page.status: status}
 
     def step(
         self, action: Callable[..., Done], *, tab: str = "", panel: str = ""
     ) -> Callable[..., Updates]:
         """A handler for what answers at once."""
 
-        def handler(session: Session | None, view: str, *values: Any) -> Updates:
+        def handler(session: Session | None, *values: Any) -> Updates:
             if session is None:
-                return {self.page.status: _status(_LOST, bad=True)}
+                return self._lost()
             started = time.monotonic()
             try:
                 done = action(session, *values)
             except TextsegError as error:
-                return self._failed(session, view, plain(error))
+                return self._failed(session, plain(error))
             except Exception:
                 _log.exception("an action of the studio failed")
-                return self._failed(session, view, _BROKEN)
+                return self._failed(session, _BROKEN)
             return {
-                **self.show(session, view),
-                **self._turn(tab, panel),
+                **self.show(session),
+                **self._turn(session, tab, panel),
                 self.page.status: _status(done.said, done.rows, time.monotonic() - started),
             }
 
@@ -191,66 +195,67 @@ class Wiring:
         clear: Any = None,
         unasked: bool = False,
     ) -> Callable[..., Iterator[Updates]]:
-        """A handler for what takes a while: progress, a way to cancel, the outcome, and then the
-        masks with their final edges."""
+        """A handler for what takes a while: progress, a way to cancel, and the outcome.
 
-        def handler(session: Session | None, view: str, *values: Any) -> Iterator[Updates]:
+        Args:
+            clear: a text box whose text is the first value; it is emptied until the job fails.
+            unasked: the user did not ask for it and is told nothing of its way.
+        """
+
+        def handler(session: Session | None, *values: Any) -> Iterator[Updates]:
             page = self.page
             if session is None:
-                yield {page.status: _status(_LOST, bad=True)}
+                yield self._lost()
                 return
-            started, last = time.monotonic(), Done("")
+            started = time.monotonic()
+            back = {} if clear is None else {clear: values[0]}
             words = jobs.run(
                 session, lambda progress: action(session, *values, progress=progress),
                 unasked=unasked,
             )  # fmt: skip
+            if clear is not None:
+                yield {clear: ""}
             try:
                 for word in words:
                     if isinstance(word, Done):
-                        last = word
+                        session.told = word, time.monotonic() - started
+                        said = _status(word.said, word.rows, time.monotonic() - started)
+                        yield {
+                            **self.show(session),
+                            **self._turn(session, tab, panel),
+                            **({} if unasked else {page.status: said}),
+                        }
                     elif not unasked:
                         yield {page.status: _underway(word), page.cancel: gr.update(visible=True)}
             except CancelledError:
                 if not unasked:
                     said = _status("Cancelled. Nothing was changed.")
-                    yield {**self.show(session, view), page.status: said}
-                return
+                    yield {**self.show(session), **back, page.status: said}
             except TextsegError as error:
                 if not unasked:
-                    yield self._failed(session, view, plain(error))
-                return
+                    yield {**self._failed(session, plain(error)), **back}
             except Exception:
                 _log.exception("a job of the studio failed")
-                yield self._failed(session, view, _BROKEN)
-                return
-            said = _status(last.said, last.rows, time.monotonic() - started)
-            emptied = {} if clear is None else {clear: ""}
-            yield {
-                **self.show(session, view),
-                **self._turn(tab, panel),
-                **({} if unasked else {page.status: said}),
-                **emptied,
-            }
-            if actions.settle(session):
-                yield self.show(session, view)
+                yield {**self._failed(session, _BROKEN), **back}
 
         return handler
 
-    def live(self, session: Session | None, view: str, level: float) -> Updates:
+    def live(self, session: Session | None, level: float) -> Updates:
         """The threshold moves: a quick cut, and nothing else of the page changes."""
         page = self.page
         if session is None:
-            return {page.status: _status(_LOST, bad=True)}
+            return self._lost()
         started = time.monotonic()
         try:
             done = actions.retune(session, level=round(float(level), 4))
+            session.told = done, time.monotonic() - started
         except TextsegError as error:
             return {page.status: _status(plain(error), bad=True)}
-        image = look(session.work, view)
+        image = look(session.work, session.view)
         said = _status(done.said, done.rows, time.monotonic() - started, timed=True)
         return {page.stage: image, page.status: said, **self._approval(session)}
 
-    async def settle_later(self, session: Session | None, view: str) -> Any:
+    async def settle_later(self, session: Session | None) -> Any:
         """When the threshold has come to rest: the final edges."""
         if session is None:
             return gr.skip()
@@ -258,28 +263,31 @@ class Wiring:
         await asyncio.sleep(_SETTLE_SECONDS)
         if session.changes != mark:
             return gr.skip()
-        await asyncio.to_thread(actions.settle, session)
-        if session.changes != mark:
-            return gr.skip()
-        shown = self.show(session, view)
-        del shown[self.page.level]
-        return shown
+        shown = await asyncio.to_thread(self.settle_now, session)
+        return shown if session.changes == mark else gr.skip()
 
-    def settle_now(self, session: Session | None, view: str) -> Any:
-        """The final edges after a choice."""
+    def settle_now(self, session: Session | None) -> Any:
+        """The final edges; leaves alone what the user may be setting meanwhile."""
         if session is None or not actions.settle(session):
             return gr.skip()
-        return self.show(session, view)
+        done, seconds = session.told
+        said = actions.sum_up(session, done.about) if done is not None else ""
+        told = {self.page.status: _status(said, done.rows, seconds, timed=True)} if said else {}
+        return {**self.show(session, controls=False), **told}
 
     def look(self, session: Session | None, view: str) -> Any:
         """The stage alone, as another view."""
-        return gr.skip() if session is None else look(session.work, view)
-
-    def ground(self, session: Session | None) -> Any:
-        """The picture to paint on, without strokes."""
         if session is None:
             return gr.skip()
-        return {"background": to_paint_on(session.work), "layers": [], "composite": None}
+        session.view = view
+        return look(session.work, view)
+
+    def turned(self, session: Session | None, *, painting: bool) -> Any:
+        """Another tab of the stage is in sight."""
+        if session is None:
+            return gr.skip()
+        session.painting, session.ground = painting, session.work.layer
+        return self._ground(session) if painting else gr.skip()
 
     def cancel(self, session: Session | None) -> Any:
         """End the job at its next step."""
@@ -293,14 +301,14 @@ class Wiring:
         def handler(session: Session | None) -> Updates:
             page = self.page
             if session is None:
-                return {page.file: None, page.status: _status(_LOST, bad=True)}
+                return {page.file: None, **self._lost()}
             # A folder nobody can guess, emptied with Gradio's own files.
             folder = Path(page.file.GRADIO_CACHE) / secrets.token_hex(16)
             folder.mkdir(parents=True)
             try:
                 path = export(session, kind, folder)
             except TextsegError as error:
-                gr.Warning(plain(error), title="Not saved")
+                gr.Warning(escape(plain(error)), title="Not saved")
                 return {page.file: None, page.status: _status(plain(error), bad=True)}
             return {page.file: str(path), page.status: _status(f"{path.name} is on its way.")}
 
@@ -308,20 +316,63 @@ class Wiring:
 
     # -- what the page shows ----------------------------------------------------------------
 
-    def show(self, session: Session, view: str) -> Updates:
-        """Every component as the session's work wants it."""
+    def show(self, session: Session, *, controls: bool = True) -> Updates:
+        """The components as the session's work wants them.
+
+        Args:
+            controls: also those that the user sets.
+        """
         page, work = self.page, session.work
         layer = work.layer
-        contrast = layer.found.contrast_options if layer else work.contrast
-        refine = layer.refine if layer else work.refine
-        emptied = layer is not None and layer.found.presence < refine.min_presence
         updates: Updates = {
-            page.stage: look(work, view),
+            page.stage: look(work, session.view),
+            page.history: gr.update(
+                choices=[(step.label, i) for i, step in enumerate(session.history.steps)],
+                value=session.history.at,
+            ),
+            page.python: python_code(session),
+            page.shell: commands(session),
+            page.undo: gr.update(interactive=session.history.at > 0),
+            page.redo: gr.update(interactive=session.history.at < len(session.history.steps) - 1),
+            page.go_on: gr.update(interactive=work.edit is not None),
+            page.after: None if work.edit is None else (work.edit.source, work.edit.image),
+            **self._approval(session),
+            **self._queries(session),
+        }
+        for button in (page.grow, page.shrink, page.invert, page.remove, page.paint, page.erase):
+            updates[button] = gr.update(interactive=layer is not None)
+        updates[page.reset] = gr.update(interactive=bool(layer and layer.corrections))
+        for kind in ("mask", "cutout", "coco"):
+            updates[page.saves[kind]] = gr.update(interactive=layer is not None)
+        updates[page.saves["edit"]] = gr.update(interactive=work.edit is not None)
+        if session.painting and session.ground is not layer:
+            session.ground = layer
+            updates[page.editor] = self._ground(session)
+        return updates | (self._controls(session) if controls else {})
+
+    def _queries(self, session: Session) -> Updates:
+        page, work = self.page, session.work
+        things = work.picture.things
+        updates: Updates = {
             page.found: gr.update(
                 choices=[(one.query, i) for i, one in enumerate(work.layers)],
                 value=work.selected if work.layers else None,
                 visible=bool(work.layers),
             ),
+            page.attempt: gr.update(visible=bool(things)),
+        }
+        for i, button in enumerate(page.suggestions):
+            thing = things[i] if i < len(things) else ""
+            updates[button] = gr.update(value=thing, visible=bool(thing))
+        return updates
+
+    def _controls(self, session: Session) -> Updates:
+        page, work = self.page, session.work
+        layer = work.layer
+        contrast = layer.found.contrast_options if layer else work.contrast
+        refine = layer.refine if layer else work.refine
+        emptied = layer is not None and layer.found.presence < refine.min_presence
+        return {
             page.caption: work.caption,
             page.level: refine.level,
             page.refinement: actions.refinement_name(session, refine) or None,
@@ -331,41 +382,16 @@ class Wiring:
             page.strength: contrast.strength[0],
             page.anyway: gr.update(visible=emptied),
             page.cancel: gr.update(visible=False),
-            page.undo: gr.update(interactive=session.history.at > 0),
-            page.redo: gr.update(interactive=session.history.at < len(session.history.steps) - 1),
-            page.history: gr.update(
-                choices=[(step.label, i) for i, step in enumerate(session.history.steps)],
-                value=session.history.at,
-            ),
-            page.python: python_code(session),
-            page.shell: commands(session),
-            page.go_on: gr.update(interactive=work.edit is not None),
-            **self._approval(session),
         }
-        for i, button in enumerate(page.suggestions):
-            known = i < len(work.picture.things)
-            updates[button] = gr.update(
-                value=work.picture.things[i] if known else "", visible=known
-            )
-        for button in (page.grow, page.shrink, page.invert, page.remove, page.paint, page.erase):
-            updates[button] = gr.update(interactive=layer is not None)
-        updates[page.reset] = gr.update(interactive=bool(layer and layer.corrections))
-        for kind in ("mask", "cutout", "coco"):
-            updates[page.saves[kind]] = gr.update(interactive=layer is not None)
-        updates[page.saves["edit"]] = gr.update(interactive=work.edit is not None)
-        if work.edit is not None and work.edit.source is not None:
-            updates[page.after] = (work.edit.source, work.edit.image)
-        else:
-            updates[page.after] = None
-        return updates
 
     def _approval(self, session: Session) -> Updates:
         page, work = self.page, session.work
         some = work.layer is not None and bool(work.layer.mask.any())
+        hint = "First find something and approve its mask; then it can be changed here."
         if work.approved and work.layer is not None:
-            hint = f"“{escape(work.layer.query)}” is approved. Say what it becomes."
-        else:
-            hint = "First find something and approve its mask; then it can be changed here."
+            hint = f"“{work.layer.query}” is approved. Say what it becomes."
+        if self.model.name == "mini":
+            hint += " (The small model mini paints blobs of the right colours and no more.)"
         return {
             page.approve: gr.update(
                 value="Approved ✓" if work.approved else "Approve this mask",
@@ -373,21 +399,27 @@ class Wiring:
                 variant="secondary" if work.approved else "primary",
             ),
             page.edit: gr.update(interactive=work.approved),
-            page.edit_hint: f'<p class="ts-note">{hint}</p>',
+            page.edit_hint: f'<p class="ts-note">{escape(hint)}</p>',
         }
 
-    def _turn(self, tab: str, panel: str) -> Updates:
+    def _ground(self, session: Session) -> dict[str, Any]:
+        return {"background": to_paint_on(session.work), "layers": [], "composite": None}
+
+    def _turn(self, session: Session, tab: str, panel: str) -> Updates:
         turned: Updates = {}
         if tab:
+            session.painting = False
             turned[self.page.tabs] = gr.update(selected=tab)
         if panel:
             turned[self.page.panel] = gr.update(selected=panel)
         return turned
 
-    def _failed(self, session: Session, view: str, sentence: str) -> Updates:
+    def _failed(self, session: Session, sentence: str) -> Updates:
         gr.Warning(escape(sentence), title="That did not work")
-        shown = self.show(session, view) if session.history.steps else {}
-        return {**shown, self.page.status: _status(sentence, bad=True)}
+        return {**self.show(session), self.page.status: _status(sentence, bad=True)}
+
+    def _lost(self) -> Updates:
+        return {self.page.status: _status(_LOST, bad=True)}
 
     # -- actions that need the settings -----------------------------------------------------
 
@@ -445,9 +477,8 @@ def _status(
     if rows or timed:
         cost = f"<small>{rows} UNet rows, {_duration(seconds)}</small>"
     kind = " ts-bad" if bad else ""
-    return (
-        f'<div class="ts-status{kind}" role="status" aria-live="polite"><p>{escape(said)}</p>{cost}</div>'
-    )
+    opening = f'<div class="ts-status{kind}" role="status" aria-live="polite">'
+    return f"{opening}<p>{escape(said)}</p>{cost}</div>"
 
 
 def _duration(seconds: float) -> str:
@@ -476,10 +507,6 @@ def _flat(page: Page) -> list[Any]:
 
 
 # -- actions with the components' values ----------------------------------------------------
-
-
-def _plain(action: Callable[[Session], Done]) -> Callable[[Session], Done]:
-    return lambda session: action(session)
 
 
 def _ask(session: Session, text: str, *, progress: Any) -> Done:

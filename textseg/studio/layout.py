@@ -46,7 +46,9 @@ class Page:
     make_seed: gr.Number
     make: gr.Button
     tabs: gr.Tabs
+    look_tab: gr.Tab
     paint_tab: gr.Tab
+    after_tab: gr.Tab
     view: gr.Radio
     stage: gr.Image
     editor: gr.ImageEditor
@@ -61,6 +63,7 @@ class Page:
     panel: gr.Tabs
     query: gr.Textbox
     find: gr.Button
+    attempt: gr.HTML
     suggestions: list[gr.Button]
     found: gr.Radio
     remove: gr.Button
@@ -109,14 +112,18 @@ def build_page(model_name: str, edit: EditOptions) -> Page:
     with gr.Row(elem_id="ts-main", equal_height=False):
         with gr.Column(scale=6, min_width=320):
             _stage(parts)
-        with gr.Column(scale=5, min_width=320, elem_id="ts-panel"):
-            with gr.Tabs(elem_id="ts-steps") as parts["panel"]:
-                with gr.Tab("1  Find", id="find"):
-                    _find(parts)
-                with gr.Tab("2  Edit", id="edit"):
-                    _edit(parts, edit)
-                with gr.Tab("3  Save", id="save"):
-                    _save(parts)
+        with (
+            gr.Column(scale=5, min_width=320, elem_id="ts-panel"),
+            gr.Tabs(elem_id="ts-steps") as parts["panel"],
+        ):
+            with gr.Tab("1  Find", id="find"):
+                _find(parts)
+            with gr.Tab("2  Edit", id="edit"):
+                _edit(parts, edit)
+            with gr.Tab("3  Save", id="save"):
+                _save(parts)
+    with gr.Row(elem_id="ts-below", equal_height=False):
+        _below(parts)
     return Page(**parts)
 
 
@@ -138,7 +145,7 @@ def _bar(parts: dict[str, Any]) -> None:
 
 def _stage(parts: dict[str, Any]) -> None:
     with gr.Tabs(elem_id="ts-tabs") as parts["tabs"]:
-        with gr.Tab("Look", id="look"):
+        with gr.Tab("Look", id="look") as parts["look_tab"]:
             parts["stage"] = gr.Image(
                 interactive=False, show_label=False, label="The picture and its masks",
                 buttons=["fullscreen"], format="png", elem_id="ts-stage", container=False,
@@ -158,7 +165,7 @@ def _stage(parts: dict[str, Any]) -> None:
                 parts["paint"] = gr.Button("Add strokes to the mask", variant="primary",
                                            elem_id="ts-paint")  # fmt: skip
                 parts["erase"] = gr.Button("Erase strokes from it", elem_id="ts-erase")
-        with gr.Tab("Before and after", id="after"):
+        with gr.Tab("Before and after", id="after") as parts["after_tab"]:
             parts["after"] = gr.ImageSlider(
                 show_label=False, label="Before and after", interactive=False, format="png",
                 buttons=["fullscreen"], elem_id="ts-after", max_height=520,
@@ -169,7 +176,10 @@ def _stage(parts: dict[str, Any]) -> None:
                                     elem_id="ts-cancel")  # fmt: skip
         parts["undo"] = gr.Button("Undo", size="sm", interactive=False, elem_id="ts-undo")
         parts["redo"] = gr.Button("Redo", size="sm", interactive=False, elem_id="ts-redo")
-    with gr.Accordion("History", open=False):
+
+
+def _below(parts: dict[str, Any]) -> None:
+    with gr.Accordion("History", open=False, elem_id="ts-steps-taken"):
         parts["history"] = gr.Radio(
             [], show_label=False, label="Steps", container=False, elem_id="ts-history"
         )
@@ -193,14 +203,13 @@ def _find(parts: dict[str, Any]) -> None:
         )  # fmt: skip
         parts["find"] = gr.Button("Find", variant="primary", elem_id="ts-find", min_width=80)
     with gr.Row(elem_id="ts-try"):
-        gr.HTML('<p class="ts-note">Try</p>')
+        parts["attempt"] = gr.HTML('<p class="ts-note">Try</p>')
         parts["suggestions"] = [
             gr.Button("", size="sm", visible=False, elem_id=f"ts-try-{i}") for i in range(3)
         ]
-    with gr.Group():
-        parts["found"] = gr.Radio(
-            [], show_label=False, label="Found", container=True, elem_id="ts-found"
-        )
+    parts["found"] = gr.Radio(
+        [], show_label=False, label="Found", container=False, elem_id="ts-found"
+    )
     parts["level"] = gr.Slider(
         0, 1, value=0.5, step=0.01, label="Threshold", elem_id="ts-level", buttons=[],
         info="Lower takes more in. No model runs for this.",

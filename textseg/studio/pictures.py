@@ -68,7 +68,8 @@ SAMPLES: tuple[Sample, ...] = (
     Sample("farm", "a tractor, a cow and a horse", ("the horse", "the cow", "the tractor")),
     Sample("park", "a tree, a dog and a ball", ("the dog", "the tree", "the ball")),
     Sample("table", "an apple, a cup and a banana", ("the banana", "the apple", "the cup")),
-    Sample("street", "a bus, a car and a traffic light", ("the bus", "the car", "the traffic light")),
+    Sample("street", "a bus, a car and a traffic light",
+           ("the bus", "the car", "the traffic light")),
     Sample("beach", "a boat, a kite and a crab", ("the crab", "the boat", "the kite")),
 )  # fmt: skip
 
@@ -96,7 +97,11 @@ def open_sample(name: str) -> Picture:
     data = sample_file(name).read_bytes()
     sample = next(sample for sample in SAMPLES if sample.name == name)
     return _picture(
-        data, f"{name}.jpg", "sample", caption=f"a picture of {sample.caption}", things=sample.things
+        data,
+        f"{name}.jpg",
+        "sample",
+        caption=f"a picture of {sample.caption}",
+        things=sample.things,
     )
 
 
@@ -114,9 +119,7 @@ def open_file(path: str | Path, *, max_pixels: int, name: str | None = None) -> 
     path = Path(path)
     if path.stat().st_size > MAX_FILE_BYTES:
         raise InputError(f"file must be at most {MAX_FILE_BYTES >> 20} MiB, got {path.name!r}")
-    return _picture(
-        path.read_bytes(), PurePath(name or path).name, "upload", max_pixels=max_pixels
-    )
+    return _picture(path.read_bytes(), PurePath(name or path).name, "upload", max_pixels=max_pixels)
 
 
 def make_picture(model: Backbone, prompt: str, seed: int, progress: Progress | None) -> Picture:

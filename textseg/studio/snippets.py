@@ -28,8 +28,8 @@ def python_code(session: Session) -> str:
         asked = "".join(f", {key}={value!r}" for key, value in _finding(session, layer).items())
         lines += ["", f"{name} = segmenter.query({layer.query!r}{asked})"]
         if layer.corrections:
-            lines += [f"# Corrected by hand: {_corrected(layer)}. The download holds the mask.",
-                      f"{name} = textseg.Segmentation.load({f'{stem}.{slug}.mask.png'!r})"]  # fmt: skip
+            lines.append(f"# Corrected by hand: {_corrected(layer)}. The download holds the mask.")
+            lines.append(f"{name} = textseg.Segmentation.load({f'{stem}.{slug}.mask.png'!r})")
         else:
             lines.append(f"{name}.save({f'{stem}.{slug}.mask.png'!r})")
     edit = work.edit

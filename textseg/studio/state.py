@@ -196,6 +196,10 @@ class Session:
         busy: held by the job that runs.
         cutting: held while masks are settled.
         changes: how many steps were ever taken; tells whether something happened since.
+        view: how the picture is looked at.
+        painting: whether the picture to paint on is in sight.
+        ground: the layer it shows.
+        told: the last `Done` and the seconds it took, said again when masks settle.
     """
 
     def __init__(self, model: Backbone) -> None:
@@ -209,6 +213,10 @@ class Session:
         self.busy = threading.Lock()
         self.cutting = threading.Lock()
         self.changes = 0
+        self.view = "Overlay"
+        self.painting = False
+        self.ground: Layer | None = None
+        self.told: tuple[Any, float] = (None, 0.0)
         self._encoded: Picture | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:

@@ -1,4 +1,4 @@
-"""The ways to look at a picture and its masks, (h, w, 3) uint8 at the size pictures are shown at."""
+"""Ways to look at a picture and its masks: (h, w, 3) uint8, at the size pictures are shown at."""
 
 from __future__ import annotations
 
