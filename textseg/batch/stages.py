@@ -156,11 +156,12 @@ class Drafter:
 
     def _draft(self, loaded: Loaded) -> Draft:
         segmenter = self._segmenter.set_image(loaded.pixels)
-        # Cut by the plain threshold here; `finish` cuts again from the contrast maps.
+        # Cut without refinement here; `finish` cuts again from the contrast maps. The threshold
+        # stays, since stopping early looks at the mask it gives.
         results = segmenter.query(
             loaded.item.queries,
             caption=self._caption(loaded.item),
-            **(NO_REFINEMENT | {"threshold": "fixed", "min_presence": 0.0}),
+            **(NO_REFINEMENT | {"min_presence": 0.0}),
         )
         contrasts = tuple(result.contrast for result in results if result.contrast is not None)
         return Draft(
