@@ -173,6 +173,7 @@ class Wiring:
             started = time.monotonic()
             try:
                 done = action(session, *values)
+                session.told = done, time.monotonic() - started
             except TextsegError as error:
                 return self._failed(session, plain(error))
             except Exception:

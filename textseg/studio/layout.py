@@ -159,7 +159,7 @@ def _stage(parts: dict[str, Any]) -> None:
                 show_label=False, label="Paint on the picture", sources=(), transforms=(),
                 layers=False, type="numpy", image_mode="RGBA", format="png",
                 brush=gr.Brush(colors=["#ffffffcc"], color_mode="fixed", default_size=24),
-                buttons=[], elem_id="ts-editor", height=440,
+                buttons=[], elem_id="ts-editor", height=420,
             )  # fmt: skip
             with gr.Row(elem_classes="ts-tools"):
                 parts["paint"] = gr.Button("Add strokes to the mask", variant="primary",
