@@ -364,10 +364,11 @@ def _model(model: Backbone | str | os.PathLike[str]) -> Backbone:
         raise InputError(
             f"model must be a name, a folder or a Backbone, got a {type(model).__name__}"
         )
-    from .backbone.registry import find_model
+    from .backbone.registry import find_source
 
-    folder = find_model(model)
-    stamp = max((f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()), default=0)
+    folder = find_source(model)
+    files = [folder] if folder.is_file() else [f for f in folder.rglob("*") if f.is_file()]
+    stamp = max((f.stat().st_mtime_ns for f in files), default=0)
     return _load_once(os.fspath(model), str(folder), stamp)
 
 
