@@ -271,7 +271,7 @@ class Client:
                     raise _error(record["error"], 500)
                 at = record["progress"]
                 step = (at["done"], at["total"], at["stage"])
-                if at["total"] and not over and progress(*step) is False:
+                if at["total"] and progress(*step) is False and not over:
                     raise CancelledError(f"stopped at step {step[0]} of {step[1]} of {step[2]}")
             if not over:
                 raise ServerError("the server closed the job's events before its end")

@@ -195,7 +195,8 @@ class Engine:
         with self._wake:
             if work in self._waiting:
                 self._waiting.remove(work)
-                work.settle(error=CancelledError(f"Cancelled: {reason}."))
+        if not work.started:
+            work.settle(error=CancelledError(f"Cancelled: {reason}."))
 
     async def drain(self, grace: float, hurry: Callable[[], bool] = lambda: False) -> None:
         """Take nothing more in, cancel what waits, give what runs `grace` seconds to end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 
 import uvicorn
@@ -45,6 +46,7 @@ class GracefulServer(uvicorn.Server):
         self._engine: Engine = app.state.engine
         self._jobs: Jobs = app.state.jobs
         self._options, self._on_start = options, on_start
+        self._told = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -53,6 +55,7 @@ class GracefulServer(uvicorn.Server):
             self._on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._told = time.time()
         await self._engine.drain(self._options.grace, lambda: self.force_exit)
         end = asyncio.get_running_loop().time() + LAST_FETCH
         while self._unfetched() and asyncio.get_running_loop().time() < end:
@@ -63,7 +66,10 @@ class GracefulServer(uvicorn.Server):
 
     def _unfetched(self) -> bool:
         """Whether somebody is about to fetch a result that came during the stop."""
-        return any(job.state == DONE and job.watched and not job.fetched for job in self._jobs)
+        return any(
+            job.state == DONE and job.watched and not job.fetched and (job.ended or 0) >= self._told
+            for job in self._jobs
+        )
 
 
 def serve(app: FastAPI, options: ServerOptions, on_start: Callable[[str], None]) -> bool:
