@@ -118,7 +118,6 @@ class LoraTrainer:
         """Writes the checkpoint: it is whole, or it is the one before."""
         if self.folder is None or not self.accelerator.is_main_process:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(
             {
@@ -136,7 +135,7 @@ class LoraTrainer:
         from peft import set_peft_model_state_dict
 
         saved = torch.load(file, weights_only=True, map_location="cpu")
-        free = {"steps": 0, "save_every": 1.0, "workers": 0}
+        free = {"steps": 1, "save_every": 1.0, "workers": 0}
         now = replace(self.options, **free)
         then = replace(LoraOptions(**saved["options"]), **free)
         count = self.accelerator.num_processes
@@ -246,7 +245,7 @@ def save_lora(folder: Path, state: Mapping[str, torch.Tensor], scale: float = 1.
 
     named = convert_state_dict_to_diffusers(dict(state))
     weights = {
-        f"unet.{name}": (w * scale if ".lora.up." in name or "lora_B" in name else w).contiguous()
+        f"unet.{name}": (w * scale if ".lora.up." in name else w).contiguous()
         for name, w in named.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,10 +274,10 @@ def run_steps(
     o, accelerator, folder = trainer.options, trainer.accelerator, trainer.folder
     size = o.size or trainer.model.native_size
     process = (accelerator.process_index, accelerator.num_processes)
-    rows = RowPairs(
-        source, o, size, trainer.model.multiple, o.steps * o.accumulate, process
-    )  # fmt: skip
+    rows = RowPairs(source, o, size, trainer.model.multiple, o.steps * o.accumulate, process)
     batches = iter(_batches(rows, o, trainer.step * o.accumulate))
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     saved = begin = time.monotonic()
     while trainer.step < o.steps:
         found = trainer.train_step(next(batches) for _ in range(o.accumulate))

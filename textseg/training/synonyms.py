@@ -122,7 +122,7 @@ _ADDED = {
     "gramophone": "phonograph, record player",
     "guitar": "ukulele",
     "mandolin": "banjo, lute",
-    "headphones": "earphones",
+    "headphones": "earphone",
     "hedgehog": "porcupine",
     "helicopter": "chopper",
     "inline skate": "rollerblade, roller skate",
