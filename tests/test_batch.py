@@ -388,7 +388,7 @@ def test_bad_manifests_are_refused(tmp_path: Path, name: str, text: str, message
     [
         ["nowhere", "-q", "dog"],
         ["photos"],
-        ["photos", "-q", "the"],
+        ["photos", "-q", "?"],
         ["photos/*.xyz", "-q", "dog"],
         ["photos", "-q", "dog", "--workers", "-1"],
         ["photos", "-q", "dog", "--format", "none,mask"],

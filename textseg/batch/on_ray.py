@@ -69,6 +69,7 @@ def run_ray(
 def _import_ray() -> Any:
     # Ray reports on its use to its makers unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data
