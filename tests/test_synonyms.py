@@ -13,7 +13,7 @@ from fake_backbone import FakeBackbone
 import textseg
 from textseg.backbone.registry import EMBEDDED, read_calibration
 from textseg.errors import ModelError
-from textseg.prompts import build_pair, known_query, object_noun, pair_for, replace_noun
+from textseg.prompts import build_pair, known_query, pair_for, replace_noun
 from textseg.training.nouns import NOUNS
 from textseg.training.synonyms import TABLE, table_for, write_synonyms
 
@@ -123,8 +123,7 @@ def test_the_shipped_table_leads_from_unknown_words_to_nouns(tmp_path: Path) -> 
     assert TABLE.stat().st_size < 60_000 and list(table) == sorted(table)
     for word, noun in table_for(NOUNS).items():
         assert noun in NOUNS and word not in NOUNS
-        # The look-up is by singular, lower-case words.
-        assert word == word.lower() and object_noun(word) == word
+        assert known_query(f"the {word}", NOUNS, table) == (f"the {noun}", word, noun)
     for word, noun in {
         "puppy": "dog", "kitten": "cat", "automobile": "car", "bike": "bicycle", "sofa": "couch",
         "plane": "airplane", "television": "tv", "woman": "person", "mug": "cup",

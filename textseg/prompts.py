@@ -227,7 +227,7 @@ def known_query(
         for word in (phrase, object_noun(phrase)):
             if word in synonyms:
                 before, after = query[: found[first].start()], query[found[end - 1].end() :]
-                noun = _in_number_of(synonyms[word], phrase)
+                noun = synonyms[word] if word == phrase else _plural_of(synonyms[word])
                 article = re.search(r"(?<!\w)an?\s+$", before, re.IGNORECASE)
                 if article:
                     before, noun = before[: article.start()], _with_article_like(article[0], noun)
@@ -247,7 +247,7 @@ def replace_noun(text: str, word: str, noun: str) -> str:
             r"(?:(an?|the)\s+)?(.*?)(['’]s?)?", match[0], re.IGNORECASE | re.DOTALL
         )
         article, phrase, ending = parts.groups("") if parts else ("", match[0], "")
-        given = _in_number_of(noun, phrase.lower())
+        given = noun if " ".join(phrase.lower().split()) == word else _plural_of(noun)
         if article.lower() in ("a", "an"):
             return _with_article_like(article, given) + ending
         return f"{article} {given}{ending}".lstrip()
@@ -255,12 +255,8 @@ def replace_noun(text: str, word: str, noun: str) -> str:
     return _object_pattern(word).sub(swap, text)
 
 
-def _in_number_of(noun: str, phrase: str) -> str:
-    """The noun in the plural where the phrase's last word is one."""
+def _plural_of(noun: str) -> str:
     *before, last = noun.split()
-    word = phrase.split()[-1]
-    if singular(word) == word:
-        return noun
     return " ".join([*before, plural(singular(last))])
 
 

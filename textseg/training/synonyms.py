@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..prompts import singular
+from ..prompts import object_noun, singular
 from ..saving import write_atomic
 from .nouns import COLOURS, NOUNS
 from .vocabulary import FILLERS
@@ -316,9 +316,13 @@ def _ancestors(offset: str, synsets: Mapping[str, Synset]) -> dict[str, int]:
 
 def table_for(nouns: Iterable[str]) -> dict[str, str]:
     """The shipped table, as far as it leads to the given nouns and away from other words."""
-    known = set(nouns)
+    known = list(nouns)
     table: dict[str, str] = json.loads(TABLE.read_text(encoding="utf-8"))
-    return {word: noun for word, noun in table.items() if noun in known and word not in known}
+    return {
+        word: noun
+        for word, noun in table.items()
+        if noun in known and object_noun(word, known) not in known
+    }
 
 
 def write_synonyms(folder: Path, nouns: Iterable[str]) -> None:
