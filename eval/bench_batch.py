@@ -149,7 +149,7 @@ def storage(args: argparse.Namespace) -> dict[str, Any]:
 
     import cv2
 
-    from textseg.masks import encode_rle
+    from textseg.masks import Segmentation, encode_rle
     from textseg.saving import encode_picture
 
     found: dict[str, list[int]] = {}
@@ -159,9 +159,10 @@ def storage(args: argparse.Namespace) -> dict[str, Any]:
         pixels.append(mask.size)
         for name, each in (("as stored", mask), ("at 640 x 480", scaled > 0)):
             rle = encode_rle(each)["counts"].encode()
-            picture = encode_picture(each, ".png", {})
+            record = Segmentation(each, each.astype(np.float32), 1.0, "the dog").describe()
             for form, data in (("rle", rle), ("rle, deflated", zlib.compress(rle)),
-                               ("png", picture)):  # fmt: skip
+                               ("png", encode_picture(each, ".png", {})),
+                               ("png as saved", encode_picture(each, ".png", record))):  # fmt: skip
                 found.setdefault(f"{form}, {name}", []).append(len(data))
         if len(pixels) >= args.limit:
             break
