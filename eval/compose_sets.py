@@ -1,0 +1,70 @@
+"""Composes the validation sets of `mini`'s model card from pictures that training held out.
+
+    python eval/compose_sets.py --packages node_modules --cutouts photo-cutouts \\
+        --backgrounds backgrounds -o sets
+
+writes, as COCO-format sets, `openmoji` (a drawing style that is never trained on), `photo`
+(every fifth photographed cutout on held-out photographs) and `edit` (ten swaps over 120 drawn
+scenes, with `swaps.json`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from textseg.training.drawn_set import write_drawn_set
+from textseg.training.scenes import SceneOptions, load_backgrounds
+from textseg.training.sprites import build_drawings, load_sprites
+
+SWAPS = {
+    "dog": "a cat",
+    "cat": "a dog",
+    "car": "a bus",
+    "bus": "a truck",
+    "apple": "an orange",
+    "orange": "an apple",
+    "horse": "a cow",
+    "banana": "a carrot",
+    "guitar": "a violin",
+    "tiger": "a lion",
+}
+EDIT_SCENES = SceneOptions(counts=(0.5, 0.5), scale=(0.35, 0.6), photo_backgrounds=1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--packages", type=Path, required=True, help="node_modules")
+    parser.add_argument("--cutouts", type=Path, required=True, help="FOLDER/NOUN/*.png")
+    parser.add_argument("--backgrounds", type=Path, required=True, help="photographs")
+    parser.add_argument("--count", type=int, default=100, help="scenes (default: 100)")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    photos = load_backgrounds(args.backgrounds)
+    held_out = photos[round(0.85 * len(photos)) :]
+    cutouts = {
+        noun: [s for i, s in enumerate(found) if i % 5 == 4]
+        for noun, found in load_sprites([args.cutouts]).items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        build_drawings(args.packages, Path(folder), ("openmoji", "fluent", "noto", "twemoji"))
+        openmoji = load_sprites([Path(folder) / "openmoji"])
+        drawn = load_sprites([Path(folder) / s for s in ("noto", "twemoji", "fluent")])
+    sets = (
+        ("openmoji", openmoji, args.count, 21, None),
+        ("photo", {n: found for n, found in cutouts.items() if found}, args.count, 22, None),
+        ("edit", {n: drawn[n] for n in SWAPS}, 120, 23, EDIT_SCENES),
+    )
+    for name, sprites, count, seed, options in sets:
+        out = args.output / name
+        write_drawn_set(
+            out / "images", out / "instances.json", sprites, count=count, seed=seed,
+            backgrounds=held_out, **({"options": options} if options else {}),
+        )  # fmt: skip
+    (args.output / "edit" / "swaps.json").write_text(json.dumps(SWAPS, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
