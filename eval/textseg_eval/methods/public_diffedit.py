@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from textseg.bench.models import diffedit_pipeline
 from textseg.errors import ModelError
 from textseg.image import image_identity, resize_image
 
@@ -41,7 +42,7 @@ class PublicDiffEdit(Method):
                 f"model must have a KL autoencoder for {spec.method}, got "
                 f"{type(self.backbone.vae).__name__}"
             )
-        self.pipeline = _pipeline(self.backbone)
+        self.pipeline = diffedit_pipeline(self.backbone)
 
     def __call__(self, image: np.ndarray, queries: Sequence[str]) -> Answer:
         import cv2
@@ -71,26 +72,3 @@ class PublicDiffEdit(Method):
                 mask[0].astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
             ).astype(bool)
         return Answer(None, masks)
-
-
-def _pipeline(backbone: Any) -> Any:
-    from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionDiffEditPipeline
-    from diffusers.utils import logging
-
-    logging.set_verbosity_error()
-    config = backbone.scheduler.config
-    parts: dict[str, Any] = {
-        "vae": backbone.vae,
-        "text_encoder": backbone.text_encoder,
-        "tokenizer": backbone.tokenizer,
-        "unet": backbone.unet,
-        "scheduler": DDIMScheduler.from_config(config),
-        "inverse_scheduler": DDIMInverseScheduler.from_config(config),
-        "safety_checker": None,
-        "feature_extractor": None,
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pipeline = StableDiffusionDiffEditPipeline(**parts, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
