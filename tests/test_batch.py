@@ -66,11 +66,11 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
 
 
 def tree(out: Path) -> dict[str, bytes]:
-    """All files but the journal, whose lines are in the order of finishing."""
+    """All files but the journal, in the order of finishing, and what a kill left behind."""
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != "journal.jsonl"
+        if path.is_file() and path.name != "journal.jsonl" and path.suffix != ".tmp"
     }
 
 

@@ -7,12 +7,17 @@ import logging
 import os
 import pickle
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from os.path import abspath as absolute
+from typing import Any, TypeVar
 
 from ..errors import InputError, MissingDependencyError, TextsegError
 from ..workers import Threads, available_cores
 from .sources import Item
 from .stages import Drafter, Finisher, Job, Record, load
+from .storage import scheme_of
+
+_What = TypeVar("_What", Item, Job)
 
 _BATCH = 4
 """Images an actor is handed at a time."""
@@ -58,7 +63,7 @@ def run_ray(
     try:
         if started:
             _start(ray, address, job, actors, workers)
-        yield from _records(ray, job, items, actors)
+        yield from _records(ray, _anywhere(job), [_anywhere(item) for item in items], actors)
     except (RayError, ConnectionError) as error:
         raise TextsegError(f"Ray could not go on: {_cause(error)}") from error
     finally:
@@ -92,6 +97,15 @@ def _start(ray: Any, address: str | None, job: Job, actors: int | None, workers:
     models = actors or max(1, available_cores() // job.threads)
     cores = models * job.threads + max(1, workers)
     ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+
+
+def _anywhere(what: _What) -> _What:
+    """A job or an item with absolute paths: workers need not run in this folder."""
+    if isinstance(what, Item):
+        return what if scheme_of(what.source) else replace(what, source=absolute(what.source))
+    output = what.output if scheme_of(what.output) else absolute(what.output)
+    model = absolute(what.model) if os.path.isdir(what.model) else what.model
+    return replace(what, output=output, model=model)
 
 
 def _records(ray: Any, job: Job, items: Sequence[Item], actors: int | None) -> Iterator[Record]:
