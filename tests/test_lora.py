@@ -451,3 +451,33 @@ def test_another_family_is_refused(
     (folder / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
     with pytest.raises(ModelError, match="KandinskyPipeline"):
         tune(folder, *annotated, tmp_path / "out", LoraOptions(rank=2), device="cpu")
+
+
+def test_load_takes_the_lora_with_what_it_learnt(
+    make_trainer: Callable[..., Any], make_pipeline: Callable[..., Any], tmp_path: Path
+) -> None:
+    import torch
+
+    import textseg
+    from textseg.training.lora import save_lora
+
+    trainer = make_trainer(LoraOptions(rank=2, alpha=6.0))
+    for number, parameter in enumerate(trainer.parameters):
+        torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(number))
+    save_lora(tmp_path / "lora", trainer.state(), trainer.options.scale)
+    record = {
+        "lora": {"rank": 2},
+        "contrast": {"reference": "absent"},
+        "prompts": {"absent": "no {a}"},
+    }
+    (tmp_path / "lora" / "textseg.json").write_text(json.dumps(record))
+    make_pipeline("epsilon").save_pretrained(tmp_path / "base")
+    model = textseg.load(tmp_path / "base", lora=tmp_path / "lora", device="cpu")
+    assert model.contrast_defaults.reference == "absent"
+    assert model.calibration["prompts"] == {"absent": "no {a}"}
+    noisy = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    text = model.embed(["a dog"])[0]
+    tuned = trainer.model.predict(noisy, 300, text)
+    torch.testing.assert_close(model.predict(noisy, 300, text), tuned, rtol=1e-4, atol=1e-5)
+    plain = textseg.load(tmp_path / "base", device="cpu").predict(noisy, 300, text)
+    assert (tuned - plain).abs().max() > 1e-3

@@ -25,6 +25,7 @@ from .registry import (
     find_family,
     find_model,
     find_source,
+    read_calibration,
     read_json,
 )
 
@@ -140,9 +141,7 @@ def load_folder(
             return _class_of(family).from_folder(folder, name=name, device=where, dtype=what)
     given = frozenset({family.denoiser} if beside.transformer else ())
     variants = check_model(folder, given)
-    calibration: dict[str, Any] = {}
-    if (folder / "textseg.json").is_file():
-        calibration = read_json(folder / "textseg.json", folder)
+    calibration = read_calibration(folder, [path for path, _ in beside.lora])
     try:
         with quietly():
             parts = _load_parts(folder, family, variants, what, where, beside)
@@ -193,7 +192,8 @@ def load_file(
             )  # fmt: skip
     except _FAILURES as error:
         raise ModelError(f"{path} cannot be loaded: {_first_line(error)}") from error
-    return _finish(pipe, family, beside.name(name), {}, where, what, beside)
+    calibration = read_calibration(None, [path for path, _ in beside.lora])
+    return _finish(pipe, family, beside.name(name), calibration, where, what, beside)
 
 
 def _finish(

@@ -12,6 +12,7 @@ import re
 import shutil
 import struct
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -353,21 +354,31 @@ def read_json(path: Path, folder: Path) -> dict[str, Any]:
     return value
 
 
-def read_calibration(folder: Path) -> dict[str, Any]:
+def read_calibration(folder: Path | None, loras: Iterable[Path] = ()) -> dict[str, Any]:
     """What a model folder says about itself: `textseg.json`, with `synonyms.json` as the key
     "synonyms"; see `Backbone.calibration`.
+
+    Args:
+        folder: None for a model without one.
+        loras: weights loaded beside it; a `textseg.json` that `textseg train --lora` wrote beside
+            those takes the place of the folder's, key by key.
 
     Raises:
         ModelError: names the file that is broken.
     """
     calibration: dict[str, Any] = {}
-    if (folder / "textseg.json").is_file():
+    if folder is not None and (folder / "textseg.json").is_file():
         calibration = read_json(folder / "textseg.json", folder)
-    if (folder / "synonyms.json").is_file():
+    if folder is not None and (folder / "synonyms.json").is_file():
         synonyms = read_json(folder / "synonyms.json", folder)
         if not all(isinstance(noun, str) and noun.strip() for noun in synonyms.values()):
             raise ModelError(f"{folder / 'synonyms.json'} must lead from words to nouns")
         calibration["synonyms"] = {word.lower(): noun for word, noun in synonyms.items()}
+    for weights in loras:
+        file = weights.parent / "textseg.json"
+        record = read_json(file, weights.parent) if file.is_file() else {}
+        if "lora" in record:
+            calibration |= record
     return calibration
 
 
