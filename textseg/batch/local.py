@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ..workers import Threads, spread
@@ -15,7 +15,7 @@ AHEAD = 4
 """Images loaded ahead of the model at most."""
 
 
-def run_local(job: Job, items: Iterable[Item], workers: int) -> Iterator[Record]:
+def run_local(job: Job, items: Iterable[Item], workers: int) -> Generator[Record, None, None]:
     """Work through images.
 
     Memory holds at most `AHEAD` loaded images and two drafts for each worker.

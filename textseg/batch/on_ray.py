@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from os.path import abspath as absolute
 from typing import Any, TypeVar
@@ -34,7 +34,7 @@ def run_ray(
     address: str | None = None,
     actors: int | None = None,
     workers: int = 1,
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Work through images on a Ray cluster.
 
     An image whose actor, task or node dies is done again elsewhere.
@@ -74,7 +74,6 @@ def run_ray(
 def _import_ray() -> Any:
     # Ray reports on its use to its makers unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data

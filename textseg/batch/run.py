@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +116,7 @@ def run_batch(
     return Summary(len(keys), before, broken, masks, time.monotonic() - start, tuple(files))
 
 
-def _run(job: Job, items: list[Item], engine: Engine) -> Iterator[Record]:
+def _run(job: Job, items: list[Item], engine: Engine) -> Generator[Record, None, None]:
     if not engine.ray:
         return run_local(job, items, engine.workers)
     from .on_ray import run_ray
