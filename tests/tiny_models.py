@@ -1,0 +1,235 @@
+"""Tiny random-weight pipelines of every family, built from configurations; nothing is downloaded.
+
+Each has 64 pixels of native size (4 x 8 latent cells of 8 pixels a side, or the family's own
+channels) and text encoders of one or two narrow layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FAMILIES = ("latent-unet", "lcm", "sdxl", "sd3", "sd3-without-t5", "flux", "flux-schnell",
+            "pixart-sigma")  # fmt: skip
+NATIVE = {"native_size": 64}
+"""What a family without a size of its own in its configuration is told in `textseg.json`."""
+T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
+
+
+def t5_tokenizer(folder: Path) -> Any:
+    """A T5 tokenizer over whole words, then letters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import T5TokenizerFast
+
+    letters = [chr(c) for c in range(97, 123)]
+    pieces = ["<pad>", "</s>", "<unk>", *("▁" + w for w in T5_WORDS), "▁", *letters]
+    vocab = [(piece, 0.0 if i < 3 else -float(i)) for i, piece in enumerate(dict.fromkeys(pieces))]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single=["$A", "</s>"], special_tokens=[("</s>", 1)]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "T5TokenizerFast", "model_max_length": 512,
+                    "extra_ids": 0, "additional_special_tokens": []})
+    )  # fmt: skip
+    return T5TokenizerFast.from_pretrained(folder)
+
+
+def clip(tokenizer: Any, width: int, projected: bool = False) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=32, projection_dim=width,
+        num_hidden_layers=3, num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+
+def t5(tokenizer: Any, width: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(
+        T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=32, num_layers=1,
+                 num_heads=2)
+    )  # fmt: skip
+
+
+def autoencoder(channels: int, **options: Any) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=channels, sample_size=64,
+        **options,
+    )  # fmt: skip
+
+
+def unet(**options: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(**{
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 1,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": 16, "attention_head_dim": 4, "norm_num_groups": 4,
+        **options,
+    })  # fmt: skip
+
+
+def diffusion_schedule(kind: str = "DDIMScheduler", **options: Any) -> Any:
+    import diffusers
+
+    return getattr(diffusers, kind)(
+        **{"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", **options}
+    )
+
+
+def build(family: str, clip_tokenizer: Any, folder: Path, seed: int = 0) -> Any:
+    """The pipeline of a family (one of `FAMILIES`).
+
+    Args:
+        clip_tokenizer: a small CLIPTokenizer.
+        folder: an empty folder for a T5 tokenizer.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipe = _BUILDERS[family](clip_tokenizer, t5_tokenizer(folder))
+        for name, part in pipe.components.items():
+            if isinstance(part, torch.nn.Module):
+                part.eval().requires_grad_(False)
+                if name == "transformer":
+                    _wake(part)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _wake(transformer: torch.nn.Module) -> None:
+    """Give transformers' weights a size at which text and time matter: several start at zero."""
+    for parameter in transformer.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=parameter[0].numel() ** -0.5)
+        else:
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
+def _plain_unet(words: Any, t5_words: Any) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(
+        vae=autoencoder(4), text_encoder=clip(words, 16), tokenizer=words, unet=unet(),
+        scheduler=diffusion_schedule(clip_sample=False, steps_offset=1),
+        safety_checker=None, feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def _consistency(words: Any, t5_words: Any) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(
+        vae=autoencoder(4), text_encoder=clip(words, 16), tokenizer=words,
+        unet=unet(time_cond_proj_dim=12), scheduler=diffusion_schedule("LCMScheduler", steps_offset=1),
+        safety_checker=None, feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def _xl(words: Any, t5_words: Any) -> Any:
+    from diffusers import StableDiffusionXLPipeline
+
+    network = unet(
+        cross_attention_dim=16 + 24, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+    )  # fmt: skip
+    return StableDiffusionXLPipeline(
+        vae=autoencoder(4), text_encoder=clip(words, 16), text_encoder_2=clip(words, 24, True),
+        tokenizer=words, tokenizer_2=words, unet=network,
+        scheduler=diffusion_schedule("EulerDiscreteScheduler", steps_offset=1),
+        add_watermarker=False,
+    )  # fmt: skip
+
+
+def _mmdit(words: Any, t5_words: Any, with_t5: bool = True) -> Any:
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2,
+        attention_head_dim=8, num_attention_heads=2, joint_attention_dim=64,
+        caption_projection_dim=16, pooled_projection_dim=16 + 24, pos_embed_max_size=16,
+    )  # fmt: skip
+    return StableDiffusion3Pipeline(
+        transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(16, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False,
+                        use_post_quant_conv=False),
+        text_encoder=clip(words, 16, True), tokenizer=words,
+        text_encoder_2=clip(words, 24, True), tokenizer_2=words,
+        text_encoder_3=t5(t5_words, 64) if with_t5 else None,  # pyright: ignore[reportArgumentType]
+        tokenizer_3=t5_words if with_t5 else None,  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+
+
+def _flux(words: Any, t5_words: Any, guided: bool = True) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=16,
+        guidance_embeds=guided, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return FluxPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            shift=3.0 if guided else 1.0, use_dynamic_shifting=guided
+        ),
+        vae=autoencoder(4, shift_factor=0.1, scaling_factor=0.4),
+        text_encoder=clip(words, 16), tokenizer=words,
+        text_encoder_2=t5(t5_words, 32), tokenizer_2=t5_words,
+    )  # fmt: skip
+
+
+def _pixart(words: Any, t5_words: Any) -> Any:
+    from diffusers import (
+        DPMSolverMultistepScheduler,
+        PixArtSigmaPipeline,
+        PixArtTransformer2DModel,
+    )
+
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
+        cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=32,
+        use_additional_conditions=False,
+    )  # fmt: skip
+    return PixArtSigmaPipeline(
+        tokenizer=t5_words, text_encoder=t5(t5_words, 32), vae=autoencoder(4),
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(
+            beta_start=0.0001, beta_end=0.02, beta_schedule="linear"
+        ),
+    )  # fmt: skip
+
+
+_BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
+    "latent-unet": _plain_unet,
+    "lcm": _consistency,
+    "sdxl": _xl,
+    "sd3": _mmdit,
+    "sd3-without-t5": lambda words, t5_words: _mmdit(words, t5_words, with_t5=False),
+    "flux": _flux,
+    "flux-schnell": lambda words, t5_words: _flux(words, t5_words, guided=False),
+    "pixart-sigma": _pixart,
+}
