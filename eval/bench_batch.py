@@ -9,8 +9,9 @@ Each prints JSON. `rate` runs `mini` in a loop over `segment()` and in `run_loca
 workers. `overlap` replaces the model's noise prediction by a wait of the given length, as of a
 GPU that works while the processor is free: what the runner hides behind it is then seen on a
 machine without one; its masks mean nothing. `memory` draws small images and follows the resident
-size of this process and its workers. `storage` compares the masks of an annotation file as RLE and
-as PNG. Seconds are wall time, with CPU time beside them where other programs share the machine.
+size of this process and its workers; `--stand-in` leaves out the networks. `storage` compares the
+masks of an annotation file as RLE and as PNG. Seconds are wall time, with CPU time beside them
+where other programs share the machine.
 """
 
 from __future__ import annotations
@@ -83,15 +84,29 @@ def compare(args: argparse.Namespace, job: dict[str, Any]) -> dict[str, Any]:
     return rows
 
 
-def overlap(args: argparse.Namespace) -> dict[str, Any]:
-    """As `compare`, with a wait in place of each noise prediction."""
+def stand_in(seconds: float, *, encoder: bool = False) -> None:
+    """Put a wait in place of the UNet, and a mean over cells in place of the encoder."""
+    import torch
+
     from textseg.backbone.latent_unet import LatentUNet
 
     def predict(self: Any, noisy: Any, t: int, embedding: Any) -> Any:
-        time.sleep(args.device_seconds)
+        time.sleep(seconds)
         return noisy + 0.01 * embedding.mean()
 
+    def encode(self: Any, image: np.ndarray) -> Any:
+        pixels = torch.from_numpy(image).float().permute(2, 0, 1) / 255
+        pooled = torch.nn.functional.avg_pool2d(pixels.mean(0, keepdim=True), self.factor)
+        return pooled.expand(self.vae.config.latent_channels, -1, -1)
+
     LatentUNet.predict = predict
+    if encoder:
+        LatentUNet.encode = encode
+
+
+def overlap(args: argparse.Namespace) -> dict[str, Any]:
+    """As `compare`, with a wait in place of each noise prediction."""
+    stand_in(args.device_seconds)
     return {"device_seconds_per_call": args.device_seconds} | compare(args, {})
 
 
@@ -106,6 +121,8 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     """Resident size while many small images go through, with one worker."""
     from PIL import Image
 
+    if args.stand_in:
+        stand_in(0.0, encoder=True)
     from textseg.batch.local import run_local
     from textseg.batch.sources import make_plan
     from textseg.batch.stages import Job
@@ -124,7 +141,8 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
             if number in (1, 50, 100, 200) or number % 250 == 0:
                 seen[number] = round(resident(os.getpid()) / 2**20, 1)
                 sys.stderr.write(f"{number} images: {seen[number]} MiB\n")
-        return {"count": len(items), "workers": args.workers[0], "resident_mib": seen,
+        return {"count": len(items), "workers": args.workers[0], "stand_in": args.stand_in,
+                "resident_mib": seen,
                 "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
 
 
@@ -182,6 +200,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--stand-in", action="store_true", help="memory: no networks are run")
     parser.add_argument("--device-seconds", type=float, default=0.2)
     parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
