@@ -28,7 +28,8 @@ DOG, BALL = (0.25, 0.5, 0.75, 0.875), (0.5, 0.0, 1.0, 0.25)
 
 
 class HeldBackbone(FakeBackbone):
-    """Predicts only while `free` is set, after `pause` seconds; says in `asked` that it was asked."""
+    """Predicts only while `free` is set, each time after `pause` seconds; `asked` says that it was
+    asked."""
 
     pause = 0.0
 

@@ -291,9 +291,7 @@ def _mount_studio(app: FastAPI, model: Backbone) -> None:
     """Put the studio at "/", where Gradio and the studio are installed."""
     if find_spec("gradio") is None or find_spec("textseg.studio") is None:
         return
-    import gradio
-
-    from ..studio import build_app  # pyright: ignore[reportMissingImports]
+    from ..studio import mount
 
     @app.api_route(
         "/v1/{rest:path}",
@@ -309,4 +307,4 @@ def _mount_studio(app: FastAPI, model: Backbone) -> None:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})
         raise HTTPException(404)
 
-    gradio.mount_gradio_app(app, build_app(model), path="/")
+    mount(app, "/", model)

@@ -95,7 +95,7 @@ Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_check_text)]
 Upload = Annotated[
     bytes,
     BeforeValidator(_decode),
-    WithJsonSchema({"type": "string", "contentEncoding": "base64", "minLength": 1}),
+    WithJsonSchema({"type": "string", "format": "byte", "contentEncoding": "base64"}),
 ]
 Texts = Annotated[
     list[Text], Field(min_length=1, max_length=MAX_QUERIES), BeforeValidator(_as_list)
