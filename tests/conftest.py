@@ -151,7 +151,7 @@ def v_backbone(v_pipeline: Any) -> Any:
     calibration = {
         "contrast": {"reference": "absent", "samples": 3, "batch_size": 2},
         "prompts": {"template": "a photo of {a}", "absent": "a photo without {a}"},
-        "presence": {"scale": 2.0, "offset": 1.0},
+        "presence": {"weights": [2.0, 0.5, -1.0, 0.25], "offset": 1.0},
         "nouns": ["apple", "ball", "cat", "dog"],
         "words": list(WORDS),
     }

@@ -17,7 +17,7 @@ from textseg.contrast import (
     evidence,
     measure,
     noise_contrast,
-    presence_statistic,
+    presence_features,
 )
 from textseg.options import ContrastOptions
 from textseg.prompts import PromptPair
@@ -200,9 +200,14 @@ def test_presence_of_a_calibrated_model(v_backbone: Any, tiny_image: np.ndarray)
     pair = PromptPair("", "a photo without a dog", "absent")
     [measured] = measure(predictions, [pair], options)
     top = np.sort(measured.contrast.ravel())[::-1]
-    x = np.log(top[: max(1, round(0.02 * top.size))].mean(dtype=float))
-    assert presence_statistic(measured.contrast, measured.evidence) == pytest.approx(x)
-    assert measured.presence == pytest.approx(1 / (1 + np.exp(-(2 * x + 1))))
+    peak, broad = (top[: max(1, round(f * top.size))].mean(dtype=float) for f in (0.02, 0.1))
+    strongest = np.argsort(-measured.contrast.ravel(), kind="stable")
+    gain = measured.evidence.ravel()[strongest[: max(1, round(0.02 * top.size))]].mean(dtype=float)
+    x = [np.log(peak), np.log(broad / peak), np.log(top.mean(dtype=float) / peak), gain / peak**2]
+    found = presence_features(measured.contrast, measured.evidence)
+    np.testing.assert_allclose(found, x, rtol=1e-5)
+    logit = 2 * x[0] + 0.5 * x[1] - x[2] + 0.25 * x[3] + 1
+    assert measured.presence == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
     [other] = measure(predictions, [null("a dog")], options)
     assert other.presence == pytest.approx(confidence_above_zero(other.draw_evidence))
 
@@ -212,4 +217,5 @@ def test_one_draw_still_gives_a_presence(eps_backbone: Any, latents: torch.Tenso
         Predictions(eps_backbone, latents, IDENTITY), [null("a dog")], ContrastOptions(samples=1)
     )
     assert 0 <= measured.presence <= 1
-    assert presence_statistic(np.zeros((3, 5), np.float32), np.zeros((3, 5), np.float32)) < -20
+    nothing = np.zeros((3, 5), np.float32)
+    assert np.isfinite(presence_features(nothing, nothing)).all()

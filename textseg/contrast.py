@@ -331,7 +331,7 @@ def presence(
     """How sure the model is that the object is there, 0 to 1.
 
     Calibrated models, for the pairing and noise levels they were calibrated with:
-    sigmoid(scale * x + offset), where x is `presence_statistic`. Else the one-sided level of a
+    sigmoid(weights . x + offset), where x are `presence_features`. Else the one-sided level of a
     t-test that the evidence over the strongest cells is above zero, draws taken as independent:
     P(T <= t) for Student's T.
     """
@@ -339,20 +339,31 @@ def presence(
     defaults = backbone.contrast_defaults
     same = (pair.strategy, options.strength) == (defaults.reference, defaults.strength)
     if calibrated and same:
-        x = presence_statistic(contrast, evidence)
-        return _sigmoid(calibrated["scale"] * x + calibrated["offset"])
+        x = presence_features(contrast, evidence)
+        return _sigmoid(float(x @ np.asarray(calibrated["weights"])) + calibrated["offset"])
     return confidence_above_zero(draw_evidence)
 
 
-def presence_statistic(contrast: np.ndarray, evidence: np.ndarray) -> float:
-    """The number presence is calibrated on: the logarithm of the mean contrast over the strongest
-    2 % of cells. An object that is there leaves a peak; one that is not leaves none.
+def presence_features(contrast: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """The numbers presence is calibrated on.
+
+    An object that is there leaves a peak far above the rest, and the prompt without it explains
+    the noise worse there; one that is not leaves a weak map, or a broad one.
 
     Args:
-        contrast, evidence: (h, w), of one pair; evidence is not used yet.
+        contrast, evidence: (h, w), of one pair.
+
+    Returns:
+        (4,) float64: the logarithm of the peak, the mean contrast over the strongest 2 % of cells;
+        the logarithms of the mean over the strongest 10 % and over all cells, less that of the
+        peak; the mean evidence over the strongest 2 %, in units of the peak squared.
     """
-    peak = float(contrast.reshape(-1)[_strongest(contrast, PEAK)].mean(dtype=np.float64))
-    return math.log(max(peak, 1e-12))
+    flat = contrast.reshape(-1).astype(np.float64)
+    peak, broad = (max(flat[_strongest(contrast, f)].mean(), 1e-12) for f in (PEAK, STRONGEST))
+    cells = _strongest(contrast, PEAK)
+    gain = evidence.reshape(-1)[cells].mean(dtype=np.float64) / peak**2
+    rest = max(flat.mean(), 1e-12)
+    return np.array([math.log(peak), math.log(broad / peak), math.log(rest / peak), gain])
 
 
 def confidence_above_zero(values: np.ndarray) -> float:

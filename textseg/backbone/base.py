@@ -28,7 +28,7 @@ class Backbone(ABC):
         factor: pixels per latent cell along a side.
         num_train_timesteps: T.
         calibration: what the model folder's `textseg.json` says (possibly empty): keys
-            "contrast" and "refine" (option fields), "presence" ({"scale", "offset"}),
+            "contrast" and "refine" (option fields), "presence" ({"weights", "offset"}),
             "prompts" ({"template", "absent"}), "nouns" (list of str), "synonyms" (word to noun).
         distilled_guidance: for models that are told a guidance scale instead of being evaluated
             twice, the scale `embed` gives; else None.

@@ -121,10 +121,10 @@ class LatentUNet(Backbone):
         self._contrast = self._defaults(ContrastOptions, "contrast")
         self._refine = self._defaults(RefineOptions, "refine")
         presence = self.calibration.get("presence")
-        if presence is not None and not {"scale", "offset"} <= set(presence):
+        if presence is not None and not {"weights", "offset"} <= set(presence):
             raise ModelError(
-                f"{self.name!r} has a bad 'presence' in textseg.json: scale and offset are needed, "
-                f"got {presence!r}"
+                f"{self.name!r} has a bad 'presence' in textseg.json: weights and offset are "
+                f"needed, got {presence!r}"
             )
 
     @classmethod

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backbone.base import Backbone
 from ..binarize import cut, normalize
-from ..contrast import Predictions, measure, presence_statistic
+from ..contrast import Predictions, measure, presence_features
 from ..errors import InputError
 from ..image import image_identity, load_image, resize_image
 from ..options import ContrastOptions, RefineOptions
@@ -137,12 +137,16 @@ def iou(mask: np.ndarray, truth: np.ndarray) -> float:
 def mean_iou(
     questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
 ) -> float:
-    scores = []
-    for q in questions:
-        if q.truth is not None:
-            score = upsample(normalize(q.contrast(strengths), options), q.image.shape[:2])
-            scores.append(iou(cut(score, options), q.truth))
-    return float(np.mean(scores))
+    there = [q for q in questions if q.truth is not None]
+    return float(np.mean([_iou(q, strengths, options) for q in there]))
+
+
+def _iou(question: Question, strengths: Sequence[float], options: RefineOptions) -> float:
+    """The IoU of a question's mask without refinement, 0 where its noun is absent."""
+    if question.truth is None:
+        return 0.0
+    contrast = normalize(question.contrast(strengths), options)
+    return iou(cut(upsample(contrast, question.image.shape[:2]), options), question.truth)
 
 
 def fit_threshold(
@@ -168,43 +172,48 @@ def fit_threshold(
     return (*best, table)
 
 
-KEPT = 0.9
-
-
 def fit_presence(
-    questions: Sequence[Question], strengths: Sequence[float]
-) -> tuple[dict[str, float], float, float]:
-    """Logistic regression of "is it there" on `presence_statistic`, both answers weighted alike.
+    questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
+) -> tuple[dict[str, Any], float, float]:
+    """Logistic regression of "is it there" on `presence_features`, both answers weighted alike.
+
+    Args:
+        options: how masks are cut, to weigh what emptying one costs.
 
     Returns:
-        `scale` and `offset`; the balanced accuracy at a presence of 0.5; and the presence below
-        which masks should be emptied: 0.5, or less where that would empty more than 1 - `KEPT` of
-        the queries for what is there.
+        `weights` and `offset`; the balanced accuracy at a presence of 0.5; and the presence below
+        which masks should be emptied: where the mean IoU, half over queries for what is there and
+        half over others (1 for an empty mask, else 0), is highest.
     """
     from scipy.optimize import minimize
 
     x = np.array(
         [
-            presence_statistic(
-                q.contrast(strengths),
-                _mean(q.evidence, strengths),
-            )
+            presence_features(q.contrast(strengths), _mean(q.evidence, strengths))
             for q in questions
         ]
     )
     y = np.array([q.truth is not None for q in questions], float)
     weight = np.where(y > 0, 0.5 / max(y.sum(), 1), 0.5 / max((1 - y).sum(), 1))
+    mean, spread = x.mean(0), x.std(0) + 1e-6
 
     def loss(p: np.ndarray) -> float:
-        z = p[0] * (x - x.mean()) + p[1]
-        return float((weight * (np.logaddexp(0, z) - y * z)).sum() + 1e-4 * p[0] ** 2)
+        z = (x - mean) / spread @ p[:-1] + p[-1]
+        return float((weight * (np.logaddexp(0, z) - y * z)).sum() + 1e-3 * (p[:-1] ** 2).sum())
 
-    scale, shift = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
-    offset = float(shift - scale * x.mean())
-    right = ((scale * x + offset) > 0) == (y > 0)
-    presences = 1 / (1 + np.exp(-(scale * x[y > 0] + offset)))
-    least = min(0.5, float(np.quantile(presences, 1 - KEPT)))
-    return {"scale": float(scale), "offset": offset}, float((weight * right).sum()), least
+    fitted = minimize(loss, np.zeros(x.shape[1] + 1), method="BFGS").x
+    weights = fitted[:-1] / spread
+    offset = float(fitted[-1] - weights @ mean)
+    logits = x @ weights + offset
+    accuracy = float((weight * ((logits > 0) == (y > 0))).sum())
+    gains = np.array([_iou(q, strengths, options) for q in questions])
+    presences = 1 / (1 + np.exp(-logits))
+    levels = np.concatenate([[0.0], np.sort(presences)])
+    right = [
+        (weight * np.where(y > 0, gains * (presences >= t), presences < t)).sum() for t in levels
+    ]
+    least = float(levels[int(np.argmax(right))])
+    return {"weights": weights.tolist(), "offset": offset}, accuracy, least
 
 
 def fit_refinement(
@@ -253,7 +262,7 @@ def calibrate(
     model = load(folder)
     questions = ask(model, images, annotations, options, limit=limit, progress=progress)
     strengths, cut_options, value, by_level = fit_threshold(questions)
-    presence, accuracy, least = fit_presence(questions, strengths)
+    presence, accuracy, least = fit_presence(questions, strengths, cut_options)
     refined, by_refinement = fit_refinement(questions, strengths, cut_options)
     contrast = replace(options, strength=strengths, batch_size=options.samples)
     file = folder / "textseg.json"
