@@ -177,6 +177,16 @@ def test_a_strided_mean_field_stays_close_to_the_full_one():
     np.testing.assert_allclose(unsent, DenseCRF(image, **settings).marginals(unary, 0))
 
 
+@pytest.mark.parametrize("image", ["disc", "smooth colours", "fine texture"])
+def test_a_coarser_grid_moves_few_pixels(image):
+    pixels, unary = IMAGES[image](), two_labels(PROBABILITIES["blurred disc"]())
+    alpha, gamma = 80 * SCALE, 3 * SCALE
+    expected = brute_force(unary, pixels, alpha=alpha, gamma=gamma)
+    found = DenseCRF(pixels, alpha=alpha, gamma=gamma, exact_pixels=0, spacing=0.9).marginals(unary)
+    assert np.abs(found - expected).mean() < 0.005
+    assert ((found > 0.5) != (expected > 0.5)).mean() < 0.005
+
+
 def test_small_images_are_not_strided():
     image = IMAGES["disc"]()
     unary = two_labels(PROBABILITIES["blobs"]())

@@ -155,7 +155,8 @@ class Refiner:
         options = self.options
         return DenseCRF(image, appearance=options.crf_appearance, alpha=options.crf_alpha * scale,
                         beta=options.crf_beta, smoothness=options.crf_smoothness,
-                        gamma=options.crf_gamma * scale, stride=options.crf_stride)  # fmt: skip
+                        gamma=options.crf_gamma * scale, spacing=options.crf_spacing,
+                        stride=options.crf_stride)  # fmt: skip
 
     def _tidy(self, mask: np.ndarray) -> np.ndarray:
         options, area = self.options, mask.size

@@ -332,6 +332,7 @@ class DenseCRF:
         smoothness, gamma: weight, reach in pixels. A weight of 0 leaves its kernel out.
         exact_pixels: up to this many pixels the appearance kernel is summed exactly instead of on
             the grid; the matrix takes 4 bytes times the square of that.
+        spacing: of the grid's nodes, in units of the kernel's standard deviation.
         stride: above `exact_pixels`, every stride-th row and column carries the mean field, and
             only its last update reaches all pixels, each with its own colour.
 
@@ -352,6 +353,7 @@ class DenseCRF:
         smoothness: float = 3.0,
         gamma: float = 3.0,
         exact_pixels: int = _EXACT_PIXELS,
+        spacing: float = _SPACING,
         stride: int = 1,
     ) -> None:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
@@ -363,7 +365,7 @@ class DenseCRF:
         self._kernels: list[tuple[float, _Kernel, np.ndarray]] = []
         if appearance > 0:
             kernel = (ExactKernel(image, alpha, beta) if exact
-                      else GridKernel(image, alpha, beta, stride=stride))  # fmt: skip
+                      else GridKernel(image, alpha, beta, spacing, stride))  # fmt: skip
             self._add(appearance, kernel)
         if smoothness > 0:
             self._add(smoothness, SpatialKernel(height, width, gamma, stride))
