@@ -13,7 +13,6 @@ from typing import Any, Literal
 from .checks import check as _check
 from .checks import check_whole as _check_whole
 from .checks import is_number as _number
-from .errors import InputError
 
 Measure = Literal["contrast", "evidence"]
 REFERENCES: tuple[str, ...] = ("null", "absent", "swap", "erase")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import InputError
+from ..checks import check, check_positive, check_whole, is_number
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,11 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for name in ("hours", "matrix_lr", "lr", "save_every"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise InputError(f"{name} must be a number above 0, got {value!r}")
+            check_positive(name, getattr(self, name))
         for name in ("batch", "fresh", "pool"):
-            value = getattr(self, name)
-            if value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+            check_whole(name, getattr(self, name), 1, 10**9)
         for name in ("ema", "absent"):
             value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise InputError(f"{name} must be a number in [0, 1), got {value!r}")
-        if len(self.pairs) != 2 or not all(0 <= p <= 1 for p in self.pairs):
-            raise InputError(f"pairs must be two numbers in [0, 1], got {self.pairs!r}")
+            check(name, value, "a number in [0, 1)", is_number(value) and 0 <= value < 1)
+        ok = len(self.pairs) == 2 and all(is_number(p) and 0 <= p <= 1 for p in self.pairs)
+        check("pairs", self.pairs, "two numbers in [0, 1]", ok)
