@@ -6,7 +6,7 @@ SAMPLE ?= data/samples/park.jpg
 QUERY ?= the dog
 SOURCES := $(shell find textseg eval -name '*.py' 2>/dev/null)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-browser lint clean
 
 demo: $(VENV)/.user
 	$(BIN)/textseg segment $(SAMPLE) -q "$(QUERY)" -o out --format mask,overlay,cutout
@@ -14,6 +14,10 @@ demo: $(VENV)/.user
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The studio in a real browser: a Chromium or Chrome of the system, in TEXTSEG_CHROMIUM or on the path.
+test-browser: $(VENV)/.browser
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -37,3 +41,7 @@ $(VENV)/.user: pyproject.toml $(SOURCES) | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@rm -f $(VENV)/.user && touch $@
+
+$(VENV)/.browser: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --editable '.[dev,studio]' playwright
+	@touch $@

@@ -587,8 +587,6 @@ def test_the_page_is_built_and_keeps_to_itself(model: FakeBackbone) -> None:
 
     blocks = build_app(model)
     assert not blocks.analytics_enabled
-    config = json.dumps(blocks.get_config_file(), default=str)
-    assert "https://" not in config.replace("https://github.com", "")
     assert all(fn.api_visibility == "private" for fn in blocks.fns.values())
     assert theme()._stylesheets == []
 
