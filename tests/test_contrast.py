@@ -200,7 +200,7 @@ def test_presence_of_a_calibrated_model(v_backbone: Any, tiny_image: np.ndarray)
     pair = PromptPair("", "a photo without a dog", "absent")
     [measured] = measure(predictions, [pair], options)
     top = np.sort(measured.contrast.ravel())[::-1]
-    peak, broad = (top[: max(1, round(f * top.size))].mean(dtype=float) for f in (0.02, 0.1))
+    peak, broad = (top[: max(1, round(f * top.size))].mean(dtype=float) for f in (0.02, 0.05))
     strongest = np.argsort(-measured.contrast.ravel(), kind="stable")
     gain = measured.evidence.ravel()[strongest[: max(1, round(0.02 * top.size))]].mean(dtype=float)
     x = [np.log(peak), np.log(broad / peak), np.log(top.mean(dtype=float) / peak), gain / peak**2]

@@ -355,7 +355,7 @@ def presence_features(contrast: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
     Returns:
         (4,) float64: the logarithm of the peak, the mean contrast over the strongest 2 % of cells;
-        the logarithms of the mean over the strongest 10 % and over all cells, less that of the
+        the logarithms of the mean over the strongest 5 % and over all cells, less that of the
         peak; the mean evidence over the strongest 2 %, in units of the peak squared.
     """
     flat = contrast.reshape(-1).astype(np.float64)

@@ -85,8 +85,9 @@ class Codes:
             torch.save({"keys": list(known), "features": torch.stack([*known.values()])}, cache)
         features = torch.stack([known[k] for k in unique]).float()
         centred = features - features.mean(0)
-        _, values, vectors = torch.pca_lowrank(centred, q=CODE, niter=4)
-        codes = centred @ vectors / (values / len(unique) ** 0.5) ** 0.5
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(unique))
+        values, vectors = values[-CODE:].clamp(min=1e-12), vectors[:, -CODE:]
+        codes = centred @ (vectors * vectors.sum(0).sign()) / values**0.25
         self._codes = dict(zip(unique, torch.nn.functional.normalize(codes).numpy(), strict=True))
         self._places: dict[int, np.ndarray] = {}
 
