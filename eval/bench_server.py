@@ -4,8 +4,8 @@
     python eval/bench_server.py --clients 16 --seconds 120
 
 Starts servers of its own with `mini`, which share the machine with the clients. Each client asks
-about images of its own, one request after the other, with cheap options (2 draws, no CRF) unless
---full.
+about an image of its own, one request after the other, with cheap options (2 draws, no CRF) unless
+--full. The CPU seconds per answer tell runs apart on a machine that others use as well.
 """
 
 from __future__ import annotations
@@ -164,6 +164,7 @@ def load(
             if wait:
                 time.sleep(min(wait, 5))
 
+    cpu = server.figure("process_cpu_seconds_total")
     memory = []
     threads = [threading.Thread(target=ask, args=(client,)) for client in range(clients)]
     for thread in threads:
@@ -173,12 +174,14 @@ def load(
         memory.append(round(server.memory() / 1e6))
     for thread in threads:
         thread.join()
+    cpu = server.figure("process_cpu_seconds_total") - cpu
     taken = np.array(times or [np.nan])
     return {
         "clients": clients,
         "seconds": seconds,
         "answers": dict(sorted(statuses.items(), key=str)),
         "per second": round(len(times) / seconds, 2),
+        "server's CPU seconds per answer": round(cpu / max(len(times), 1), 3),
         "p50 s": round(float(np.percentile(taken, 50)), 3),
         "p99 s": round(float(np.percentile(taken, 99)), 3),
         "memory MB at start, middle, end": memory,
@@ -196,6 +199,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=120.0, help="of the long run")
     parser.add_argument("--short", type=float, default=30.0, help="seconds of the other runs")
+    parser.add_argument("--warm", type=float, default=15.0, help="seconds before each run")
     parser.add_argument("--full", action="store_true", help="the model's own options")
     args = parser.parse_args()
     options = {} if args.full else CHEAP
@@ -207,8 +211,7 @@ def main() -> int:
         ("many clients, one image", (), args.clients, args.short, True),
     ):
         with Server(*arguments) as server:
-            # Warm: every image of the run once more than the server keeps.
-            load(server, min(clients, 4), 5, options)
+            load(server, clients, args.warm, options)
             found = load(server, clients, seconds, options, same)
             batches = server.figure("textseg_batches_total")
             if batches:

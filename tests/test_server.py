@@ -297,6 +297,7 @@ def test_an_unexpected_failure_tells_nothing_and_the_worker_goes_on(caplog):
             answer = server.post("/v1/segment", ASK)
         assert (answer.status, answer.kind) == (500, "failed")
         assert b"NoneType" not in answer.body
+        assert "textseg_failures_total 1.0" in server.ask("GET", "/metrics").body.decode()
         server.model.encode = encode
         assert server.post("/v1/segment", ASK).status == 200
 
@@ -504,3 +505,39 @@ def test_settings_are_checked(settings, words):
 def test_loopback(host):
     assert is_loopback(host)
     assert ServerOptions(host=host)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--host", "0.0.0.0"], "give --token or set TEXTSEG_TOKEN"),
+        (["--token", "hush"], "token must be 16 to 512"),
+        (["--port", "99999"], "port must be a whole number from 0 to 65535"),
+        (["--caption-model", "mini"], "caption-model must be a BLIP model"),
+    ],
+)
+def test_the_command_refuses_what_is_unsafe_or_wrong(capsys, monkeypatch, arguments, words):
+    from textseg.cli import main
+
+    monkeypatch.delenv("TEXTSEG_TOKEN", raising=False)
+    assert main(["serve", *arguments]) == 2
+    said = capsys.readouterr()
+    assert words in said.err and said.err.count("\n") == 1
+    assert said.out == "" and "hush" not in said.err
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(textseg.MissingDependencyError, match=r"textseg\[server\]"):
+        textseg.server.build_server(HeldBackbone())
+
+
+def test_a_port_that_is_taken(server: Live):
+    from textseg.server.app import build
+    from textseg.server.running import serve
+
+    options = ServerOptions(port=server.port, studio=False)
+    with pytest.raises(InputError, match=f"free to listen on, got 127.0.0.1:{server.port}"):
+        serve(build(HeldBackbone(), options), options, lambda address: None)

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(f"textseg: {model.name} answers at {address}", file=sys.stderr, flush=True)
 
-    return 0 if serve(build(model, options, captioner), options, say) else 2
+    serve(build(model, options, captioner), options, say)
+    return 0
 
 
 def _tokens(given: list[str] | None) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def build(
         slot = engine.admit()
         try:
             body = await read_body(request, body_type)
-            task = make(engine, body, options.max_pixels, *more)
+            task = await anyio.to_thread.run_sync(make, engine, body, options.max_pixels, *more)
             del body
             accept = request.headers.get("accept", "")
             refuse_early(task, accept)

@@ -8,6 +8,7 @@ import dataclasses
 import json
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
+import anyio
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -231,7 +232,8 @@ async def read_body(request: Request, kind: type[_Body]) -> _Body:
     content = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if content == "application/json":
-            return kind.model_validate_json(await request.body())
+            data = await request.body()
+            return await anyio.to_thread.run_sync(kind.model_validate_json, data)
         if content in ("multipart/form-data", "application/x-www-form-urlencoded"):
             return kind.model_validate(await _read_form(request, kind))
     except ValidationError as error:

@@ -125,12 +125,13 @@ class Engine:
         inside: requests taken in and not answered.
         stopping: whether no more are taken in.
         batches: calls that made predictions for several requests; batched: the requests in them.
+        failures: pieces of work that ended in an error nobody foresaw.
     """
 
     def __init__(self, model: Backbone, options: ServerOptions) -> None:
         self.model, self._options = model, options
         self.inside, self.stopping = 0, False
-        self.batches = self.batched = 0
+        self.batches = self.batched = self.failures = 0
         self._waiting: deque[Work] = deque()
         self._running: set[Work] = set()
         self._wake = threading.Condition()
@@ -303,6 +304,7 @@ class Engine:
                 work.settle(error=CancelledError(f"Cancelled: {reason}."))
         except BaseException as error:
             if not isinstance(error, (TextsegError, Refusal)):
+                self.failures += 1
                 _log.exception("%s failed", work.kind)
             # Its frames hold the request's files.
             work.settle(error=error.with_traceback(None))

@@ -150,7 +150,9 @@ class Jobs:
     def _sweep(self) -> None:
         """Forget what is too old, and the oldest of what is too much."""
         oldest = time.time() - self._options.keep_seconds
-        ended = sorted((one for one in self if one.ended is not None), key=lambda one: one.ended)
+        ended = sorted(
+            (one for one in self if one.ended is not None), key=lambda one: one.ended or 0.0
+        )
         size = sum(job.size for job in ended)
         count = len(self._jobs)
         for job in ended:

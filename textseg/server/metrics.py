@@ -59,6 +59,7 @@ class Metrics:
         for name, text, value in (
             ("batches", "Calls that predicted for several requests.", engine.batches),
             ("batched_requests", "Requests predicted for together.", engine.batched),
+            ("failures", "Pieces of work that ended in an unforeseen error.", engine.failures),
         ):
             yield CounterMetricFamily(f"textseg_{name}", text, value=value)
         jobs = GaugeMetricFamily("textseg_jobs", "Jobs by state.", labels=["state"])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from ..errors import InputError
 from .engine import Engine
 from .jobs import DONE, Jobs
 from .limits import patient_protocol
@@ -72,15 +73,20 @@ class GracefulServer(uvicorn.Server):
         )
 
 
-def serve(app: FastAPI, options: ServerOptions, on_start: Callable[[str], None]) -> bool:
+def serve(app: FastAPI, options: ServerOptions, on_start: Callable[[str], None]) -> None:
     """Listen until told to stop.
 
     Args:
         on_start: told the address once connections are taken.
 
-    Returns:
-        whether it came to listen at all.
+    Raises:
+        InputError: the address cannot be listened on.
     """
     server = GracefulServer(app, options, on_start)
-    server.run()
-    return server.started
+    try:
+        server.run()
+    except SystemExit:
+        # How uvicorn says so; its log says why.
+        raise InputError(
+            f"host and port must be free to listen on, got {options.host}:{options.port}"
+        ) from None
