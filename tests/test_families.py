@@ -30,7 +30,7 @@ from textseg.backbone.schedulers import (
 from textseg.contrast import Predictions, measure
 from textseg.errors import InputError, MissingDependencyError, ModelError, ModelNotFoundError
 from textseg.inversion import ddim_decode, ddim_encode, ddim_levels, edit_levels, guided_noise
-from textseg.options import ContrastOptions
+from textseg.options import ContrastOptions, RefineOptions
 from textseg.prompts import PromptPair
 
 FLOWS = ("sd3", "sd3-without-t5", "flux", "flux-schnell")
@@ -219,7 +219,9 @@ def test_a_perfect_prediction_gives_the_noise_back(
 
 def test_segment_and_edit_run(model: Tiny, tiny_image: np.ndarray) -> None:
     _, backbone = model
-    found = textseg.segment(tiny_image, "the dog", model=backbone, samples=2, batch_size=2)
+    found = textseg.segment(
+        tiny_image, "the dog", model=backbone, samples=2, batch_size=2, crf_iterations=1
+    )
     assert found.mask.shape == found.score.shape == (48, 80)
     assert np.isfinite(found.score).all() and found.score.max() > 0
     assert found.model == backbone.name
@@ -236,7 +238,9 @@ def test_segment_and_edit_run(model: Tiny, tiny_image: np.ndarray) -> None:
 def test_a_batch_of_queries_equals_one_by_one(model: Tiny, tiny_image: np.ndarray) -> None:
     _, backbone = model
     queries = ["the dog", "the red ball", "an apple"]
-    options: dict[str, Any] = {"model": backbone, "samples": 3, "batch_size": 2}
+    options: dict[str, Any] = {
+        "model": backbone, "samples": 3, "batch_size": 2, "refine": RefineOptions.off(),
+    }  # fmt: skip
     together = textseg.segment(tiny_image, queries, **options)
     for query, among in zip(reversed(queries), reversed(together), strict=True):
         alone = textseg.segment(tiny_image, query, **options)
@@ -264,34 +268,34 @@ def test_one_embedding_per_image_or_one_for_all(model: Tiny) -> None:
 
 
 def smooth(backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weaken the network: random weights make an ODE too rough for any solver."""
+    """Weaken the network beside the exact answer for data from N(0, 1/4): random weights alone
+    make an ODE too rough for any solver."""
     predict = type(backbone).predict
 
     def weak(noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
         a = backbone.alpha_bar(t)
-        ideal = noisy * (1 - a) ** 0.5
-        return ideal + 0.1 * predict(backbone, noisy, t, embedding)
+        exact = noisy * (1 - a) ** 0.5 / (a / 4 + 1 - a)
+        return exact + 0.05 * predict(backbone, noisy, t, embedding)
 
     monkeypatch.setattr(backbone, "predict", weak)
 
 
-def test_decoding_gives_back_what_was_encoded(
-    model: Tiny, tiny_image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decoding_gives_back_what_was_encoded(model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     _, backbone = model
     smooth(backbone, monkeypatch)
-    latents = backbone.encode(tiny_image[:, :64])
+    generator = torch.Generator().manual_seed(1)
+    latents = 0.5 * torch.randn(backbone.vae.config.latent_channels, 6, 8, generator=generator)
 
     def error(steps: int, fixed_point: int = 0) -> float:
         levels = edit_levels(backbone, steps, 0.5)
         noisy = ddim_encode(backbone, latents, levels, fixed_point=fixed_point)[-1]
-        assert (noisy - latents).abs().mean() > 0.05
+        assert (noisy - latents).norm() > 0.3 * latents.norm()
         back = ddim_decode(backbone, noisy, levels, prompt="")
         return float((back - latents).norm() / latents.norm())
 
     coarse, fine = error(10), error(40)
-    assert fine < coarse / 2
-    assert error(10, fixed_point=12) < coarse / 50
+    assert fine < coarse / 1.5 and fine < 0.25
+    assert error(10, fixed_point=15) < coarse / 20
 
 
 @pytest.mark.parametrize("family", FLOWS)

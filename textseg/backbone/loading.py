@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,13 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError, MissingDependencyError, ModelError, ModelNotFoundError
+from ..errors import (
+    InputError,
+    MissingDependencyError,
+    ModelError,
+    ModelNotFoundError,
+    TextsegError,
+)
 from .families import BY_PIPELINE, CONSISTENCY, LATENT_UNET, Family
 from .latent_unet import LatentUNet, pick_device, pick_dtype
 from .piped import quietly
@@ -33,7 +40,7 @@ OFFLOADS = ("model", "layer", "disk")
 QUANTIZATIONS = ("8bit",)
 PathLike = str | os.PathLike[str]
 Loras = PathLike | Sequence[PathLike | tuple[PathLike, float]] | None
-_FAILURES = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError)
+_FAILURES = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -143,10 +150,12 @@ def load_folder(
     variants = check_model(folder, given)
     calibration = read_calibration(folder, [path for path, _ in beside.lora])
     try:
-        with quietly():
+        with quietly(), warnings.catch_warnings():
+            # About settings of older schedulers, which textseg does not use.
+            warnings.simplefilter("ignore", FutureWarning)
             parts = _load_parts(folder, family, variants, what, where, beside)
             pipe = _assemble(family, parts)
-    except ModelError:
+    except TextsegError:
         raise
     except _FAILURES as error:
         raise ModelError(f"{folder} cannot be loaded: {_first_line(error)}") from error

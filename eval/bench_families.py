@@ -1,0 +1,207 @@
+"""What one contrast costs at full size: SDXL and Stable Diffusion 3 medium with random weights.
+
+Time and memory do not depend on what the weights are, so none are downloaded; the maps mean
+nothing. SD 3 is built without T5 (`text_encoder_3`), whose 4.7 billion weights take 9.5 GB in
+bfloat16 and run once per prompt.
+
+    python eval/bench_families.py sdxl
+    python eval/bench_families.py sd3 --offload disk --output sd3.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from textseg.backbone.families import SD3, SDXL
+from textseg.backbone.latent_unet import LatentUNet
+from textseg.backbone.loading import _offload
+from textseg.backbone.piped import quietly
+from textseg.backbone.registry import EMBEDDED
+from textseg.contrast import Predictions, measure
+from textseg.options import ContrastOptions
+from textseg.prompts import PromptPair
+
+
+def filled(make: Any, dtype: torch.dtype) -> Any:
+    """A module built without memory, then given random weights in its precision, in place."""
+    with torch.device("meta"):
+        module = make()
+    buffers = {name for name, _ in module.named_buffers()}
+    module = module.to(dtype).to_empty(device="cpu").eval().requires_grad_(False)
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.02)
+        else:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+    for name, buffer in module.named_buffers():
+        if name.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+        elif name in buffers:
+            buffer.normal_(std=0.02)
+    return module
+
+
+def words() -> Any:
+    """A CLIP tokenizer of the real length; mini's vocabulary is part of the package."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(EMBEDDED / "mini" / "tokenizer", model_max_length=77)
+
+
+def clip(tokenizer: Any, width: int, layers: int, heads: int, projected: bool) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+        num_attention_heads=heads, projection_dim=width, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+
+def autoencoder(channels: int, **options: Any) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=channels,
+        sample_size=1024, **options,
+    )  # fmt: skip
+
+
+def sdxl(dtype: torch.dtype) -> Any:
+    """The parts of stabilityai/stable-diffusion-xl-base-1.0, 3.5 billion weights."""
+    from diffusers import (
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+
+    tokenizer = words()
+    return StableDiffusionXLPipeline(
+        vae=filled(lambda: autoencoder(4, scaling_factor=0.13025), torch.float32),
+        text_encoder=filled(lambda: clip(tokenizer, 768, 12, 12, False), dtype),
+        text_encoder_2=filled(lambda: clip(tokenizer, 1280, 32, 20, True), dtype),
+        tokenizer=tokenizer, tokenizer_2=tokenizer,
+        unet=filled(lambda: UNet2DConditionModel(
+            sample_size=128, block_out_channels=(320, 640, 1280), layers_per_block=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048, use_linear_projection=True,
+            addition_embed_type="text_time", addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        ), dtype),
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
+        add_watermarker=False,
+    )  # fmt: skip
+
+
+def sd3(dtype: torch.dtype) -> Any:
+    """The parts of stabilityai/stable-diffusion-3-medium-diffusers but T5, 2.9 billion weights."""
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    tokenizer = words()
+    return StableDiffusion3Pipeline(
+        vae=filled(lambda: autoencoder(16, scaling_factor=1.5305, shift_factor=0.0609,
+                                       use_quant_conv=False, use_post_quant_conv=False),
+                   torch.float32),
+        text_encoder=filled(lambda: clip(tokenizer, 768, 12, 12, True), dtype),
+        text_encoder_2=filled(lambda: clip(tokenizer, 1280, 32, 20, True), dtype),
+        text_encoder_3=None, tokenizer_3=None,  # pyright: ignore[reportArgumentType]
+        tokenizer=tokenizer, tokenizer_2=tokenizer,
+        transformer=filled(lambda: SD3Transformer2DModel(
+            sample_size=128, patch_size=2, in_channels=16, num_layers=24, attention_head_dim=64,
+            num_attention_heads=24, joint_attention_dim=4096, caption_projection_dim=1536,
+            pooled_projection_dim=2048, out_channels=16, pos_embed_max_size=192,
+        ), dtype),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )  # fmt: skip
+
+
+def peak_gib(reset: bool = False) -> float:
+    """Most memory the process has held, in GiB, since the last reset where Linux allows one."""
+    if reset:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("family", choices=("sdxl", "sd3"))
+    parser.add_argument("--offload", choices=("none", "disk"), default="none")
+    parser.add_argument("--side", type=int, default=1024, help="image side in pixels")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    family, build = (SDXL, sdxl) if args.family == "sdxl" else (SD3, sd3)
+    with quietly():
+        pipe = build(torch.bfloat16)
+    from textseg.backbone.sd3 import MMDiT
+    from textseg.backbone.sdxl import LatentUNetXL
+
+    kind = LatentUNetXL if args.family == "sdxl" else MMDiT
+    model: LatentUNet = kind.from_pipeline(pipe, f"{args.family} with random weights")
+    times = {"build": time.perf_counter() - start}
+    weights = sum(p.numel() for part in family.networks if getattr(pipe, part) is not None
+                  for p in getattr(pipe, part).parameters())  # fmt: skip
+    if args.offload == "disk":
+        start = time.perf_counter()
+        parts = family.without({"text_encoder_3"}) if family is SD3 else family
+        _offload(model, pipe, parts, torch.device("cpu"), "disk")
+        model.device, model.dtype = torch.device("cpu"), torch.bfloat16
+        times["to disk"] = time.perf_counter() - start
+    before = peak_gib(reset=True)
+    image = np.random.default_rng(0).integers(0, 256, (args.side, args.side, 3), dtype=np.uint8)
+
+    def timed(name: str, work: Any) -> Any:
+        begun = time.perf_counter()
+        result = work()
+        times[name] = time.perf_counter() - begun
+        print(f"{name}: {times[name]:.1f} s, peak {peak_gib():.1f} GiB", file=sys.stderr)
+        return result
+
+    latents = timed("encode", lambda: model.encode(image))
+    timed("embed two prompts", lambda: model.embed(["the dog", ""]))
+    predictions = Predictions(model, latents, "bench")
+    options = ContrastOptions(samples=1, batch_size=1)
+    [found] = timed(
+        "contrast, one draw, two prompts",
+        lambda: measure(predictions, [PromptPair("the dog", "", "null")], options),
+    )
+    record = {
+        "model": model.name, "weights": weights, "dtype": "bfloat16", "side": args.side,
+        "offload": args.offload, "threads": torch.get_num_threads(),
+        "seconds": {k: round(v, 1) for k, v in times.items()},
+        "held_gib": round(before, 1), "peak_gib": round(peak_gib(), 1),
+        "finite": bool(np.isfinite(found.contrast).all()),
+    }  # fmt: skip
+    print(json.dumps(record))
+    if args.output:
+        args.output.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
