@@ -340,7 +340,7 @@ def test_models_list_path_and_remove(
     shutil.copytree(tiny_folder, tmp_path / "models" / "me--tiny")
     assert main(["models", "list"]) == 0
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("me/tiny")]
-    assert line.endswith("latent-unet  ready")
+    assert line.split()[-3:] == ["latent-unet", "ready", str(tmp_path / "models" / "me--tiny")]
     assert main(["models", "list", "--json"]) == 0
     records = [json.loads(x) for x in capsys.readouterr().out.splitlines()]
     assert [r["complete"] for r in records if r["name"] == "me/tiny"] == [True]

@@ -293,3 +293,51 @@ def test_download_errors_are_one_line(home: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("mini", "/tmp", "a/b/c"):
         with pytest.raises(InputError, match="hub id like OWNER/NAME"):
             registry.download_model(name)
+
+
+def test_digests_of_cached_files_are_compared(home: Path, tiny_folder: Path) -> None:
+    import hashlib
+
+    snapshot = put_in_cache(home, "someone/tiny", tiny_folder)
+    weights = snapshot / "unet" / "diffusion_pytorch_model.safetensors"
+    count = 0
+    for link in sorted(p for p in snapshot.rglob("*") if p.is_symlink()):
+        data = link.read_bytes()
+        if link.suffix == ".safetensors":
+            name = hashlib.sha256(data).hexdigest()
+        else:
+            name = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
+        blob = link.resolve().rename(link.resolve().with_name(name))
+        link.unlink()
+        link.symlink_to(blob)
+        count += 1
+    assert registry.verify_model(snapshot) == count
+    assert registry.verify_model(tiny_folder) == 0
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1  # as long as before: only the digest tells
+    weights.resolve().write_bytes(damaged)
+    registry.check_model(snapshot)
+    with pytest.raises(ModelError, match=r"is not what was published") as error:
+        registry.verify_model(snapshot)
+    assert str(weights) in one_line(error)
+
+
+def test_configurations_alone_can_be_downloaded(
+    home: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    bare = shutil.copytree(
+        tiny_folder, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda *a, **k: str(bare / "model_index.json")
+    )
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **k: (asked.update(k), str(bare))[1]
+    )
+    assert registry.download_model("someone/tiny", configs_only=True) == bare
+    assert not any("safetensors" in pattern for pattern in asked["allow_patterns"])
+    with pytest.raises(ModelError, match="is missing"):
+        registry.download_model("someone/tiny")

@@ -139,7 +139,8 @@ def _consistency(words: Any, t5_words: Any) -> Any:
 
     return StableDiffusionPipeline(
         vae=autoencoder(4), text_encoder=clip(words, 16), tokenizer=words,
-        unet=unet(time_cond_proj_dim=12), scheduler=diffusion_schedule("LCMScheduler", steps_offset=1),
+        unet=unet(time_cond_proj_dim=12),
+        scheduler=diffusion_schedule("LCMScheduler", steps_offset=1),
         safety_checker=None, feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )  # fmt: skip

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..options import EDIT_METHODS, ContrastOptions, EditOptions, RefineOptions
 from .options_arguments import (
+    add_beside_arguments,
     add_model_arguments,
     add_options,
     add_refine_switch,
     add_report_arguments,
     given_options,
+    load_given,
     refuse,
 )
 
@@ -101,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_refine_switch(parser)
     add_report_arguments(parser)
     add_model_arguments(parser)
+    add_beside_arguments(parser)
     add_options(parser, EditOptions, title="edit (default: what the model was tuned with)")
     add_options(parser, ContrastOptions, title="contrast, finds the region", exclude=_SHARED)
     add_options(parser, RefineOptions, title="mask, cuts the region")
@@ -143,9 +146,7 @@ def _run(
     model: Any = args.model
     plain = args.method not in (*PIXEL_METHODS, "inpaint")
     if plain or args.mask is None or args.from_prompt is not None:
-        from ..backbone import load
-
-        model = Segmenter(load(args.model, device=args.device, dtype=args.dtype))
+        model = Segmenter(load_given(args))
     source, carried = _source(args, model, step)
     mask: Any = None if args.mask is None else _mask(args.mask)
     if mask is None:

@@ -8,10 +8,12 @@ import json
 from ..options import GenerateOptions
 from .edit import check_output
 from .options_arguments import (
+    add_beside_arguments,
     add_model_arguments,
     add_options,
     add_report_arguments,
     given_options,
+    load_given,
     refuse,
 )
 
@@ -41,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_report_arguments(parser)
     add_model_arguments(parser)
+    add_beside_arguments(parser)
     add_options(parser, GenerateOptions, title="sampling (default: what the model was tuned with)")
 
 
@@ -51,11 +54,10 @@ def run(args: argparse.Namespace) -> int:
     refuse(args.count >= 1, f"count must be at least 1, got {args.count}")
     out, prompts = check_output(args.output), list[str](args.prompts)
 
-    from ..backbone import load
     from ..generate import generate
     from .progress import Progress
 
-    model = load(args.model, device=args.device, dtype=args.dtype)
+    model = load_given(args)
     with Progress("step", quiet=args.quiet) as progress:
         made = generate(
             prompts,

@@ -12,6 +12,8 @@ EXAMPLES = """\
 examples:
   textseg models list
   textseg models download sd-legacy/stable-diffusion-v1-5 --variant fp16
+  textseg models download stable-diffusion-v1-5/stable-diffusion-v1-5 --configs
+  textseg models check stabilityai/stable-diffusion-xl-base-1.0
   textseg models path mini
   textseg models remove sd-legacy/stable-diffusion-v1-5
 """
@@ -20,7 +22,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    listing = actions.add_parser("list", help="name, size, family and state of every model here")
+    listing = actions.add_parser("list", help="name, size, family, state and place of every model")
     listing.add_argument("--json", action="store_true", help="one JSON object per model on stdout")
     listing.set_defaults(action=_list)
 
@@ -28,7 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     download.add_argument("name", metavar="OWNER/NAME", help="hub id of a diffusers pipeline")
     download.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: main)")
     download.add_argument("--variant", metavar="WORD", help="weights to fetch, such as fp16")
+    download.add_argument("--configs", action="store_true",
+                          help="leave the weights out: what a single-file checkpoint needs "
+                               "beside it")  # fmt: skip
     download.set_defaults(action=_download)
+
+    check = actions.add_parser("check", help="read a model's files and compare their digests")
+    check.add_argument("name", metavar="NAME")
+    check.set_defaults(action=_check)
 
     path = actions.add_parser("path", help="print a model's folder")
     path.add_argument("name", metavar="NAME")
@@ -49,6 +58,7 @@ def _list(args: argparse.Namespace) -> None:
 
     models = list_models()
     width = max((len(model.name) for model in models), default=0)
+    kinds = max((len(model.family) for model in models), default=0)
     for model in models:
         if args.json:
             record = {"name": model.name, "family": model.family, "bytes": model.size,
@@ -57,7 +67,8 @@ def _list(args: argparse.Namespace) -> None:
             print(json.dumps(record, ensure_ascii=False))
         else:
             state = "ready" if model.complete else model.problem
-            print(f"{model.name:{width}}  {_size(model.size):>8}  {model.family}  {state}")
+            print(f"{model.name:{width}}  {_size(model.size):>8}  {model.family:{kinds}}  {state}"
+                  f"  {model.path}")  # fmt: skip
     if not models and not args.json:
         print(f"no models; own ones go into {models_folder()}")
 
@@ -65,7 +76,20 @@ def _list(args: argparse.Namespace) -> None:
 def _download(args: argparse.Namespace) -> None:
     from ..backbone.registry import download_model
 
-    print(download_model(args.name, revision=args.revision, variant=args.variant))
+    folder = download_model(
+        args.name, revision=args.revision, variant=args.variant, configs_only=args.configs
+    )
+    print(folder)
+
+
+def _check(args: argparse.Namespace) -> None:
+    from ..backbone.registry import check_model, family_of, find_model, verify_model
+
+    folder = find_model(args.name)
+    check_model(folder)
+    compared = verify_model(folder)
+    digests = f"{compared} files are what was published" if compared else "it has no digests"
+    print(f"{args.name}: {family_of(folder)}, complete; {digests}")
 
 
 def _path(args: argparse.Namespace) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
 from ..options import NO_REFINEMENT, REFERENCES, RefineOptions, field_docs
+
+if TYPE_CHECKING:
+    from ..backbone import Backbone
 
 
 def add_options(
@@ -74,6 +77,43 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
                        help="cpu, cuda, cuda:1, mps (default: the best there is)")  # fmt: skip
     group.add_argument("--dtype", metavar="DTYPE",
                        help="float32, float16, bfloat16 (default: what suits it)")  # fmt: skip
+
+
+def add_beside_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of what is loaded beside a model; `load_given` loads it."""
+    group = parser.add_argument_group("beside the model (see docs/models.md)")
+    group.add_argument("--lora", action="append", metavar="FILE[=SCALE]",
+                       help="LoRA weights (safetensors) to add; repeatable")  # fmt: skip
+    group.add_argument("--embedding", action="append", metavar="FILE",
+                       help="a learned word (textual inversion, safetensors); "
+                            "repeatable")  # fmt: skip
+    group.add_argument("--transformer", metavar="FILE",
+                       help="safetensors or GGUF weights in place of the UNet's or "
+                            "transformer's")  # fmt: skip
+    group.add_argument("--config", metavar="NAME",
+                       help="for a single-file checkpoint: a model of its kind")  # fmt: skip
+    group.add_argument("--quantize", metavar="BITS", help="8bit, by bitsandbytes")
+    group.add_argument("--offload", metavar="HOW",
+                       help="model, layer or disk: where weights wait (less memory, "
+                            "slower)")  # fmt: skip
+
+
+def load_given(args: argparse.Namespace) -> Backbone:
+    """The model that the flags of `add_model_arguments` and `add_beside_arguments` ask for."""
+    from ..backbone import load
+
+    loras: list[tuple[str, float]] = []
+    for text in args.lora or ():
+        path, equals, scale = text.rpartition("=")
+        try:
+            loras.append((path, float(scale)) if equals else (text, 1.0))
+        except ValueError:
+            raise InputError(f"--lora must be FILE or FILE=SCALE, got {text!r}") from None
+    return load(
+        args.model, device=args.device, dtype=args.dtype, lora=loras or None,
+        embedding=args.embedding, transformer=args.transformer, config=args.config,
+        quantize=args.quantize, offload=args.offload,
+    )  # fmt: skip
 
 
 def add_refine_switch(parser: argparse.ArgumentParser) -> None:

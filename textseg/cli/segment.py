@@ -15,12 +15,14 @@ from ..formats import SUFFIXES, coco_data, write_json, write_result
 from ..options import ContrastOptions, RefineOptions
 from .naming import image_stems, query_slugs
 from .options_arguments import (
+    add_beside_arguments,
     add_model_arguments,
     add_options,
     add_refine_switch,
     add_report_arguments,
     comma_list,
     given_options,
+    load_given,
     refuse,
 )
 
@@ -75,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_refine_switch(parser)
     add_report_arguments(parser)
     add_model_arguments(parser)
+    add_beside_arguments(parser)
     add_options(parser, ContrastOptions, title="contrast (default: what the model was tuned with)")
     add_options(parser, RefineOptions, title="mask (default: what the model was tuned with)")
 
@@ -96,11 +99,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         folder = _make_folder(args.output)
 
-    from ..backbone import load
     from ..segmenter import Segmenter
     from .progress import Progress
 
-    model = load(args.model, device=args.device, dtype=args.dtype)
+    model = load_given(args)
     segmenter = Segmenter(model)
     job = _Job(segmenter, args, contrast | refine, query_slugs(args.queries), folder)
     stems = image_stems(args.images)
