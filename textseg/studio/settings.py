@@ -18,19 +18,16 @@ class StudioSettings:
         caption_model: who writes captions; None for BLIP if it lies here, else the nouns that the
             model sees.
         max_pixels: larger uploads are refused.
-        session_seconds: how long an idle visitor's work is kept.
     """
 
     sample: str = "farm"
     caption_model: str | None = None
     max_pixels: int = MAX_PIXELS
-    session_seconds: float = 3600.0
 
     def __post_init__(self) -> None:
         names = [sample.name for sample in SAMPLES]
         if self.sample not in names:
             raise InputError(f"sample must be one of {', '.join(names)}, got {self.sample!r}")
-        for name in ("max_pixels", "session_seconds"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise InputError(f"{name} must be a number above 0, got {value!r}")
+        count = self.max_pixels
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(f"max_pixels must be a whole number of at least 1, got {count!r}")
