@@ -55,8 +55,8 @@ class Flux(FlowTransformer):
             guidance=vector[:, -1].contiguous() if guided else None,
             pooled_projections=vector[:, : self._pooled].to(z.dtype),
             encoder_hidden_states=sequence.to(z.dtype),
-            txt_ids=torch.zeros(sequence.shape[1], 3, device=z.device, dtype=z.dtype),
-            img_ids=position_ids(h // 2, w // 2).to(z),
+            txt_ids=torch.zeros(sequence.shape[1], 3, device=z.device),
+            img_ids=position_ids(h // 2, w // 2).to(z.device),
         ).sample
         return unpack_cells(out, h, w)
 
@@ -96,5 +96,5 @@ def unpack_cells(tokens: torch.Tensor, h: int, w: int) -> torch.Tensor:
 
 def position_ids(rows: int, columns: int) -> torch.Tensor:
     """(0, row, column) of each token, (rows * columns, 3) float32."""
-    grid = torch.meshgrid(torch.zeros(1), torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.stack([axis.flatten().float() for axis in grid], dim=1)
+    cells = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float()
+    return torch.nn.functional.pad(cells, (1, 0))
