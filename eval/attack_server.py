@@ -31,7 +31,7 @@ CHECKS = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--examples", type=int, default=100, help="random requests per operation")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

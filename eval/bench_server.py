@@ -4,8 +4,9 @@
     python eval/bench_server.py --clients 16 --seconds 120
 
 Starts servers of its own with `mini`, which share the machine with the clients. Each client asks
-about an image of its own, one request after the other, with cheap options (2 draws, no CRF) unless
---full. The CPU seconds per answer tell runs apart on a machine that others use as well.
+one question after the other, about 16 images in turn where the server keeps 4, with cheap options
+(2 draws, no CRF) unless --full. The CPU seconds per answer tell runs apart even on a machine that
+others use as well.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = sorted((ROOT / "data" / "samples").glob("*.jpg"))
 QUERIES = ("the dog", "the boat", "the apple", "the tree", "the car")
+IMAGES = 16
 CHEAP = {"samples": 2, "crf": False}
 
 
@@ -50,7 +52,7 @@ class Server:
         self.url = ""
 
     def __enter__(self) -> Server:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while not self.url:
             found = re.search(r"answers at (\S+)", self.log())
             if self.process.poll() is not None or time.monotonic() > end:
@@ -139,22 +141,25 @@ def load(
         same: all clients ask about one image.
     """
     bodies = [
-        [image_form(query, options, None if same else 1 + client) for query in QUERIES]
-        for client in range(clients)
+        image_form(query, options, None if same else 1 + image)
+        for image in range(IMAGES)
+        for query in QUERIES
     ]
+    # Each question comes after those on all other images, so that nothing about its image is kept.
+    numbers = itertools.count()
     statuses: collections.Counter[int | str] = collections.Counter()
     times: list[float] = []
     guard = threading.Lock()
     end = time.monotonic() + seconds
 
-    def ask(client: int) -> None:
-        for number in itertools.count(client):
-            if time.monotonic() > end:
-                return
+    def ask() -> None:
+        while time.monotonic() < end:
+            round_, image = divmod(next(numbers), IMAGES)
+            number = image * len(QUERIES) + round_ % len(QUERIES)
             begun = time.perf_counter()
             status: int | str
             try:
-                status, _, wait = post(server.url, *bodies[client][number % len(QUERIES)])
+                status, _, wait = post(server.url, *bodies[number])
             except OSError as error:
                 status, wait = type(error).__name__, 1.0
             with guard:
@@ -166,7 +171,7 @@ def load(
 
     cpu = server.figure("process_cpu_seconds_total")
     memory = []
-    threads = [threading.Thread(target=ask, args=(client,)) for client in range(clients)]
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
     for thread in threads:
         thread.start()
     for point in (0.1, 0.55, 0.98):
@@ -195,21 +200,25 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Runs: many clients; one client; many, with predictions made together; many, on one image."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=120.0, help="of the long run")
     parser.add_argument("--short", type=float, default=30.0, help="seconds of the other runs")
     parser.add_argument("--warm", type=float, default=15.0, help="seconds before each run")
     parser.add_argument("--full", action="store_true", help="the model's own options")
+    parser.add_argument("--runs", default="many,one,together,same", help="which of them")
     args = parser.parse_args()
     options = {} if args.full else CHEAP
     bad = 0
     for title, arguments, clients, seconds, same in (
-        ("many clients", (), args.clients, args.seconds, False),
-        ("one client", (), 1, args.short, False),
-        ("many clients, predictions together", ("--batch", "16"), args.clients, args.short, False),
-        ("many clients, one image", (), args.clients, args.short, True),
+        ("many", (), args.clients, args.seconds, False),
+        ("one", (), 1, args.short, False),
+        ("together", ("--batch", "16"), args.clients, args.short, False),
+        ("same", (), args.clients, args.short, True),
     ):
+        if title not in args.runs.split(","):
+            continue
         with Server(*arguments) as server:
             load(server, clients, args.warm, options)
             found = load(server, clients, seconds, options, same)

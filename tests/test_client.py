@@ -69,6 +69,7 @@ def test_edit_equals_the_library(client):
     found = client.edit(PICTURE, "the dog", "a cat", steps=4)
     alone = textseg.edit(PICTURE, "the dog", "a cat", model=HeldBackbone(), steps=4)
     assert np.array_equal(found.image, alone.image)
+    assert found.source is not None and alone.source is not None
     assert np.array_equal(found.source, alone.source)
     assert found.describe() == alone.describe()
     assert found.to_bytes(".png") == alone.to_bytes(".png")

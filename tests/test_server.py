@@ -232,6 +232,7 @@ def test_several_queries_at_once_get_what_each_gets_alone(server: Live):
             name = next(name for name in files.namelist() if name.endswith(".npz"))
             found = textseg.Segmentation.from_bytes(files.read(name))
         assert np.array_equal(found.score, one.score)
+        assert found.contrast is not None and one.contrast is not None
         assert np.array_equal(found.contrast, one.contrast)
 
 
@@ -474,6 +475,7 @@ def test_predicting_together_matches_predicting_alone(eps_backbone, tiny_image):
         alone = textseg.segment(image, query, model=eps_backbone, contrast=options, refine=plain)
         found = segmenter.query(query)
         assert np.array_equal(found.mask, alone.mask)
+        assert found.contrast is not None and alone.contrast is not None
         np.testing.assert_allclose(found.contrast, alone.contrast, rtol=1e-4, atol=1e-6)
     # 2 levels, 3 draws, 2 prompts each, and nothing predicted twice.
     assert made == [segmenter.evaluations for segmenter in together] == [12, 12]

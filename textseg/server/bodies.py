@@ -159,7 +159,7 @@ class SegmentBody(ImageBody):
     query: Texts = Field(description="what to find, one text or several")
     caption: Text | None = Field(None, description="what the image shows, for reference 'erase'")
     exclusive: bool = Field(False, description="no pixel in two masks")
-    options: SegmentOptions | None = Field(
+    options: SegmentOptions | None = Field(  # pyright: ignore[reportInvalidTypeForm]
         None, description="fields of the contrast and refine options"
     )
     output: Annotated[list[What], BeforeValidator(_as_list)] = Field(
@@ -182,7 +182,7 @@ class EditBody(ImageBody):
         "diffedit", description="how", json_schema_extra={"enum": list(METHODS)}
     )
     caption: Text | None = Field(None, description="what the image shows, for reference 'erase'")
-    options: EditingOptions | None = Field(
+    options: EditingOptions | None = Field(  # pyright: ignore[reportInvalidTypeForm]
         None, description="fields of the edit, contrast and refine options"
     )
     visible_label: bool = Field(False, description="write 'Edited with AI' into the picture")
@@ -206,7 +206,9 @@ class GenerateBody(Body):
 
     prompt: Texts = Field(description="what to make, one text or several")
     count: int = Field(1, ge=1, le=MAX_IMAGES, description="images per prompt")
-    options: GeneratingOptions | None = Field(None, description="fields of the sampling options")
+    options: GeneratingOptions | None = Field(  # pyright: ignore[reportInvalidTypeForm]
+        None, description="fields of the sampling options"
+    )
     visible_label: bool = Field(False, description="write 'Generated with AI' into the picture")
 
 
