@@ -24,16 +24,19 @@ import torch
 
 from textseg.backbone.families import SD3, SDXL
 from textseg.backbone.latent_unet import LatentUNet
-from textseg.backbone.loading import _offload
+from textseg.backbone.loading import to_disk
 from textseg.backbone.piped import quietly
 from textseg.backbone.registry import EMBEDDED
 from textseg.contrast import Predictions, measure
 from textseg.options import ContrastOptions
 from textseg.prompts import PromptPair
 
+OFFLOAD = False
+
 
 def filled(make: Any, dtype: torch.dtype) -> Any:
-    """A module built without memory, then given random weights in its precision, in place."""
+    """A module built without memory, then given random weights in its precision, in place; with
+    `OFFLOAD`, moved to disk at once, as `textseg.load(..., offload="disk")` does."""
     with torch.device("meta"):
         module = make()
     buffers = {name for name, _ in module.named_buffers()}
@@ -48,6 +51,9 @@ def filled(make: Any, dtype: torch.dtype) -> Any:
             buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
         elif name in buffers:
             buffer.normal_(std=0.02)
+    module.weights = sum(p.numel() for p in module.parameters())
+    if OFFLOAD and dtype != torch.float32:
+        to_disk(module, torch.device("cpu"))
     return module
 
 
@@ -153,6 +159,8 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=1024, help="image side in pixels")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    global OFFLOAD
+    OFFLOAD = args.offload == "disk"
     torch.manual_seed(0)
     start = time.perf_counter()
     family, build = (SDXL, sdxl) if args.family == "sdxl" else (SD3, sd3)
@@ -164,14 +172,10 @@ def main() -> int:
     kind = LatentUNetXL if args.family == "sdxl" else MMDiT
     model: LatentUNet = kind.from_pipeline(pipe, f"{args.family} with random weights")
     times = {"build": time.perf_counter() - start}
-    weights = sum(p.numel() for part in family.networks if getattr(pipe, part) is not None
-                  for p in getattr(pipe, part).parameters())  # fmt: skip
-    if args.offload == "disk":
-        start = time.perf_counter()
-        parts = family.without({"text_encoder_3"}) if family is SD3 else family
-        _offload(model, pipe, parts, torch.device("cpu"), "disk")
-        model.device, model.dtype = torch.device("cpu"), torch.bfloat16
-        times["to disk"] = time.perf_counter() - start
+    model.device, model.dtype = torch.device("cpu"), torch.bfloat16
+    weights = sum(getattr(pipe, part).weights for part in family.networks
+                  if getattr(pipe, part) is not None)  # fmt: skip
+    while_building = peak_gib()
     before = peak_gib(reset=True)
     image = np.random.default_rng(0).integers(0, 256, (args.side, args.side, 3), dtype=np.uint8)
 
@@ -194,7 +198,8 @@ def main() -> int:
         "model": model.name, "weights": weights, "dtype": "bfloat16", "side": args.side,
         "offload": args.offload, "threads": torch.get_num_threads(),
         "seconds": {k: round(v, 1) for k, v in times.items()},
-        "held_gib": round(before, 1), "peak_gib": round(peak_gib(), 1),
+        "build_peak_gib": round(while_building, 1), "held_gib": round(before, 1),
+        "peak_gib": round(peak_gib(), 1),
         "finite": bool(np.isfinite(found.contrast).all()),
     }  # fmt: skip
     print(json.dumps(record))

@@ -226,6 +226,8 @@ def _finish(
     for part in family.networks:
         network = getattr(pipe, part)
         network.eval().requires_grad_(False)
+        if _on_disk(network):
+            continue
         if part == "vae":
             torch.nn.Module.to(network, torch.float32)
         elif not (quantised and part == family.denoiser):
@@ -238,7 +240,7 @@ def _finish(
     if beside.offload is None and where.type == "cpu" and family == LATENT_UNET:
         model._use_plain_attention()
     if beside.offload is not None:
-        _offload(model, pipe, family, where, beside.offload)
+        _offload(pipe, family, where, beside.offload)
     model.device, model.dtype = where, what
     return model
 
@@ -276,6 +278,10 @@ def _load_parts(
             options["quantization_config"] = _eight_bit()
             options["device_map"] = {"": device}
         parts[part] = getattr(library, kind).from_pretrained(folder / part, **options)
+        untouched = not (beside.lora or beside.embedding or beside.quantize)
+        if beside.offload == "disk" and part != "vae" and untouched:
+            # Before the next part is loaded, so that one part at a time is held.
+            to_disk(parts[part].eval().requires_grad_(False), device)
     for part, kind in family.tokenizers.items():
         parts[part] = getattr(transformers, kind).from_pretrained(
             folder / part, local_files_only=True
@@ -374,23 +380,32 @@ def _add_words(pipe: Any, path: Path) -> None:
         raise ModelError(f"{path} does not fit the model: {_first_line(error)}") from error
 
 
-def _offload(model: LatentUNet, pipe: Any, family: Family, where: torch.device, how: str) -> None:
+def _offload(pipe: Any, family: Family, where: torch.device, how: str) -> None:
     """Keep weights out of the device's memory until they are needed."""
-    _need("accelerate", f"offload={how!r} needs accelerate")
     with quietly():
         if how == "model":
             pipe.enable_model_cpu_offload(device=where)
         elif how == "layer":
             pipe.enable_sequential_cpu_offload(device=where)
         else:
-            from accelerate import disk_offload
-
-            folder = tempfile.TemporaryDirectory(prefix="textseg-offload-")
-            model.offload_folder = folder  # type: ignore[attr-defined] # deleted with the model
             for part in family.networks:
-                if part != "vae":
-                    disk_offload(getattr(pipe, part), os.path.join(folder.name, part), where)
+                if part != "vae" and not _on_disk(getattr(pipe, part)):
+                    to_disk(getattr(pipe, part), where)
             torch.nn.Module.to(pipe.vae, where)
+
+
+def to_disk(network: torch.nn.Module, where: torch.device) -> None:
+    """Move a network's weights into a temporary folder, deleted with it; they are read back, layer
+    by layer, at each use."""
+    from accelerate import disk_offload
+
+    folder = tempfile.TemporaryDirectory(prefix="textseg-offload-")
+    network.offload_folder = folder  # type: ignore[assignment]
+    disk_offload(network, folder.name, where)
+
+
+def _on_disk(network: torch.nn.Module) -> bool:
+    return hasattr(network, "offload_folder")
 
 
 def _check_offload(beside: Beside, where: torch.device) -> None:
@@ -399,6 +414,8 @@ def _check_offload(beside: Beside, where: torch.device) -> None:
             f"offload must be 'disk' on the cpu, where the others save nothing, got "
             f"{beside.offload!r}"
         )
+    if beside.offload is not None:
+        _need("accelerate", f"offload={beside.offload!r} needs accelerate")
 
 
 def _config_of(path: Path) -> Path:
