@@ -287,7 +287,7 @@ def _load_parts(
             folder / part, local_files_only=True
         )
     config = read_json(folder / "scheduler" / "scheduler_config.json", folder)
-    scheduler = getattr(diffusers, str(config.get("_class_name")), None)
+    scheduler: Any = getattr(diffusers, str(config.get("_class_name")), None)
     if not hasattr(scheduler, "set_timesteps"):
         raise ModelError(f"{folder} has an unknown scheduler {config.get('_class_name')!r}")
     parts["scheduler"] = scheduler.from_config(config)
