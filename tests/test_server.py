@@ -363,6 +363,26 @@ def test_a_failed_job_says_why(server: Live):
     assert server.ask("GET", job["links"]["result"]).kind == "bad_image"
 
 
+def test_an_outcome_that_comes_while_an_event_is_sent_is_told():
+    import asyncio
+
+    from textseg.server.engine import Work
+    from textseg.server.jobs import DONE, Job
+
+    async def watch() -> list[bytes]:
+        work = Work("segment", lambda progress: None, deadline=0.0)
+        job = Job("caller", lambda result, accept: None, work)  # pyright: ignore[reportArgumentType]
+        said = []
+        async for event in job.events():
+            said.append(event)
+            if len(said) == 1:
+                job.end(DONE)
+        return said
+
+    said = asyncio.run(watch())
+    assert [event.split()[1] for event in said] == [b"progress", b"done"]
+
+
 def test_old_results_are_forgotten():
     with live(max_jobs=2, keep_bytes=1) as server:
         links = []

@@ -89,10 +89,11 @@ class Job:
         """Server-sent events: the job as it stands, every change, the outcome."""
         self.watched = True
         while True:
-            changed = self._changed
-            name = "progress" if self.ended is None else self.state
+            # The job may end while an event is being sent; the outcome is then still to be told.
+            changed, over = self._changed, self.ended is not None
+            name = self.state if over else "progress"
             yield f"event: {name}\ndata: {json.dumps(self.describe())}\n\n".encode()
-            if self.ended is not None:
+            if over:
                 return
             while not changed.is_set():
                 try:
