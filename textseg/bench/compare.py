@@ -119,7 +119,7 @@ def compare(
     report: dict[str, Any] = {
         "machine": _machine(backbone),
         "model": {"name": backbone.name, "dtype": str(backbone.dtype).removeprefix("torch.")},
-        "options": asdict(options),
+        "options": asdict(options) | {"rounding": list(options.rounding)},
         "rows": rows,
         "ratios": _ratios(rows),
     }

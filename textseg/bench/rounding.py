@@ -37,20 +37,20 @@ def rounding_floor(
         of the two maps; worst: the largest one. changed: share of the cells that change sides of
         the cut, relative to the mask.
     """
-    contrast = contrast or backbone.contrast_defaults
-    refine = refine or backbone.refine_defaults
+    options: ContrastOptions = contrast or backbone.contrast_defaults
+    rule: RefineOptions = refine or backbone.refine_defaults
     identity, height, width = image_identity(image), *image.shape[:2]
     latents = backbone.encode(resize_image(image, backbone.fit_size(height, width)))
     low = copy.copy(backbone)
     low.unet, low.dtype = copy.deepcopy(backbone.unet).to(dtype), dtype
-    pair = pair_for(backbone, query, contrast.reference)
+    pair = pair_for(backbone, query, options.reference)
     exact, rounded = (
-        measure(Predictions(model, latents, identity), [pair], contrast,
-                cut=lambda map_: cut_value(map_, refine))[0].contrast
+        measure(Predictions(model, latents, identity), [pair], options,
+                cut=lambda map_: cut_value(map_, rule))[0].contrast
         for model in (backbone, low)
     )  # fmt: skip
     difference = np.abs(rounded - exact)
-    inside, moved = (map_ > cut_value(map_, refine) for map_ in (exact, rounded))
+    inside, moved = (map_ > cut_value(map_, rule) for map_ in (exact, rounded))
     strongest = np.sort(exact, axis=None)[-max(1, round(0.02 * exact.size)) :]
     return {
         "contrast": float(exact.mean()),

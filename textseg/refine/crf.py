@@ -274,7 +274,7 @@ class GridKernel:
             flat = flat * np.float32(self._stride**2)
         spread = source.colour.T @ (source.space.reshape(-1, 9) * flat)
         parts = np.ascontiguousarray(spread.T).reshape(3, 3, -1)
-        into, out = zip(*self._factors, strict=True)
+        into, out = [pair[0] for pair in self._factors], [pair[1] for pair in self._factors]
         grid = np.empty((rows, len(into[1]), self._colours), np.float32)
         nodes = np.empty(columns * self._colours, np.float32)
         for row in range(rows):

@@ -1,0 +1,206 @@
+"""`textseg bench`: what is counted, against counts made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from textseg.bench import (
+    ARCHITECTURES,
+    BenchOptions,
+    Meter,
+    Speed,
+    compare,
+    machine_speed,
+    random_model,
+    rounding_floor,
+    table,
+)
+from textseg.bench.meter import unet_operations
+from textseg.cli import main
+from textseg.errors import InputError
+from textseg.options import ContrastOptions
+
+IMAGE = np.random.default_rng(4).integers(0, 256, (48, 80, 3), np.uint8)
+QUERIES = ("a dog", "a cat", "a ball")
+TINY: dict[str, Any] = {
+    "unet": {
+        "sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 16,
+        "attention_head_dim": 4, "norm_num_groups": 4,
+    },
+    "vae": {
+        "latent_channels": 4, "norm_num_groups": 4, "block_out_channels": (8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    },
+    "text": ({"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "projection_dim": 16},),
+    "prediction_type": "epsilon",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report(eps_backbone: Any) -> dict[str, Any]:
+    options = BenchOptions(samples=3, queries=3, defaults=True, edit=True, steps=6, speed=False,
+                           rounding=("bfloat16",))  # fmt: skip
+    return compare(eps_backbone, IMAGE, QUERIES, options)
+
+
+def row(report: dict[str, Any], setting: str, method: str) -> dict[str, Any]:
+    [found] = [r for r in report["rows"] if (r["setting"], r["method"]) == (setting, method)]
+    return found
+
+
+def test_evaluations_are_those_of_the_formulas(report: dict[str, Any]) -> None:
+    # Theirs: source and target, each with and without guidance. Ours: the reference once.
+    expected = {
+        ("1 query, n = 3", "diffusers"): 4 * 3,
+        ("1 query, n = 3", "textseg"): 2 * 3,
+        ("3 queries, n = 3", "diffusers"): 3 * 4 * 3,
+        ("3 queries, n = 3", "textseg"): (1 + 3) * 3,
+        ("1 query, defaults", "diffusers"): 4 * 10,
+        ("1 query, defaults", "textseg"): 2 * 10,
+        ("3 queries, defaults", "diffusers"): 3 * 4 * 10,
+        ("3 queries, defaults", "textseg"): (1 + 3) * 10,
+    }
+    for key, evaluations in expected.items():
+        assert row(report, *key)["evaluations"] == evaluations
+    assert report["ratios"]["1 query, n = 3"]["evaluations"] == 2
+    assert report["ratios"]["3 queries, n = 3"]["evaluations"] == 3
+    for method in ("diffusers", "textseg"):
+        assert row(report, "edit, 6 steps", method)["evaluations"] > 0
+
+
+def test_stages_add_up_to_the_total(report: dict[str, Any]) -> None:
+    for found in report["rows"]:
+        stages = found["stages"]
+        assert set(stages) == {"unet", "vae", "text", "rest"}
+        assert all(seconds >= 0 for seconds in stages.values())
+        assert stages["unet"] > 0
+        assert sum(stages.values()) == pytest.approx(found["seconds"], rel=0.05, abs=0.01)
+
+
+def test_a_report_is_json_and_a_table(report: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(report)) == report
+    text = table(report)
+    for found in report["rows"]:
+        assert f"| {found['setting']} | {found['method']} | {found['evaluations']} |" in text
+    assert "Rounding of bfloat16" in text
+
+
+def test_a_meter_counts_and_sees_memory(eps_backbone: Any) -> None:
+    latents = eps_backbone.encode(np.zeros((64, 32, 3), np.uint8))
+    embedding = eps_backbone.embed(["a dog"])[0]
+    meter = Meter(eps_backbone)
+
+    def work() -> None:
+        for n in (1, 4):
+            eps_backbone.predict(latents[None].expand(n, -1, -1, -1), 500, embedding)
+        np.ones(2**23)
+
+    cost = meter.run(work)
+    assert (cost.evaluations, cost.calls) == (5, 2)
+    assert cost.stages["vae"] == cost.stages["text"] == 0
+    if cost.peak_bytes is not None:
+        assert cost.peak_bytes > 0.9 * 8 * 2**23
+    assert not eps_backbone.unet._forward_hooks and not eps_backbone.unet._forward_pre_hooks
+    assert meter.run(lambda: None).evaluations == 0
+
+
+def test_operations_of_the_unet_are_counted(eps_backbone: Any) -> None:
+    small, large = (
+        unet_operations(eps_backbone, torch.zeros(4, side, 2 * side), 500) for side in (8, 16)
+    )
+    # Convolutions do four times the work on four times the cells.
+    assert large["convolution"] == pytest.approx(4 * small["convolution"], rel=0.01)
+    assert large["matmul"] > small["matmul"] > 0
+    speed = machine_speed(torch.device("cpu"), torch.float32, small=True, repeats=1)
+    assert isinstance(speed, Speed) and speed.matmul > 0 and speed.convolution > 0
+
+
+def test_rounding_is_that_of_the_dtype(eps_backbone: Any) -> None:
+    contrast = ContrastOptions(samples=2, batch_size=2)
+    none = rounding_floor(eps_backbone, IMAGE, "a dog", torch.float32, contrast)
+    assert none["floor"] == none["worst"] == none["changed"] == 0
+    some = rounding_floor(eps_backbone, IMAGE, "a dog", torch.bfloat16, contrast)
+    assert 0 < some["floor"] <= some["worst"]
+    assert some["contrast"] == none["contrast"] > 0
+    assert eps_backbone.unet.dtype == eps_backbone.dtype == torch.float32
+
+
+def test_tuned_networks_predict_the_same(make_pipeline: Any) -> None:
+    from textseg.backbone.latent_unet import LatentUNet
+
+    usual, tuned = (LatentUNet.from_pipeline(make_pipeline(), "tiny") for _ in range(2))
+    tuned.tune(channels_last=True, tiling=True, attention="plain")
+    noisy = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
+    expected, found = (
+        model.predict(noisy, 400, model.embed(["a dog"])[0]) for model in (usual, tuned)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    weight = tuned.unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    with pytest.raises(InputError, match="attention must be 'plain' or 'fused', got 'fast'"):
+        tuned.tune(attention="fast")
+
+
+def test_architectures_are_the_released_ones() -> None:
+    from diffusers import UNet2DConditionModel
+
+    # Parameters of the released models, in millions.
+    for arch, millions in (("sd15", 859.5), ("sd21", 865.9), ("sdxl", 2567.5)):
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**ARCHITECTURES[arch]["unet"])
+        assert sum(p.numel() for p in unet.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_a_random_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
+    first, again = (random_model("tiny", device="cpu", dtype="float32") for _ in range(2))
+    latents = first.encode(np.zeros((16, 24, 3), np.uint8))
+    found = [
+        m.predict(latents[None], 500, m.embed(["a dog"])[0]) for m in (first, again)
+    ]  # fmt: skip
+    assert torch.isfinite(found[0]).all() and found[0].std() > 0
+    assert torch.equal(*found)
+    with pytest.raises(InputError, match="arch must be one of"):
+        random_model("sd9")
+
+
+def test_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "sd15", TINY)
+    out = tmp_path / "bench.json"
+    words = ["bench", "--arch", "sd15", "--random", "-n", "2", "--queries", "2", "--no-speed",
+             "--device", "cpu", "-o", str(out)]  # fmt: skip
+    assert main(words) == 0
+    assert "| 1 query, n = 2 | diffusers | 8 |" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert {r["setting"] for r in report["rows"]} == {"1 query, n = 2", "2 queries, n = 2"}
+    assert main([*words, "--json", "--channels-last"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["name"] == "sd15, random weights"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arch", "sd15"], "--arch and --random must be given together"),
+        (["--random"], "--arch and --random must be given together"),
+        (["-n", "0"], "samples must be a whole number from 1 to 1000, got 0"),
+        (["--queries", "99"], "queries must be at most 16"),
+        (["-o", "/nowhere/at/all.json"], "output must be in a folder that exists"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *words]) == 2
+    assert message in capsys.readouterr().err
