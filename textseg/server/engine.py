@@ -241,7 +241,9 @@ class Engine:
         segmenter = Segmenter(self.model, cache_bytes=2**26).set_image(read())
         with self._scenes_lock:
             self._scenes[key] = segmenter
-            while len(self._scenes) > self._options.scenes:
+            # What was predicted together must still be there when its turn comes.
+            kept = max(self._options.scenes, self._options.batch * self._options.workers)
+            while len(self._scenes) > kept:
                 self._scenes.popitem(last=False)
         return segmenter
 
