@@ -39,7 +39,7 @@ def test_from_an_upload_to_a_downloaded_edit(visit: Any, photograph: Any, tmp_pa
     at = visit()
     page = at.page
 
-    page.set_input_files("#ts-upload input, input#ts-upload", picture)
+    page.set_input_files("#ts-bar input[type=file]", picture)
     at.says("my table.png is open, 480 × 360 pixels.")
     at.type("#ts-query", "the apple")
     page.keyboard.press("Enter")
@@ -129,7 +129,7 @@ def test_what_goes_wrong_is_said_in_a_sentence(visit: Any, tmp_path: Path) -> No
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not a picture")
     at = visit()
-    at.page.set_input_files("#ts-upload input, input#ts-upload", broken)
+    at.page.set_input_files("#ts-bar input[type=file]", broken)
     at.says("Image is in no known format")
     assert "Traceback" not in at.page.content()
     at.type("#ts-query", "the")

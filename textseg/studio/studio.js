@@ -1,8 +1,7 @@
 () => {
   const offer = (files) => {
     const file = [...files].find((one) => one.type.startsWith("image/"));
-    const input = document.querySelector("#ts-upload input[type=file], input#ts-upload[type=file]")
-      ?? document.querySelector("#ts-upload")?.parentElement?.querySelector("input[type=file]");
+    const input = document.querySelector("#ts-bar input[type=file]");
     if (!file || !input) return false;
     const carrier = new DataTransfer();
     carrier.items.add(file);
