@@ -56,7 +56,9 @@ class Server:
         while not self.url:
             found = re.search(r"answers at (\S+)", self.log())
             if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the server did not start: {self.log()}")
+                said = self.log()
+                self.__exit__()
+                raise RuntimeError(f"the server did not start: {said}")
             self.url = found.group(1) if found else ""
             time.sleep(0.1)
         return self
