@@ -14,8 +14,8 @@ import argparse
 import contextlib
 import json
 import resource
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from textseg.backbone.latent_unet import LatentUNet
 from textseg.backbone.loading import to_disk
 from textseg.backbone.piped import quietly
 from textseg.backbone.registry import EMBEDDED
+from textseg.backbone.sd3 import MMDiT
+from textseg.backbone.sdxl import LatentUNetXL
 from textseg.contrast import Predictions, measure
 from textseg.options import ContrastOptions
 from textseg.prompts import PromptPair
@@ -82,9 +84,10 @@ def clip(tokenizer: Any, width: int, layers: int, heads: int, projected: bool) -
 
 
 def autoencoder(channels: int, **options: Any) -> Any:
-    from diffusers import AutoencoderKL
+    import diffusers
 
-    return AutoencoderKL(
+    kind: Any = diffusers.AutoencoderKL
+    return kind(
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=channels,
         sample_size=1024, **options,
@@ -93,19 +96,17 @@ def autoencoder(channels: int, **options: Any) -> Any:
 
 def sdxl(dtype: torch.dtype) -> Any:
     """The parts of stabilityai/stable-diffusion-xl-base-1.0, 3.5 billion weights."""
-    from diffusers import (
-        EulerDiscreteScheduler,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
-    )
+    import diffusers
 
+    network: Any = diffusers.UNet2DConditionModel
+    schedule: Any = diffusers.EulerDiscreteScheduler
     tokenizer = words()
-    return StableDiffusionXLPipeline(
+    return diffusers.StableDiffusionXLPipeline(
         vae=filled(lambda: autoencoder(4, scaling_factor=0.13025), torch.float32),
         text_encoder=filled(lambda: clip(tokenizer, 768, 12, 12, False), dtype),
         text_encoder_2=filled(lambda: clip(tokenizer, 1280, 32, 20, True), dtype),
         tokenizer=tokenizer, tokenizer_2=tokenizer,
-        unet=filled(lambda: UNet2DConditionModel(
+        unet=filled(lambda: network(
             sample_size=128, block_out_channels=(320, 640, 1280), layers_per_block=2,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -114,7 +115,7 @@ def sdxl(dtype: torch.dtype) -> Any:
             addition_embed_type="text_time", addition_time_embed_dim=256,
             projection_class_embeddings_input_dim=2816,
         ), dtype),
-        scheduler=EulerDiscreteScheduler(
+        scheduler=schedule(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
         ),
         add_watermarker=False,
@@ -155,46 +156,62 @@ def peak_gib(reset: bool = False) -> float:
     status = Path("/proc/self/status")
     if status.is_file():
         lines = dict(x.split(":", 1) for x in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return round(int(lines["VmHWM"].split()[0]) / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="one contrast at full size, random weights")
     parser.add_argument("family", choices=("sdxl", "sd3"))
-    parser.add_argument("--offload", choices=("none", "disk"), default="none")
+    parser.add_argument("--offload", choices=("none", "disk", "both"), default="none",
+                        help="both: first without, then the same model moved to disk")  # fmt: skip
     parser.add_argument("--side", type=int, default=1024, help="image side in pixels")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     global OFFLOAD
     OFFLOAD = args.offload == "disk"
     torch.manual_seed(0)
-    start = time.perf_counter()
     family, build = (SDXL, sdxl) if args.family == "sdxl" else (SD3, sd3)
+    start = time.perf_counter()
     with quietly():
         pipe = build(torch.bfloat16)
-    from textseg.backbone.sd3 import MMDiT
-    from textseg.backbone.sdxl import LatentUNetXL
-
+    built = {"build": round(time.perf_counter() - start, 1), "build_peak_gib": peak_gib()}
     kind = LatentUNetXL if args.family == "sdxl" else MMDiT
     model: LatentUNet = kind.from_pipeline(pipe, f"{args.family} with random weights")
-    times, cpu = {"build": time.perf_counter() - start}, {}
     model.device, model.dtype = torch.device("cpu"), torch.bfloat16
-    weights = sum(getattr(pipe, part).weights for part in family.networks
-                  if getattr(pipe, part) is not None)  # fmt: skip
-    while_building = peak_gib()
-    before = peak_gib(reset=True)
-    image = np.random.default_rng(0).integers(0, 256, (args.side, args.side, 3), dtype=np.uint8)
+    parts = [getattr(pipe, part) for part in family.networks if getattr(pipe, part) is not None]
+    records = []
+    for offload in ("none", "disk") if args.offload == "both" else (args.offload,):
+        if args.offload == "both" and offload == "disk":
+            for part in parts:
+                if part is not pipe.vae:
+                    to_disk(part, torch.device("cpu"))
+            model._embeddings.clear()
+        record = {
+            "model": model.name, "weights": sum(part.weights for part in parts),
+            "dtype": "bfloat16", "side": args.side, "offload": offload,
+            "threads": torch.get_num_threads(), **built, **measured(model, args.side),
+        }  # fmt: skip
+        records.append(record)
+        print(json.dumps(record), flush=True)
+        if args.output:
+            args.output.write_text(json.dumps(records, indent=1) + "\n")
+    return 0
 
-    def timed(name: str, work: Any) -> Any:
+
+def measured(model: LatentUNet, side: int) -> dict[str, Any]:
+    """Seconds, CPU seconds and peak memory of encoding, embedding and one contrast."""
+    record: dict[str, Any] = {"held_gib": peak_gib(reset=True)}
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
         begun, begun_cpu = time.perf_counter(), time.process_time()
         result = work()
-        times[name] = time.perf_counter() - begun
-        cpu[name] = time.process_time() - begun_cpu
-        print(
-            f"{name}: {times[name]:.1f} s, CPU {cpu[name]:.1f} s, peak {peak_gib():.1f} GiB",
-            file=sys.stderr,
-        )
+        record[name] = {
+            "seconds": round(time.perf_counter() - begun, 1),
+            "cpu_seconds": round(time.process_time() - begun_cpu, 1),
+            "peak_gib": peak_gib(),
+        }
         return result
 
     latents = timed("encode", lambda: model.encode(image))
@@ -205,19 +222,7 @@ def main() -> int:
         "contrast, one draw, two prompts",
         lambda: measure(predictions, [PromptPair("the dog", "", "null")], options),
     )
-    record = {
-        "model": model.name, "weights": weights, "dtype": "bfloat16", "side": args.side,
-        "offload": args.offload, "threads": torch.get_num_threads(),
-        "seconds": {k: round(v, 1) for k, v in times.items()},
-        "cpu_seconds": {k: round(v, 1) for k, v in cpu.items()},
-        "build_peak_gib": round(while_building, 1), "held_gib": round(before, 1),
-        "peak_gib": round(peak_gib(), 1),
-        "finite": bool(np.isfinite(found.contrast).all()),
-    }  # fmt: skip
-    print(json.dumps(record))
-    if args.output:
-        args.output.write_text(json.dumps(record, indent=1) + "\n")
-    return 0
+    return record | {"finite": bool(np.isfinite(found.contrast).all())}
 
 
 if __name__ == "__main__":

@@ -169,9 +169,8 @@ def raw_clean(family: str, pipe: Any, x: torch.Tensor, t: int, a: float, prompt:
             scale = torch.tensor([3.0 - 1.0])
             from diffusers import LatentConsistencyModelPipeline
 
-            told["timestep_cond"] = LatentConsistencyModelPipeline.get_guidance_scale_embedding(
-                None, scale, 12
-            )
+            pipeline: Any = LatentConsistencyModelPipeline
+            told["timestep_cond"] = pipeline.get_guidance_scale_embedding(None, scale, 12)
         eps = pipe.unet(x, t, encoder_hidden_states=text, **told).sample
     return (x - (1 - a) ** 0.5 * eps) / a**0.5
 
@@ -309,7 +308,7 @@ def test_decoding_a_flow_is_eulers_method_in_diffusers(
     noise = torch.randn(backbone.vae.config.latent_channels, 6, 10)
     ours = ddim_decode(backbone, noise, levels, prompt="a dog")
     sigmas = backbone._sigmas()[levels[:0:-1]].clamp(max=0.999)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=1.0)
     scheduler.set_timesteps(sigmas=[float(s) for s in sigmas])
     text = backbone.embed(["a dog"])
     z = noise[None] * ((1 - 0.999) ** 2 + 0.999**2) ** 0.5

@@ -22,8 +22,8 @@ T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red
 
 def t5_tokenizer(folder: Path) -> Any:
     """A T5 tokenizer over whole words, then letters."""
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import T5TokenizerFast
 
     letters = [chr(c) for c in range(97, 123)]
     pieces = ["<pad>", "</s>", "<unk>", *("▁" + w for w in T5_WORDS), "▁", *letters]
@@ -39,7 +39,8 @@ def t5_tokenizer(folder: Path) -> Any:
         json.dumps({"tokenizer_class": "T5TokenizerFast", "model_max_length": 512,
                     "extra_ids": 0, "additional_special_tokens": []})
     )  # fmt: skip
-    return T5TokenizerFast.from_pretrained(folder)
+    kind: Any = transformers.T5TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
+    return kind.from_pretrained(folder)
 
 
 def clip(tokenizer: Any, width: int, projected: bool = False) -> Any:
@@ -65,9 +66,10 @@ def t5(tokenizer: Any, width: int) -> Any:
 
 
 def autoencoder(channels: int, **options: Any) -> Any:
-    from diffusers import AutoencoderKL
+    import diffusers
 
-    return AutoencoderKL(
+    kind: Any = diffusers.AutoencoderKL
+    return kind(
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=channels, sample_size=64,
         **options,
@@ -215,7 +217,8 @@ def _pixart(words: Any, t5_words: Any) -> Any:
         cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=32,
         use_additional_conditions=False,
     )  # fmt: skip
-    return PixArtSigmaPipeline(
+    kind: Any = PixArtSigmaPipeline
+    return kind(
         tokenizer=t5_words, text_encoder=t5(t5_words, 32), vae=autoencoder(4),
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(

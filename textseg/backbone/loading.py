@@ -288,7 +288,7 @@ def _load_parts(
         )
     config = read_json(folder / "scheduler" / "scheduler_config.json", folder)
     scheduler: Any = getattr(diffusers, str(config.get("_class_name")), None)
-    if not hasattr(scheduler, "set_timesteps"):
+    if scheduler is None or not hasattr(scheduler, "set_timesteps"):
         raise ModelError(f"{folder} has an unknown scheduler {config.get('_class_name')!r}")
     parts["scheduler"] = scheduler.from_config(config)
     index = read_json(folder / "model_index.json", folder)
