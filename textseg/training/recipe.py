@@ -37,7 +37,7 @@ class Sources:
     """Training material.
 
     Attributes:
-        packages: a `node_modules` folder with the npm packages of `sprites.STYLES`.
+        packages: a `node_modules` folder with some of the npm packages of `sprites.STYLES`.
         drawings: folders of drawn cutouts, `FOLDER/NOUN/*.png`.
         cutouts: folders of photographed cutouts, the same; every fifth file of a noun, in the order
             of names, is held out for validation.
@@ -65,8 +65,9 @@ def load_mixture(sources: Sources, work: Path) -> Mixture:
     if sources.packages is not None:
         built = work / "drawings"
         if not built.exists():
-            build_drawings(sources.packages, built, TRAINED_STYLES)
-        drawings += [built / style for style in TRAINED_STYLES]
+            here = [s for s in TRAINED_STYLES if (sources.packages / STYLES[s][0]).is_dir()]
+            build_drawings(sources.packages, built, here)
+        drawings += [folder for folder in sorted(built.iterdir()) if folder.is_dir()]
     photographed = {
         noun: [s for i, s in enumerate(found) if i % 5 != 4]
         for noun, found in load_sprites(sources.cutouts).items()
@@ -86,7 +87,7 @@ def load_mixture(sources: Sources, work: Path) -> Mixture:
         backgrounds += photos[: round(0.85 * len(photos))]
     drawn = load_sprites(drawings)
     if not drawn and not photographed and not sets:
-        raise InputError("sources must hold drawings, cutouts or a COCO set, got none")
+        raise InputError("sources must hold drawings, cutouts, photos or a COCO set, got none")
     mixture = Mixture(
         drawn, photographed, backgrounds, sets, portraits, options=SceneOptions(**SCENES)
     )
