@@ -188,10 +188,7 @@ def fit_presence(
     from scipy.optimize import minimize
 
     x = np.array(
-        [
-            presence_features(q.contrast(strengths), _mean(q.evidence, strengths))
-            for q in questions
-        ]
+        [presence_features(q.contrast(strengths), _mean(q.evidence, strengths)) for q in questions]
     )
     y = np.array([q.truth is not None for q in questions], float)
     weight = np.where(y > 0, 0.5 / max(y.sum(), 1), 0.5 / max((1 - y).sum(), 1))
