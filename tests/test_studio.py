@@ -635,6 +635,9 @@ def test_handlers_answer_errors_in_a_sentence(
     last = list(wiring.job(lambda s, text, progress: actions.ask(s, text, progress),
                            clear=page.query)(session, "the dog"))[-1]  # fmt: skip
     assert "“the dog”" in last[page.status]
+    # One that ends without a word would empty the whole page.
+    refused = wiring.job(lambda s, progress: actions.describe(s, None, progress), unasked=True)
+    assert list(refused(session)) == [gradio.skip()]
     live = wiring.live(session, 0.3)
     assert live[page.stage].shape == (HEIGHT, WIDTH, 3)
     assert "0 UNet rows" in live[page.status]

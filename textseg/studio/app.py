@@ -214,8 +214,8 @@ class Wiring:
                 session, lambda progress: action(session, *values, progress=progress),
                 unasked=unasked,
             )  # fmt: skip
-            if clear is not None:
-                yield {clear: ""}
+            # Gradio empties every output of a generator that ends without having yielded.
+            yield gr.skip() if clear is None else {clear: ""}
             try:
                 for word in words:
                     if isinstance(word, Done):
