@@ -31,11 +31,12 @@ SWAPS = {
     "guitar": "a violin",
     "tiger": "a lion",
 }
+PLAIN_SCENES = SceneOptions(photo_backgrounds=1.0)
 EDIT_SCENES = SceneOptions(counts=(0.5, 0.5), scale=(0.35, 0.6), photo_backgrounds=1.0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--packages", type=Path, required=True, help="node_modules")
     parser.add_argument("--cutouts", type=Path, required=True, help="FOLDER/NOUN/*.png")
     parser.add_argument("--backgrounds", type=Path, required=True, help="photographs")
@@ -52,16 +53,17 @@ def main() -> None:
         build_drawings(args.packages, Path(folder), ("openmoji", "fluent", "noto", "twemoji"))
         openmoji = load_sprites([Path(folder) / "openmoji"])
         drawn = load_sprites([Path(folder) / s for s in ("noto", "twemoji", "fluent")])
+    held = {n: found for n, found in cutouts.items() if found}
     sets = (
-        ("openmoji", openmoji, args.count, 21, None),
-        ("photo", {n: found for n, found in cutouts.items() if found}, args.count, 22, None),
+        ("openmoji", openmoji, args.count, 21, PLAIN_SCENES),
+        ("photo", held, args.count, 22, PLAIN_SCENES),
         ("edit", {n: drawn[n] for n in SWAPS}, 120, 23, EDIT_SCENES),
     )
     for name, sprites, count, seed, options in sets:
         out = args.output / name
         write_drawn_set(
             out / "images", out / "instances.json", sprites, count=count, seed=seed,
-            backgrounds=held_out, **({"options": options} if options else {}),
+            backgrounds=held_out, options=options,
         )  # fmt: skip
     (args.output / "edit" / "swaps.json").write_text(json.dumps(SWAPS, indent=1) + "\n")
 

@@ -204,7 +204,7 @@ def test_unknown_model(park: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     line = fails([*words, "nobody/nothing-3"], capsys)
     assert "get it with `textseg models download nobody/nothing-3`" in line
     assert "no model 'nothing'" in fails([*words, "nothing"], capsys)
-    assert "pipeline folder, got the single file" in fails([*words, park], capsys)
+    assert "park.png must be a .safetensors file" in fails([*words, park], capsys)
     assert "model_index.json is missing" in fails([*words, tmp_path], capsys)
 
 

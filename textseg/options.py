@@ -61,18 +61,15 @@ class ContrastOptions:
     stop_risk: float = 0.0
 
     def __post_init__(self) -> None:
-        if _number(self.strength):
-            object.__setattr__(self, "strength", (self.strength,))
+        given: Any = (self.strength,) if _number(self.strength) else self.strength
         try:
-            object.__setattr__(self, "strength", tuple(float(s) for s in self.strength))
+            levels = tuple(float(s) for s in given)
         except (TypeError, ValueError):
-            _check("strength", self.strength, "a number or numbers in (0, 1]", False)
-        _check(
-            "strength",
-            self.strength,
-            "one or more numbers in (0, 1]",
-            bool(self.strength) and all(0 < s <= 1 for s in self.strength),
-        )
+            levels = ()
+            _check("strength", given, "a number or numbers in (0, 1]", False)
+        object.__setattr__(self, "strength", levels)
+        fits = bool(levels) and all(0 < s <= 1 for s in levels)
+        _check("strength", levels, "one or more numbers in (0, 1]", fits)
         _check(
             "reference",
             self.reference,

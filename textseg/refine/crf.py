@@ -69,7 +69,8 @@ class SpatialKernel:
         import cv2
 
         values = np.ascontiguousarray(values, np.float32)
-        out = cv2.sepFilter2D(values, cv2.CV_32F, *taps, borderType=cv2.BORDER_CONSTANT)
+        along, down = taps
+        out = cv2.sepFilter2D(values, cv2.CV_32F, along, down, borderType=cv2.BORDER_CONSTANT)
         return out * np.float32(self._stride**2) if self._stride > 1 else out
 
 
@@ -292,12 +293,12 @@ class GridKernel:
                             part.third.stop - part.third.start), np.float32)  # fmt: skip
             box[part.place[0], :, part.place[1]] = grid[:, part.cells].T
             inner = into[2][:, part.second] @ box.reshape(len(box), -1)
-            inner = inner.reshape(-1, box.shape[2]) @ into[3][:, part.third].T
-            core[node] = inner.reshape(core.shape[1:])
+            inner = inner.reshape(len(inner) * modes, -1) @ into[3][:, part.third].T
+            core[node] = inner.reshape(core[node].shape)
         core = (self._across_slices @ core.reshape(len(core), -1)).reshape(core.shape)
         for node, part in self._slices:
-            inner = core[node].reshape(-1, core.shape[3]) @ out[3][part.third].T
-            box = out[2][part.second] @ inner.reshape(core.shape[1], -1)
+            inner = core[node].reshape(len(core[node]) * modes, -1) @ out[3][part.third].T
+            box = out[2][part.second] @ inner.reshape(len(core[node]), -1)
             box = box.reshape(len(box), modes, -1)
             grid[:, part.cells] = box[part.place[0], :, part.place[1]].T
         return out[0] @ grid.reshape(len(into[0]), -1)

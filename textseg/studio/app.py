@@ -273,7 +273,9 @@ class Wiring:
             return gr.skip()
         done, seconds = session.told
         said = actions.sum_up(session, done.about) if done is not None else ""
-        told = {self.page.status: _status(said, done.rows, seconds, timed=True)} if said else {}
+        told = {}
+        if done is not None and said:
+            told[self.page.status] = _status(said, done.rows, seconds, timed=True)
         return {**self.show(session, controls=False), **told}
 
     def look(self, session: Session | None, view: str) -> Any:

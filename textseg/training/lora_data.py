@@ -133,7 +133,7 @@ class RowPairs(torch.utils.data.Dataset):
         rng = np.random.default_rng((self.options.seed, 2, number))
         size = self.sizes[int(rng.integers(len(self.sizes)))]
         rows = [self._row(number * self.options.batch + b, size) for b in range(self.options.batch)]
-        joined = {key: [row[key] for row in rows] for key in rows[0]}
+        joined: dict[str, Any] = {key: [row[key] for row in rows] for key in rows[0]}
         for key in ("images", "masks", "changed", "levels", "seeds"):
             joined[key] = np.stack(joined[key])
         return joined

@@ -183,7 +183,7 @@ def camera(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
             out = out + grain * noise
         small = np.clip(out, 0, 255).astype(np.uint8)
         coded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        return cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
 
     return shoot
 
