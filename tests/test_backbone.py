@@ -203,7 +203,7 @@ def test_calibration(eps_backbone: LatentUNet, v_backbone: LatentUNet, v_pipelin
         LatentUNet.from_pipeline(v_pipeline, "x", {"contrast": {"samples": 0}})
     with pytest.raises(ModelError, match=r"refine.*textseg\.json"):
         LatentUNet.from_pipeline(v_pipeline, "x", {"refine": {"nonsense": 1}})
-    with pytest.raises(ModelError, match="scale and offset are needed"):
+    with pytest.raises(ModelError, match="weights and offset are needed"):
         LatentUNet.from_pipeline(v_pipeline, "x", {"presence": {"scale": 1}})
 
 
