@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 PROMPTS = {"template": "a photo of {a}", "absent": "a photo without {a}"}
+EDIT = {"guidance_scale": 4.0, "encode_ratio": 0.7}
 
 
 def export_pipeline(
@@ -44,6 +45,6 @@ def export_pipeline(
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     save_vocabulary(tokenizer, folder / "tokenizer")
-    record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS}
+    record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS, "edit": EDIT}
     (folder / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")
     write_synonyms(folder, nouns)
