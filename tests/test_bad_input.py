@@ -305,7 +305,7 @@ def test_a_full_disk(
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import textseg.backbone
@@ -322,6 +322,8 @@ def wait():
     Path({ready!r}).touch()
     time.sleep(60)
 
+# A process started in the background of a shell script is born deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 synced = []
 def fsync(descriptor):
     synced.append(descriptor)
