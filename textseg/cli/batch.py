@@ -7,13 +7,12 @@ import json
 from typing import TYPE_CHECKING
 
 from ..formats import SUFFIXES
-from ..options import ContrastOptions, RefineOptions
 from .options_arguments import (
+    add_mask_options,
     add_model_arguments,
-    add_options,
     add_refine_switch,
     comma_list,
-    given_options,
+    given_mask_options,
     refuse,
 )
 
@@ -87,16 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             "many as there are cores for)")  # fmt: skip
     add_refine_switch(parser)
     add_model_arguments(parser)
-    add_options(parser, ContrastOptions, title="contrast (default: what the model was tuned with)")
-    add_options(parser, RefineOptions, title="mask (default: what the model was tuned with)")
+    add_mask_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    contrast = given_options(args, ContrastOptions)
-    refine = given_options(args, RefineOptions)
-    # Bad options are refused here, before a model is loaded.
-    ContrastOptions(**contrast)
-    RefineOptions(**refine)
+    contrast, refine = given_mask_options(args)
     for name, least in (("workers", 0), ("threads", 1), ("actors", 1)):
         value = getattr(args, name)
         refuse(value is None or value >= least, f"{name} must be at least {least}, got {value}")

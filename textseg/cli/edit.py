@@ -17,6 +17,7 @@ from .options_arguments import (
     add_options,
     add_refine_switch,
     add_report_arguments,
+    given_mask_options,
     given_options,
     load_given,
     refuse,
@@ -111,11 +112,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     changes = given_options(args, EditOptions)
-    finding = given_options(args, ContrastOptions, RefineOptions)
     # Bad options are refused here, before a model is loaded.
     EditOptions(**changes)
-    ContrastOptions(**given_options(args, ContrastOptions))
-    RefineOptions(**given_options(args, RefineOptions))
+    contrast, refine = given_mask_options(args)
+    finding = contrast | refine
     refuse(
         (args.image is None) != (args.from_prompt is None),
         "give an IMAGE or --from-prompt, and not both",

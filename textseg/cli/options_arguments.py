@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
-from ..options import NO_REFINEMENT, REFERENCES, RefineOptions, field_docs
+from ..options import NO_REFINEMENT, REFERENCES, ContrastOptions, RefineOptions, field_docs
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -65,6 +65,24 @@ def given_options(args: argparse.Namespace, *options: type) -> dict[str, Any]:
             if hasattr(args, field.name):
                 given[field.name] = getattr(args, field.name)
     return given
+
+
+def add_mask_options(parser: argparse.ArgumentParser) -> None:
+    """The flags of `ContrastOptions` and `RefineOptions`."""
+    add_options(parser, ContrastOptions, title="contrast (default: what the model was tuned with)")
+    add_options(parser, RefineOptions, title="mask (default: what the model was tuned with)")
+
+
+def given_mask_options(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The given fields of `ContrastOptions` and of `RefineOptions`.
+
+    Raises:
+        InputError: a field breaks its rule; better said before a model is loaded.
+    """
+    contrast, refine = given_options(args, ContrastOptions), given_options(args, RefineOptions)
+    ContrastOptions(**contrast)
+    RefineOptions(**refine)
+    return contrast, refine
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

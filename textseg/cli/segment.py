@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, InputError, OutputError
 from ..formats import SUFFIXES, coco_data, write_json, write_result
-from ..options import ContrastOptions, RefineOptions
 from .naming import image_stems, query_slugs
 from .options_arguments import (
     add_beside_arguments,
+    add_mask_options,
     add_model_arguments,
-    add_options,
     add_refine_switch,
     add_report_arguments,
     comma_list,
-    given_options,
+    given_mask_options,
     load_given,
     refuse,
 )
@@ -78,16 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_report_arguments(parser)
     add_model_arguments(parser)
     add_beside_arguments(parser)
-    add_options(parser, ContrastOptions, title="contrast (default: what the model was tuned with)")
-    add_options(parser, RefineOptions, title="mask (default: what the model was tuned with)")
+    add_mask_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    contrast = given_options(args, ContrastOptions)
-    refine = given_options(args, RefineOptions)
-    # Bad options are refused here, before a model is loaded.
-    ContrastOptions(**contrast)
-    RefineOptions(**refine)
+    contrast, refine = given_mask_options(args)
     to_stdout = args.output == "-"
     refuse(args.images.count("-") <= 1, "IMAGE may be - once, got it twice")
     if to_stdout:

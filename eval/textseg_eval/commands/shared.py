@@ -91,14 +91,9 @@ def add_method_arguments(parser: argparse.ArgumentParser, *, one: bool = False) 
 
 def textseg_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options given for textseg, JSON-able."""
-    from textseg.cli.options_arguments import given_options
-    from textseg.options import ContrastOptions, RefineOptions
+    from textseg.cli.options_arguments import given_mask_options
 
-    contrast = given_options(args, ContrastOptions)
-    refine = given_options(args, RefineOptions)
-    # Refused here, before anything is loaded.
-    ContrastOptions(**contrast)
-    RefineOptions(**refine)
+    contrast, refine = given_mask_options(args)
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in (contrast | refine).items()}
     for name in ("exclusive", "weigh"):
         if hasattr(args, name):
