@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from textseg.backbone.families import SD3, SDXL
-from textseg.backbone.latent_unet import LatentUNet
-from textseg.backbone.loading import to_disk
+from textseg.backbone.latent import LatentModel
+from textseg.backbone.offload import to_disk
 from textseg.backbone.piped import quietly
 from textseg.backbone.registry import EMBEDDED
 from textseg.backbone.sd3 import MMDiT
@@ -177,7 +177,7 @@ def main() -> int:
         pipe = build(torch.bfloat16)
     built = {"build": round(time.perf_counter() - start, 1), "build_peak_gib": peak_gib()}
     kind = LatentUNetXL if args.family == "sdxl" else MMDiT
-    model: LatentUNet = kind.from_pipeline(pipe, f"{args.family} with random weights")
+    model: LatentModel = kind.from_pipeline(pipe, f"{args.family} with random weights")
     model.device, model.dtype = torch.device("cpu"), torch.bfloat16
     parts = [getattr(pipe, part) for part in family.networks if getattr(pipe, part) is not None]
     records = []
@@ -199,7 +199,7 @@ def main() -> int:
     return 0
 
 
-def measured(model: LatentUNet, side: int) -> dict[str, Any]:
+def measured(model: LatentModel, side: int) -> dict[str, Any]:
     """Seconds, CPU seconds and peak memory of encoding, embedding and one contrast."""
     record: dict[str, Any] = {"held_gib": peak_gib(reset=True)}
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)

@@ -173,3 +173,57 @@ def tiny_image() -> np.ndarray:
     image = np.kron(rng.integers(0, 160, (6, 10, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     image[16:32, 40:64] = (250, 220, 40)
     return image
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """tiny(family) -> (pipeline, backbone), each built once; do not change them."""
+    from tiny_models import NATIVE, build
+
+    from textseg.backbone.families import BY_PIPELINE
+    from textseg.backbone.lcm import ConsistencyUNet
+    from textseg.backbone.loading import _class_of
+
+    folder = tmp_path_factory.mktemp("families")
+    (folder / "clip").mkdir()
+    words = _tokenizer(folder / "clip")
+    made: dict[str, Any] = {}
+
+    def get(family: str) -> Any:
+        if family not in made:
+            pipe = build(family, words, folder / family)
+            kind = (
+                ConsistencyUNet if family == "lcm" else _class_of(BY_PIPELINE[type(pipe).__name__])
+            )
+            made[family] = pipe, kind.from_pipeline(pipe, family, dict(NATIVE))
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def folders(
+    tiny: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """folders(family) -> its pipeline folder; read only, copy it to change it."""
+    from tiny_models import NATIVE
+
+    from textseg.backbone.piped import quietly
+
+    base = tmp_path_factory.mktemp("saved")
+
+    def get(family: str) -> Path:
+        folder = base / family
+        if not folder.exists():
+            with quietly():
+                tiny(family)[0].save_pretrained(folder)
+            (folder / "textseg.json").write_text(json.dumps(NATIVE))
+        return folder
+
+    return get
+
+
+def one_line(error: pytest.ExceptionInfo[Any]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text

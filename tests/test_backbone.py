@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import textseg.backbone
-from textseg.backbone.latent_unet import LatentUNet, pick_device, pick_dtype
+from textseg.backbone.latent import pick_device, pick_dtype
+from textseg.backbone.latent_unet import LatentUNet
 from textseg.errors import InputError, ModelError
 from textseg.options import ContrastOptions
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from textseg.backbone import load, registry
+from textseg.backbone.folders import check_model, verify_model
 from textseg.errors import InputError, ModelError, ModelNotFoundError
 
 
@@ -190,7 +191,7 @@ def test_half_precision_files_alone_are_found(broken: Path) -> None:
     for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
         folder = broken / part
         (folder / f"{stem}.safetensors").rename(folder / f"{stem}.fp16.safetensors")
-    assert registry.check_model(broken) == {"unet": "fp16", "vae": None, "text_encoder": "fp16"}
+    assert check_model(broken) == {"unet": "fp16", "vae": None, "text_encoder": "fp16"}
     assert load(broken, device="cpu").native_size == 64
 
 
@@ -311,14 +312,14 @@ def test_digests_of_cached_files_are_compared(home: Path, tiny_folder: Path) -> 
         link.unlink()
         link.symlink_to(blob)
         count += 1
-    assert registry.verify_model(snapshot) == count
-    assert registry.verify_model(tiny_folder) == 0
+    assert verify_model(snapshot) == count
+    assert verify_model(tiny_folder) == 0
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1  # as long as before: only the digest tells
     weights.resolve().write_bytes(damaged)
-    registry.check_model(snapshot)
+    check_model(snapshot)
     with pytest.raises(ModelError, match=r"is not what was published") as error:
-        registry.verify_model(snapshot)
+        verify_model(snapshot)
     assert str(weights) in one_line(error)
 
 

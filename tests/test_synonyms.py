@@ -11,7 +11,8 @@ import pytest
 from fake_backbone import FakeBackbone
 
 import textseg
-from textseg.backbone.registry import EMBEDDED, read_calibration
+from textseg.backbone.folders import read_calibration
+from textseg.backbone.registry import EMBEDDED
 from textseg.errors import ModelError
 from textseg.prompts import build_pair, known_query, pair_for, replace_noun
 from textseg.training.nouns import NOUNS

@@ -13,10 +13,15 @@ from typing import Any
 
 import torch
 
-FAMILIES = ("latent-unet", "lcm", "sdxl", "sd3", "sd3-without-t5", "flux", "flux-schnell",
-            "pixart-sigma")  # fmt: skip
+from textseg.backbone.latent import LatentModel
+
+FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "sd3", "sd3-without-t5", "sd3.5",
+            "flux", "flux-schnell", "pixart-sigma")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
+FLOWS = ("sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell")
+Tiny = tuple[Any, LatentModel]
+"""A pipeline and the backbone over it."""
 T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
 
 
@@ -125,35 +130,40 @@ def _wake(transformer: torch.nn.Module) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.05)
 
 
-def _plain_unet(words: Any, t5_words: Any) -> Any:
+def _plain(words: Any, network: Any, scheduler: Any) -> Any:
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(
-        vae=autoencoder(4), text_encoder=clip(words, 16), tokenizer=words, unet=unet(),
-        scheduler=diffusion_schedule(clip_sample=False, steps_offset=1),
+        vae=autoencoder(4), text_encoder=clip(words, 16), tokenizer=words, unet=network,
+        scheduler=scheduler,
         safety_checker=None, feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )  # fmt: skip
+
+
+def _stable_diffusion(words: Any, t5_words: Any) -> Any:
+    return _plain(words, unet(), diffusion_schedule(clip_sample=False, steps_offset=1))
+
+
+def _stable_diffusion_2(words: Any, t5_words: Any) -> Any:
+    """2.1-v: heads of one width, linear projections, velocity."""
+    network = unet(use_linear_projection=True, attention_head_dim=(2, 4))
+    return _plain(words, network, diffusion_schedule(
+        clip_sample=False, steps_offset=1, set_alpha_to_one=False, prediction_type="v_prediction"
+    ))  # fmt: skip
 
 
 def _consistency(words: Any, t5_words: Any) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    return StableDiffusionPipeline(
-        vae=autoencoder(4), text_encoder=clip(words, 16), tokenizer=words,
-        unet=unet(time_cond_proj_dim=12),
-        scheduler=diffusion_schedule("LCMScheduler", steps_offset=1),
-        safety_checker=None, feature_extractor=None,  # pyright: ignore[reportArgumentType]
-        requires_safety_checker=False,
-    )  # fmt: skip
+    scheduler = diffusion_schedule("LCMScheduler", steps_offset=1)
+    return _plain(words, unet(time_cond_proj_dim=12), scheduler)
 
 
-def _xl(words: Any, t5_words: Any) -> Any:
+def _xl(words: Any, t5_words: Any, **options: Any) -> Any:
     from diffusers import StableDiffusionXLPipeline
 
     network = unet(
         cross_attention_dim=16 + 24, addition_embed_type="text_time", addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=24 + 6 * 8,
+        projection_class_embeddings_input_dim=24 + 6 * 8, **options,
     )  # fmt: skip
     return StableDiffusionXLPipeline(
         vae=autoencoder(4), text_encoder=clip(words, 16), text_encoder_2=clip(words, 24, True),
@@ -163,7 +173,7 @@ def _xl(words: Any, t5_words: Any) -> Any:
     )  # fmt: skip
 
 
-def _mmdit(words: Any, t5_words: Any, with_t5: bool = True) -> Any:
+def _mmdit(words: Any, t5_words: Any, with_t5: bool = True, **options: Any) -> Any:
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
@@ -173,13 +183,16 @@ def _mmdit(words: Any, t5_words: Any, with_t5: bool = True) -> Any:
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=16, out_channels=16, num_layers=2,
         attention_head_dim=8, num_attention_heads=2, joint_attention_dim=64,
-        caption_projection_dim=16, pooled_projection_dim=16 + 24, pos_embed_max_size=16,
+        caption_projection_dim=16, pooled_projection_dim=16 + 24, pos_embed_max_size=16, **options,
     )  # fmt: skip
+    first = clip(words, 16, True)
+    # As published: OpenAI's encoder is used without its projection.
+    torch.nn.init.eye_(first.text_projection.weight)
     return StableDiffusion3Pipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder(16, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False,
                         use_post_quant_conv=False),
-        text_encoder=clip(words, 16, True), tokenizer=words,
+        text_encoder=first, tokenizer=words,
         text_encoder_2=clip(words, 24, True), tokenizer_2=words,
         text_encoder_3=t5(t5_words, 64) if with_t5 else None,  # pyright: ignore[reportArgumentType]
         tokenizer_3=t5_words if with_t5 else None,  # pyright: ignore[reportArgumentType]
@@ -228,12 +241,23 @@ def _pixart(words: Any, t5_words: Any) -> Any:
 
 
 _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
-    "latent-unet": _plain_unet,
+    "latent-unet": _stable_diffusion,
+    "sd2": _stable_diffusion_2,
     "lcm": _consistency,
     "sdxl": _xl,
+    "sdxl-lcm": lambda words, t5_words: _xl(words, t5_words, time_cond_proj_dim=12),
     "sd3": _mmdit,
     "sd3-without-t5": lambda words, t5_words: _mmdit(words, t5_words, with_t5=False),
+    "sd3.5": lambda words, t5_words: _mmdit(
+        words, t5_words, qk_norm="rms_norm", dual_attention_layers=(0,)
+    ),
     "flux": _flux,
     "flux-schnell": lambda words, t5_words: _flux(words, t5_words, guided=False),
     "pixart-sigma": _pixart,
 }
+
+
+def predicted(model: Any, prompt: str = "the dog") -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    noisy = torch.randn(1, model.vae.config.latent_channels, 6, 8, generator=generator)
+    return model.predict(noisy, model.timestep(0.5), model.embed([prompt])[0])

@@ -47,6 +47,7 @@ def load(
         quantize: "8bit" quantises the UNet or transformer with bitsandbytes.
         offload: "model" and "layer" keep in the device's memory only the network, or the layer,
             that is at work; "disk" reads the weights from disk, layer by layer, on any device.
+            With `quantize` the network of 8 bits stays in the device's memory.
 
     Raises:
         ModelNotFoundError: no such model here; the message says how to get it.

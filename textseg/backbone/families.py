@@ -6,7 +6,7 @@ Nothing here imports torch: listing and checking models takes no time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 NETWORK, TEXT = "diffusion_pytorch_model", "model"
@@ -46,12 +46,12 @@ class Family:
     def without(self, parts: set[str]) -> Family:
         """The family with some optional text encoders left out."""
         gone = parts | {part.replace("text_encoder", "tokenizer") for part in parts}
-        return Family(
-            self.name, self.title, self.pipeline, self.denoiser,
-            {k: v for k, v in self.networks.items() if k not in gone},
-            {k: v for k, v in self.tokenizers.items() if k not in gone},
-            self.backbone, self.optional - parts,
-        )  # fmt: skip
+        return replace(
+            self,
+            networks={k: v for k, v in self.networks.items() if k not in gone},
+            tokenizers={k: v for k, v in self.tokenizers.items() if k not in gone},
+            optional=self.optional - parts,
+        )
 
 
 _CLIP, _CLIP_PROJECTED, _T5 = "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"

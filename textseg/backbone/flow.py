@@ -58,16 +58,10 @@ class FlowTransformer(PipedModel):
         super().__init__(pipe, name, calibration)
         self.prediction_type = "flow"
 
-    @torch.inference_mode()
-    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
-        noisy = noisy.to(self.device, torch.float32)
-        if embedding.ndim == 2:
-            embedding = embedding.expand(len(noisy), -1, -1)
-        embedding = embedding.to(self.device)
+    def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
         sigma = flow_sigma(self.alpha_bar(t))
         z = noisy * math.hypot(1 - sigma, sigma)
-        velocity = self._velocity(z.to(self.dtype), sigma, embedding)
-        return self.to_epsilon(velocity.float(), noisy, t)
+        return self._velocity(z.to(self.dtype), sigma, embedding)
 
     def to_epsilon(self, output: torch.Tensor, noisy: torch.Tensor, t: int) -> torch.Tensor:
         """The velocity at timestep t as predicted noise: eps = z + (1 - sigma) u, with z the

@@ -54,7 +54,7 @@ class InpaintingModel:
         """
         from diffusers import StableDiffusionInpaintPipeline
 
-        from .latent_unet import pick_device, pick_dtype
+        from .latent import pick_device, pick_dtype
 
         where = pick_device(device)
         folder = find_model(name)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
 from .families import Family
-from .latent_unet import LatentUNet
+from .latent import LatentModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @contextmanager
@@ -34,12 +34,11 @@ def quietly() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-class PipedModel(LatentUNet):
-    """A denoiser over an autoencoder's latents, with a diffusers pipeline that encodes the text.
+class PipedModel(LatentModel):
+    """A `LatentModel` whose diffusers pipeline encodes the text.
 
-    What `LatentUNet` does about sizes, the autoencoder, calibration and caching holds here as well;
-    its `unet` is whatever predicts. Each prompt is encoded alone by the pipeline's own
-    `encode_prompt`, so that LoRAs and learned embeddings loaded into the pipeline take part.
+    Each prompt is encoded alone by the pipeline's own `encode_prompt`, so that LoRAs and learned
+    embeddings loaded into the pipeline take part.
 
     Attributes:
         pipe: the pipeline; its parts are used as they are.
@@ -67,18 +66,5 @@ class PipedModel(LatentUNet):
     @classmethod
     def from_pipeline(
         cls, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
-    ) -> PipedModel:
+    ) -> Self:
         return cls(pipe, name, calibration)
-
-    @classmethod
-    def from_folder(
-        cls,
-        path: Path,
-        *,
-        name: str | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-    ) -> LatentUNet:
-        from .loading import load_folder
-
-        return load_folder(Path(path), name=name, device=device, dtype=dtype)

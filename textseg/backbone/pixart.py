@@ -24,20 +24,16 @@ class PixArtSigma(PipedModel):
     family = PIXART.name
     kind = PIXART
 
-    @torch.inference_mode()
-    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
-        noisy = noisy.to(self.device, torch.float32)
-        if embedding.ndim == 2:
-            embedding = embedding.expand(len(noisy), -1, -1)
-        embedding = embedding.to(self.device, self.dtype)
+    def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+        embedding = embedding.to(self.dtype)
         out = self.unet(
             noisy.to(self.dtype),
             encoder_hidden_states=embedding[..., :-1],
             encoder_attention_mask=embedding[..., -1],
             timestep=torch.full((len(noisy),), t, device=self.device),
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-        ).sample.float()
-        return self.to_epsilon(out[:, : noisy.shape[1]], noisy, t)
+        ).sample
+        return out[:, : noisy.shape[1]]
 
     def _encode_text(self, prompt: str) -> torch.Tensor:
         with quietly():

@@ -12,7 +12,7 @@ import torch
 from .conditions import pack, unpack
 from .families import SD3
 from .flow import FlowTransformer
-from .latent_unet import MAX_ASPECT
+from .latent import MAX_ASPECT
 from .piped import quietly
 
 T5_TOKENS = 256

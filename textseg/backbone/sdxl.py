@@ -12,11 +12,12 @@ import torch
 from ..errors import ModelError
 from .conditions import pack, replace_last, unpack
 from .families import SDXL
+from .latent_unet import LatentUNet
 from .lcm import guidance_embedding
 from .piped import PipedModel, quietly
 
 
-class LatentUNetXL(PipedModel):
+class LatentUNetXL(PipedModel, LatentUNet):
     """SDXL, SDXL Turbo and LCM-SDXL; the refiner is refused.
 
     An embedding holds the sequence of both encoders, (77, 2048), then the second's pooled vector

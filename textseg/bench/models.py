@@ -87,7 +87,8 @@ def random_model(
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-    from ..backbone.latent_unet import LatentUNet, pick_device, pick_dtype
+    from ..backbone.latent import pick_device, pick_dtype
+    from ..backbone.latent_unet import LatentUNet
     from ..backbone.sdxl import LatentUNetXL
 
     where = pick_device(device)

@@ -83,13 +83,14 @@ def _download(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from ..backbone.registry import check_model, family_of, find_model, verify_model
+    from ..backbone.folders import check_model, find_family, verify_model
+    from ..backbone.registry import find_model
 
     folder = find_model(args.name)
     check_model(folder)
     compared = verify_model(folder)
     digests = f"{compared} files are what was published" if compared else "it has no digests"
-    print(f"{args.name}: {family_of(folder)}, complete; {digests}")
+    print(f"{args.name}: {find_family(folder).name}, complete; {digests}")
 
 
 def _path(args: argparse.Namespace) -> None:

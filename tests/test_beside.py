@@ -1,0 +1,182 @@
+"""What is loaded beside a model, each against the plain model changed by hand."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import MAX_TOKENS, one_line
+from tiny_models import predicted
+
+import textseg
+from textseg.errors import InputError, MissingDependencyError, ModelError
+
+
+@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "flux"])
+def test_lora_is_its_product_added_to_the_weights(
+    family: str, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="LoRA needs the extra 'models'")
+    from safetensors.torch import save_file
+
+    plain: Any = textseg.load(folders(family), device="cpu")
+    network = "unet" if family in ("latent-unet", "sdxl") else "transformer"
+    name = next(n for n, _ in plain.unet.named_modules() if n.endswith("to_q"))
+    weight = plain.unet.get_submodule(name).weight
+    torch.manual_seed(5)
+    down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
+    file = tmp_path / "style.safetensors"
+    save_file(
+        {f"{network}.{name}.lora_A.weight": down, f"{network}.{name}.lora_B.weight": up}, file
+    )
+    before = predicted(plain)
+    tuned: Any = textseg.load(folders(family), device="cpu", lora=[(file, 0.5)])
+    assert "lora style x 0.5" in tuned.name
+    assert not torch.allclose(predicted(tuned), before, atol=1e-5)
+    weight += 0.5 * up @ down
+    torch.testing.assert_close(predicted(tuned), predicted(plain), rtol=1e-3, atol=1e-4)
+
+
+def test_bad_loras_are_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="LoRA needs the extra 'models'")
+    from safetensors.torch import save_file
+
+    folder = folders("latent-unet")
+    (tmp_path / "style.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"style\.bin is a pickle, which can run code"):
+        textseg.load(folder, lora=tmp_path / "style.bin")
+    with pytest.raises(ModelError, match="missing"):
+        textseg.load(folder, lora=tmp_path / "none.safetensors")
+    save_file({"unet.nowhere.lora_A.weight": torch.ones(2, 3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match=r"other\.safetensors does not fit the model") as error:
+        textseg.load(folder, device="cpu", lora=tmp_path / "other.safetensors")
+    assert one_line(error)
+    with pytest.raises(InputError, match="lora must have a scale"):
+        textseg.load(folder, lora=[(tmp_path / "other.safetensors", "much")])  # type: ignore[list-item]
+
+
+def test_learned_words(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    vectors = torch.randn(2, 16)
+    save_file({"<mydog>": vectors}, tmp_path / "mydog.safetensors")
+    taught: Any = textseg.load(
+        folders("latent-unet"), device="cpu", embedding=tmp_path / "mydog.safetensors"
+    )
+    encoder, tokenizer = taught.text_encoder, taught.tokenizer
+    ids = tokenizer("a <mydog> <mydog>_1", padding="max_length", max_length=MAX_TOKENS,
+                    return_tensors="pt").input_ids  # fmt: skip
+    rows = encoder.get_input_embeddings().weight[ids[0, 2:4]]
+    torch.testing.assert_close(rows, vectors)
+    torch.testing.assert_close(taught.embed(["a <mydog>"])[0], encoder(ids)[0][0])
+    (tmp_path / "mydog.pt").write_bytes(b"x")
+    with pytest.raises(ModelError, match="is a pickle, which can run code"):
+        textseg.load(folders("latent-unet"), embedding=tmp_path / "mydog.pt")
+    save_file({"<wide>": torch.randn(1, 99)}, tmp_path / "wide.safetensors")
+    with pytest.raises(ModelError, match=r"wide\.safetensors does not fit the model"):
+        textseg.load(folders("latent-unet"), embedding=tmp_path / "wide.safetensors")
+
+
+def test_words_learned_for_both_of_sdxls_encoders(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    save_file(
+        {"clip_l": torch.randn(1, 16), "clip_g": torch.randn(1, 24)}, tmp_path / "cat2.safetensors"
+    )
+    taught: Any = textseg.load(
+        folders("sdxl"), device="cpu", embedding=tmp_path / "cat2.safetensors"
+    )
+    for words in (taught.pipe.tokenizer, taught.pipe.tokenizer_2):
+        assert "cat2" in words.get_added_vocab()
+    assert torch.isfinite(taught.embed(["a cat2"])).all()
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_transformer_from_a_file_of_its_own(
+    family: str, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(folders(family), tmp_path / "m")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    changed = {k: v * 0.9 for k, v in load_file(weights).items()}
+    save_file(changed, tmp_path / "tuned.safetensors")
+    beside = textseg.load(folder, device="cpu", transformer=tmp_path / "tuned.safetensors")
+    assert not torch.allclose(predicted(beside), predicted(textseg.load(folder, device="cpu")))
+    save_file(changed, weights)
+    expected = predicted(textseg.load(folder, device="cpu"))
+    torch.testing.assert_close(predicted(beside), expected, rtol=1e-4, atol=1e-5)
+    weights.unlink()
+    assert textseg.load(folder, device="cpu", transformer=tmp_path / "tuned.safetensors")
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_gguf_transformer(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="GGUF needs the extra 'models'")
+    pytest.importorskip("accelerate", reason="GGUF needs the extra 'models'")
+    folder = folders(family)
+    plain: Any = textseg.load(folder, device="cpu")
+    writer = gguf.GGUFWriter(tmp_path / "q8.gguf", family)
+    for name, value in plain.unet.state_dict().items():
+        array = value.numpy()
+        if array.ndim == 2 and array.shape[1] % 32 == 0:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    quantised: Any = textseg.load(folder, device="cpu", transformer=tmp_path / "q8.gguf")
+    exact, near = predicted(plain), predicted(quantised)
+    error = float((near - exact).norm() / exact.norm())
+    assert 1e-6 < error < 0.05
+    found = textseg.segment(np.zeros((48, 80, 3), np.uint8), "the dog", model=quantised, samples=1)
+    assert found.mask.shape == (48, 80) and "q8.gguf" in found.model
+
+
+def test_options_that_cannot_be(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = folders("sdxl")
+    for how in ("model", "layer"):
+        with pytest.raises(InputError, match="offload must be 'disk' on the cpu"):
+            textseg.load(folder, device="cpu", offload=how)
+    with pytest.raises(InputError, match="offload must be model or layer or disk, got 'cloud'"):
+        textseg.load(folder, offload="cloud")
+    with pytest.raises(InputError, match="quantize must be 8bit, got '4bit'"):
+        textseg.load(folder, quantize="4bit")
+    with pytest.raises(InputError, match="config must be left out for a folder"):
+        textseg.load(folder, config="someone/else")
+    (tmp_path / "x.onnx").write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"must be a \.safetensors or \.gguf file"):
+        textseg.load(folder, transformer=tmp_path / "x.onnx")
+
+
+def test_missing_extras_are_named(
+    folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    from safetensors.torch import save_file
+
+    find = importlib.util.find_spec
+    gone = {"peft", "gguf", "accelerate", "bitsandbytes"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name in gone else find(name, *a)
+    )
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    options: tuple[dict[str, Any], ...] = (
+        {"lora": tmp_path / "a.safetensors"}, {"transformer": tmp_path / "a.gguf"},
+        {"quantize": "8bit"}, {"offload": "disk"},
+    )  # fmt: skip
+    for option in options:
+        with pytest.raises(MissingDependencyError, match=r"pip install 'textseg\[models\]'"):
+            textseg.load(folders("sd3"), device="cpu", **option)

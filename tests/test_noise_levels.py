@@ -1,0 +1,118 @@
+"""Strength is the same noise on every schedule and in every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import FAMILIES, FLOWS, Tiny, diffusion_schedule
+
+from textseg.backbone.latent_unet import LatentUNet
+from textseg.backbone.schedulers import (
+    flow_signal,
+    nearest_timestep,
+    reference_signal,
+    signal_powers,
+)
+from textseg.inversion import ddim_levels, edit_levels
+
+
+def signal_of_schedule(scheduler: Any) -> torch.Tensor:
+    """alpha_bar at each timestep, from what the scheduler itself does to a clean signal."""
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        sigma = scheduler.sigmas[: len(scheduler.timesteps)].double().flip(0)
+        return (1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2)
+    return scheduler.alphas_cumprod.double()
+
+
+DIFFUSION = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteScheduler",
+             "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler",
+             "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "LCMScheduler",
+             "TCDScheduler")  # fmt: skip
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "stable diffusion": {},
+    "pixart": {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("kind", DIFFUSION)
+def test_strength_is_the_same_noise_on_every_diffusion_schedule(kind: str, schedule: str) -> None:
+    scheduler = diffusion_schedule(kind, **SCHEDULES[schedule])
+    alphas = signal_of_schedule(scheduler)
+    for strength in (0.25, 0.5, 0.75):
+        wanted = reference_signal()[round(1000 * strength)]
+        t = nearest_timestep(signal_powers(scheduler), wanted)
+        assert float(alphas[t]) == pytest.approx(wanted, rel=0.01)
+        sigma, sigma_wanted = ((1 - a) ** 0.5 for a in (float(alphas[t]), wanted))
+        assert sigma == pytest.approx(sigma_wanted, rel=0.01)
+
+
+@pytest.mark.parametrize("zero", [DIFFUSION[0], "EulerDiscreteScheduler", "DDPMScheduler"])
+def test_schedules_that_end_in_pure_noise(zero: str) -> None:
+    scheduler = diffusion_schedule(zero, rescale_betas_zero_snr=True)
+    alphas = signal_powers(scheduler)
+    assert 0 < float(alphas[-1]) <= 1e-6
+    wanted = reference_signal()[500]
+    assert float(alphas[nearest_timestep(alphas, wanted)]) == pytest.approx(wanted, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "options", [{"shift": 1.0}, {"shift": 3.0}, {"use_dynamic_shifting": True, "shift": 3.0}]
+)
+@pytest.mark.parametrize(
+    "kind", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"]
+)
+def test_strength_is_the_same_noise_on_every_flow(kind: str, options: dict[str, Any]) -> None:
+    import diffusers
+
+    if "Heun" in kind and "use_dynamic_shifting" in options:
+        pytest.skip("this scheduler has no dynamic shift")
+    scheduler = getattr(diffusers, kind)(**options)
+    alphas = signal_of_schedule(scheduler)
+    for strength in (0.25, 0.5, 0.75):
+        wanted = reference_signal()[round(1000 * strength)]
+        t = nearest_timestep(alphas, wanted)
+        sigma = float(1 / (1 + (alphas[t] / (1 - alphas[t])).sqrt()))
+        assert float(alphas[t]) == pytest.approx(wanted, rel=0.01)
+        assert sigma == pytest.approx(1 / (1 + (wanted / (1 - wanted)) ** 0.5), rel=0.01)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_maps_strength_to_the_same_noise(
+    family: str, tiny: Callable[[str], Tiny]
+) -> None:
+    _, backbone = tiny(family)
+    for strength in (0.25, 0.5, 0.75):
+        wanted = reference_signal()[round(1000 * strength)]
+        assert backbone.alpha_bar(backbone.timestep(strength)) == pytest.approx(wanted, rel=0.01)
+    levels = edit_levels(backbone, 10, 0.5)
+    assert levels[0] == -1 and levels == sorted(set(levels)) and len(levels) == 6
+    assert backbone.alpha_bar(levels[-1]) == pytest.approx(reference_signal()[499], rel=0.01)
+
+
+@pytest.mark.parametrize("family", FLOWS)
+def test_a_flows_levels_are_its_schedulers(family: str, tiny: Callable[[str], Tiny]) -> None:
+    pipe, backbone = tiny(family)
+    scheduler: Any = pipe.scheduler
+    expected = scheduler.sigmas.double().flip(0)
+    if scheduler.config.use_dynamic_shifting:
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        shifted = scheduler.time_shift(calculate_shift(4096), 1.0, expected.numpy())
+        expected = torch.from_numpy(np.asarray(shifted))
+    powers = torch.tensor([backbone.alpha_bar(t) for t in range(1000)], dtype=torch.float64)
+    torch.testing.assert_close(powers[:-1], flow_signal(expected)[:-1], rtol=1e-4, atol=1e-9)
+    assert powers[-1] == 1e-6 and backbone.alpha_bar(-1) == 1
+
+
+def test_stable_diffusions_own_timesteps_map_to_themselves(eps_backbone: LatentUNet) -> None:
+    assert [eps_backbone.same_noise(t) for t in range(1000)] == list(range(1000))
+    assert edit_levels(eps_backbone, 7, 0.6) == ddim_levels(1000, 7, 0.6)
+    np.testing.assert_allclose(
+        reference_signal(), diffusion_schedule().alphas_cumprod.double(), rtol=2e-5
+    )

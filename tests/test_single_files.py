@@ -1,0 +1,211 @@
+"""Single-file checkpoints in their original layouts are the folders they were made from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import original_layouts
+import pytest
+import torch
+from conftest import one_line
+from tiny_models import Tiny, predicted
+
+import textseg
+from textseg.backbone.latent import LatentModel
+from textseg.errors import InputError, ModelError, ModelNotFoundError
+
+FLUX_WIDTH = 3072
+"""What diffusers' conversion of Flux takes for granted."""
+
+
+@pytest.fixture
+def narrow_flux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers' conversion of Flux, for the tiny transformer's width."""
+    from diffusers.loaders import single_file_utils
+
+    convert: Any = single_file_utils.convert_flux_transformer_checkpoint_to_diffusers
+    constants = convert.__code__.co_consts
+    assert FLUX_WIDTH in constants
+    narrow = tuple(32 if value == FLUX_WIDTH else value for value in constants)
+    monkeypatch.setattr(convert, "__code__", convert.__code__.replace(co_consts=narrow))
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty models folder, and an empty Hugging Face cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("TEXTSEG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "home" / "models"
+
+
+@pytest.fixture
+def file(tiny: Callable[[str], Tiny], tmp_path: Path) -> Callable[[str], Path]:
+    """file(family) -> its weights in one file of the original layout."""
+    from safetensors.torch import save_file
+
+    def make(family: str) -> Path:
+        path = tmp_path / f"{family}.safetensors"
+        save_file(original_layouts.checkpoint(family, tiny(family)[0]), path)
+        return path
+
+    return make
+
+
+def test_pickles_and_strangers_are_refused(tmp_path: Path) -> None:
+    for name in ("model.ckpt", "model.bin", "model.pt", "model.pth"):
+        (tmp_path / name).write_bytes(b"\x80\x02")
+        with pytest.raises(ModelError, match="is a pickle, which can run code when loaded"):
+            textseg.load(tmp_path / name)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="give it as transformer= beside a pipeline folder"):
+        textseg.load(tmp_path / "model.gguf")
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(ModelError, match="is damaged"):
+        textseg.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.usefixtures("narrow_flux")
+@pytest.mark.parametrize(
+    "family",
+    ["latent-unet", "sd2", "sdxl", "sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell"],
+)
+def test_a_file_is_the_folder_it_was_made_from(
+    family: str, file: Callable[[str], Path], folders: Callable[[str], Path]
+) -> None:
+    path, folder = file(family), folders(family)
+    loaded: Any = textseg.load(path, config=folder, device="cpu")
+    expected: Any = textseg.load(folder, device="cpu")
+    assert (type(loaded), loaded.family) == (type(expected), expected.family)
+    assert loaded.name == str(path)
+    for prompt in ("the dog", ""):
+        torch.testing.assert_close(
+            loaded.embed([prompt]), expected.embed([prompt]), rtol=1e-4, atol=1e-5
+        )
+    torch.testing.assert_close(predicted(loaded), predicted(expected), rtol=1e-4, atol=1e-5)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    latents = expected.encode(image)
+    torch.testing.assert_close(loaded.encode(image), latents)
+    assert np.array_equal(loaded.decode(latents), expected.decode(latents))
+    found = textseg.segment(image, "the dog", model=loaded, samples=1)
+    assert found.mask.shape == (48, 64)
+
+
+@pytest.mark.usefixtures("narrow_flux")
+@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "sd3.5", "flux"])
+def test_a_denoisers_own_file_in_the_original_layout(
+    family: str, tiny: Callable[[str], Tiny], folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    pipe, _ = tiny(family)
+    if family in ("latent-unet", "sdxl"):
+        weights = original_layouts.unet(pipe.unet)
+        weights = {f"model.diffusion_model.{k}": v for k, v in weights.items()}
+    else:
+        weights = getattr(original_layouts, "flux" if family == "flux" else "mmdit")(
+            pipe.transformer
+        )
+    path = tmp_path / "alone.safetensors"
+    save_file({k: (0.9 * v).contiguous() for k, v in weights.items()}, path)
+    beside: Any = textseg.load(folders(family), device="cpu", transformer=path)
+    changed: Any = textseg.load(folders(family), device="cpu")
+    assert not torch.allclose(predicted(beside), predicted(changed), atol=1e-5)
+    for name, value in changed.unet.state_dict().items():
+        value *= 0.9 if name != "pos_embed.pos_embed" or "pos_embed" in weights else 1
+    torch.testing.assert_close(predicted(beside), predicted(changed), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ModelError, match=r"give it as transformer= beside a pipeline folder"):
+        textseg.load(path, config=folders(family), device="cpu")
+
+
+def test_configurations_are_found_on_this_machine(
+    file: Callable[[str], Path], folders: Callable[[str], Path], nowhere: Path
+) -> None:
+    path = file("latent-unet")
+    with pytest.raises(ModelNotFoundError, match=r"textseg models download .* --configs") as error:
+        textseg.load(path, device="cpu")
+    assert one_line(error)
+    shutil.copytree(
+        folders("latent-unet"), nowhere / "stable-diffusion-v1-5--stable-diffusion-v1-5"
+    )
+    loaded = textseg.load(path, device="cpu")
+    expected = textseg.load(path, config=folders("latent-unet"), device="cpu")
+    assert torch.equal(predicted(loaded), predicted(expected))
+    assert isinstance(textseg.Segmenter(str(path)).model, LatentModel)
+
+
+def hollow(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
+    """A safetensors file of the real shapes in half precision, without its bytes on disk."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        out.truncate(8 + len(text) + end)
+    return path
+
+
+SD3_KEY = "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias"
+FLUX_KEY = "double_blocks.0.img_attn.norm.key_norm.scale"
+LAYOUTS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+    "sd1": (
+        {"model.diffusion_model.output_blocks.11.0.skip_connection.weight": (320, 640, 1, 1)},
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
+    "sd2": (
+        {"model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight":
+         (320, 1024)},
+        "stabilityai/stable-diffusion-2-1",
+    ),
+    "sdxl": (
+        {"conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": (1280,)},
+        "stabilityai/stable-diffusion-xl-base-1.0",
+    ),
+    "sd3": (
+        {SD3_KEY: (9216,), "model.diffusion_model.pos_embed": (1, 36864, 1536)},
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+    ),
+    "sd3.5 medium": (
+        {SD3_KEY: (9216,), "model.diffusion_model.pos_embed": (1, 147456, 1536)},
+        "stabilityai/stable-diffusion-3.5-medium",
+    ),
+    "sd3.5 large": (
+        {"model.diffusion_model.joint_blocks.37.x_block.mlp.fc1.weight": (9728, 2432)},
+        "stabilityai/stable-diffusion-3.5-large",
+    ),
+    "flux dev": (
+        {FLUX_KEY: (128,), "guidance_in.in_layer.bias": (3072,), "img_in.weight": (3072, 64)},
+        "black-forest-labs/FLUX.1-dev",
+    ),
+    "flux schnell": ({FLUX_KEY: (128,)}, "black-forest-labs/FLUX.1-schnell"),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("nowhere")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_tells_whose_configurations_are_needed(layout: str, tmp_path: Path) -> None:
+    shapes, model = LAYOUTS[layout]
+    with pytest.raises(ModelNotFoundError) as error:
+        textseg.load(hollow(tmp_path / "x.safetensors", shapes), device="cpu")
+    assert f"textseg models download {model} --configs" in one_line(error)
+
+
+def test_what_cannot_be_beside_a_single_file(
+    file: Callable[[str], Path], folders: Callable[[str], Path]
+) -> None:
+    path, folder = file("latent-unet"), folders("latent-unet")
+    with pytest.raises(InputError, match="transformer must be left out for a single file, got"):
+        textseg.load(path, config=folder, transformer=path)
+    with pytest.raises(ModelError) as error:
+        textseg.load(path, config=folders("sd3"), device="cpu")
+    assert str(path) in one_line(error)

@@ -1,0 +1,219 @@
+"""What a pipeline folder must hold, and whether it does; nothing is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from .families import BY_PIPELINE, CONSISTENCY, LATENT_UNET, SUPPORTED, Family, refusal
+
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+def find_family(folder: Path) -> Family:
+    """The family of a pipeline folder, from its `model_index.json`, without the optional parts that
+    the index leaves out.
+
+    Raises:
+        ModelError: no pipeline folder, or an unsupported family.
+    """
+    index = read_json(folder / "model_index.json", folder)
+    name = index.get("_class_name")
+    family = BY_PIPELINE.get(name) if isinstance(name, str) else None
+    if family is None:
+        raise ModelError(f"{folder} holds a {name}; supported families: {SUPPORTED}")
+    reason = refusal(index)
+    if reason:
+        raise ModelError(f"{folder} holds {reason}")
+    if family in (LATENT_UNET, CONSISTENCY) and (folder / "unet" / "config.json").is_file():
+        # Both kinds of folder are in use with either pipeline's name.
+        told = read_json(folder / "unet" / "config.json", folder).get("time_cond_proj_dim")
+        family = LATENT_UNET if told is None else CONSISTENCY
+    return family.without({p for p in family.optional if index.get(p) in (None, [None, None])})
+
+
+def check_model(folder: Path, without: frozenset[str] = frozenset()) -> dict[str, str | None]:
+    """Check that every file `load` needs is there and whole.
+
+    Args:
+        without: parts whose weights come from elsewhere.
+
+    Returns:
+        for each part with weights ("unet", "vae", "text_encoder", ...) the variant to load ("fp16"
+        or None).
+
+    Raises:
+        ModelError: names the first file that is missing, half-downloaded, truncated or a pickle, or
+        the part that asks for code of its own.
+    """
+    family = find_family(folder)
+    for part in family.networks:
+        config = read_json(folder / part / "config.json", folder)
+        if "auto_map" in config:
+            raise ModelError(f"{folder / part} asks for code of its own, which is never run")
+    read_json(folder / "scheduler" / "scheduler_config.json", folder)
+    parts = (*family.networks, *family.tokenizers)
+    unfinished = [path for part in parts for path in (folder / part).glob("*.incomplete")]
+    if unfinished:
+        raise ModelError(f"{unfinished[0]} is a half-finished download; fetch the model again")
+    variants = {
+        part: _check_weights(folder / part, stem)
+        for part, stem in family.weights.items()
+        if part not in without
+    }
+    for part, kind in family.tokenizers.items():
+        _check_tokenizer(folder / part, kind)
+    return variants
+
+
+def check_weights_file(path: Path, endings: tuple[str, ...]) -> None:
+    """Check that a single file of weights is there, whole, and of a kind that cannot run code.
+
+    Args:
+        endings: those allowed.
+    """
+    ending = path.suffix.lower()
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; a file of weights was expected")
+    if ending in PICKLES:
+        raise ModelError(
+            f"{path} is a pickle, which can run code when loaded; only {' and '.join(endings)} "
+            "files are read"
+        )
+    if ending not in endings:
+        hint = "; give it as transformer= beside a pipeline folder" if ending == ".gguf" else ""
+        raise ModelError(f"{path} must be a {' or '.join(endings)} file{hint}")
+    if ending == ".safetensors":
+        _check_safetensors(path)
+
+
+def verify_model(folder: Path) -> int:
+    """Compare the files of a model in the Hugging Face cache with the digests they are stored
+    under: SHA-256 for large files, Git's SHA-1 for small ones.
+
+    Returns:
+        the number of files compared; 0 for folders outside the cache, which have no digests.
+
+    Raises:
+        ModelError: names the first file that is not what was published.
+    """
+    compared = 0
+    for path in sorted(p for p in folder.rglob("*") if p.is_symlink()):
+        blob = path.resolve()
+        if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            continue
+        if not blob.is_file():
+            raise ModelError(f"{path} is missing; the model is incomplete, fetch it again")
+        digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(usedforsecurity=False)
+        if len(blob.name) == 40:
+            digest.update(f"blob {blob.stat().st_size}\0".encode())
+        with blob.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        if digest.hexdigest() != blob.name:
+            raise ModelError(f"{path} is not what was published: its digest is another; fetch it")
+        compared += 1
+    return compared
+
+
+def read_json(path: Path, folder: Path) -> dict[str, Any]:
+    """A JSON object of a model folder; raises `ModelError` that names a missing or broken file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "not a diffusers pipeline" if path.parent == folder else "incomplete"
+        raise ModelError(f"{path} is missing; the model folder is {what}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def read_calibration(folder: Path | None, loras: Iterable[Path] = ()) -> dict[str, Any]:
+    """What a model folder says about itself: `textseg.json`, with `synonyms.json` as the key
+    "synonyms"; see `Backbone.calibration`.
+
+    Args:
+        folder: None for a model without one.
+        loras: weights loaded beside it; a `textseg.json` that `textseg train --lora` wrote beside
+            those takes the place of the folder's, key by key.
+
+    Raises:
+        ModelError: names the file that is broken.
+    """
+    calibration: dict[str, Any] = {}
+    if folder is not None and (folder / "textseg.json").is_file():
+        calibration = read_json(folder / "textseg.json", folder)
+    if folder is not None and (folder / "synonyms.json").is_file():
+        synonyms = read_json(folder / "synonyms.json", folder)
+        if not all(isinstance(noun, str) and noun.strip() for noun in synonyms.values()):
+            raise ModelError(f"{folder / 'synonyms.json'} must lead from words to nouns")
+        calibration["synonyms"] = {word.lower(): noun for word, noun in synonyms.items()}
+    for weights in loras:
+        file = weights.parent / "textseg.json"
+        record = read_json(file, weights.parent) if file.is_file() else {}
+        if "lora" in record:
+            calibration |= record
+    return calibration
+
+
+def _check_weights(folder: Path, stem: str) -> str | None:
+    for variant in (None, "fp16"):
+        suffix = f".{variant}" if variant else ""
+        index = folder / f"{stem}.safetensors.index{suffix}.json"
+        if index.is_file():
+            shards = set(read_json(index, folder).get("weight_map", {}).values())
+            for shard in sorted(shards):
+                if Path(shard).name != shard or not shard.endswith(".safetensors"):
+                    raise ModelError(f"{index} names {shard!r}, which is no file of weights")
+                _check_safetensors(folder / shard)
+            return variant
+        path = folder / f"{stem}{suffix}.safetensors"
+        if path.exists():
+            _check_safetensors(path)
+            return variant
+    path = folder / f"{stem}.safetensors"
+    if path.is_symlink():
+        raise ModelError(f"{path} is missing; the model is incomplete, fetch it again")
+    pickles = sorted(p for pattern in ("*.bin", "*.ckpt", "*.pt") for p in folder.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{pickles[0]} is a pickle, which can run code when loaded; {path.name} is needed"
+        )
+    raise ModelError(f"{path} is missing; the model is incomplete")
+
+
+def _check_safetensors(path: Path) -> None:
+    """Header length and tensor extents against the file's size."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            if start.startswith(b"version "):
+                raise ModelError(f"{path} is a Git LFS pointer, not the weights; fetch them")
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+            header = json.loads(file.read(length)) if 8 + length <= size else None
+        ends = [v["data_offsets"][1] for k, v in (header or {}).items() if k != "__metadata__"]
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; the model is incomplete") from None
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ModelError(f"{path} is not a safetensors file: {error}") from error
+    whole = None if header is None else 8 + length + max(ends, default=0)
+    if whole != size:
+        expected = "more" if whole is None else str(whole)
+        raise ModelError(f"{path} is damaged: {size} bytes where its header says {expected}")
+
+
+def _check_tokenizer(folder: Path, kind: str) -> None:
+    if (folder / "tokenizer.json").is_file():
+        return
+    for name in ("spiece.model",) if kind.startswith("T5") else ("vocab.json", "merges.txt"):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder / name} is missing; the model is incomplete")

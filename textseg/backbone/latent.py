@@ -1,0 +1,316 @@
+"""What every family shares: a network over an autoencoder's latents, told its text by encoders."""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError, ModelError
+from ..options import ContrastOptions, RefineOptions
+from .base import Backbone
+from .schedulers import nearest_timestep, reference_signal, signal_powers
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+MAX_ASPECT = 16.0
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+_KEPT_EMBEDDINGS = 256
+_DTYPES = {
+    "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16,
+    "fp16": torch.float16, "half": torch.float16, "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+}  # fmt: skip
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the first of cuda, mps, cpu that is there."""
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device must be one that this machine has, got {device!r}") from error
+    return chosen
+
+
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype asked for, or float16 on cuda and float32 elsewhere."""
+    if dtype is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    chosen = _DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in _DTYPES.values():
+        raise InputError(f"dtype must be float32, float16 or bfloat16, got {dtype!r}")
+    return chosen
+
+
+class LatentModel(Backbone):
+    """A denoiser over an autoencoder's latents; families say how it is told the text.
+
+    The denoiser and the text encoders run in `dtype`, the autoencoder as it was given (in float32
+    when loaded by `from_folder`: half precision overflows in some).
+
+    Attributes:
+        unet: whatever predicts, a UNet or a transformer.
+        prediction_type: what it predicts: "epsilon", "v_prediction", "sample" or "flow".
+        max_tokens: token limit of a prompt, start and end included.
+        max_aspect: aspects beyond it are brought to it.
+        expand_prompt: writes out learned words that stand for several tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        scheduler: Any,
+        name: str,
+        calibration: dict[str, Any] | None = None,
+    ) -> None:
+        """Wrap loaded diffusers components; they are used as they are, on the denoiser's device.
+
+        Args:
+            calibration: the content of a `textseg.json`; see `Backbone.calibration`. "native_size"
+                overrides the denoiser's own, "words" lists a closed vocabulary.
+
+        Raises:
+            ModelError: the parts do not make a plain text-to-image model.
+        """
+        self.name = name
+        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        self.tokenizer, self.scheduler = tokenizer, scheduler
+        self.calibration = dict(calibration or {})
+        self._check_parts()
+        self.device, self.dtype = unet.device, unet.dtype
+        self.prediction_type: str = scheduler.config.get("prediction_type", "epsilon")
+        self._alphas = self._signal_powers()
+        self.num_train_timesteps = len(self._alphas)
+        blocks = vae.config.get("encoder_block_out_channels") or vae.config["block_out_channels"]
+        self.factor = 2 ** (len(blocks) - 1)
+        sample = unet.config.get("sample_size") or 64
+        cells = math.sqrt(math.prod(sample)) if isinstance(sample, (list, tuple)) else sample
+        self.native_size = int(self.calibration.get("native_size", round(cells * self.factor)))
+        self.multiple = self._side_multiple()
+        self.max_aspect = MAX_ASPECT
+        self.max_tokens = self._token_limit()
+        words = self.calibration.get("words")
+        self._words = None if words is None else frozenset(w.lower() for w in words)
+        self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self.expand_prompt: Callable[[str], str] = str
+        self._contrast = self._defaults(ContrastOptions, "contrast")
+        self._refine = self._defaults(RefineOptions, "refine")
+        presence = self.calibration.get("presence")
+        if presence is not None and not {"weights", "offset"} <= set(presence):
+            raise ModelError(
+                f"{self.name!r} has a bad 'presence' in textseg.json: weights and offset are "
+                f"needed, got {presence!r}"
+            )
+
+    @classmethod
+    @abstractmethod
+    def from_pipeline(
+        cls, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
+    ) -> Self:
+        """Wrap a diffusers pipeline's parts, on its device and in its dtype; nothing is copied
+        and nothing in the pipeline is changed."""
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: Path,
+        *,
+        name: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> LatentModel:
+        """Load a diffusers pipeline folder from safetensors files; never touches the network.
+
+        Raises:
+            ModelError: names the file that is missing, damaged or of an unsupported family.
+        """
+        from .loading import load_folder
+
+        return load_folder(Path(path), name=name, device=device, dtype=dtype)
+
+    @property
+    def contrast_defaults(self) -> ContrastOptions:
+        return self._contrast
+
+    @property
+    def refine_defaults(self) -> RefineOptions:
+        return self._refine
+
+    def fit_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size (H, W) an image is brought to.
+
+        About native_size^2 in area; of the multiples around that, the pair whose aspect (weighted
+        four to one against area) fits best, so sides are off by at most half a multiple. Aspects
+        beyond `max_aspect` (16) are brought to it: only there an image is stretched.
+        """
+        if height < 1 or width < 1:
+            raise InputError(f"image sides must be at least 1, got {height} x {width}")
+        aspect = min(max(width / height, 1 / self.max_aspect), self.max_aspect)
+        ideal = self.native_size / math.sqrt(aspect), self.native_size * math.sqrt(aspect)
+
+        def around(side: float) -> list[int]:
+            below = max(1, math.floor(side / self.multiple)) * self.multiple
+            return [below, below + self.multiple]
+
+        def misfit(size: tuple[int, int]) -> float:
+            h, w = size
+            area = h * w / self.native_size**2
+            return 4 * abs(math.log(w / h / aspect)) + abs(math.log(area))
+
+        return min(((h, w) for h in around(ideal[0]) for w in around(ideal[1])), key=misfit)
+
+    @torch.inference_mode()
+    def encode(self, image: np.ndarray) -> torch.Tensor:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise InputError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
+        if image.shape[0] % self.factor or image.shape[1] % self.factor:
+            raise InputError(
+                f"image sides must be multiples of {self.factor}, "
+                f"got {image.shape[0]} x {image.shape[1]}"
+            )
+        pixels = torch.from_numpy(np.array(image)).to(self.device)
+        pixels = (pixels.permute(2, 0, 1)[None].float() / 127.5 - 1).to(self.vae.dtype)
+        encoded = self.vae.encode(pixels)
+        latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
+        scale, shift = self._latent_scale()
+        return ((latents[0].float() - shift) * scale).contiguous()
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        scale, shift = self._latent_scale()
+        latents = latents[None].to(self.device, torch.float32) / scale + shift
+        pixels = self.vae.decode(latents.to(self.vae.dtype)).sample[0].float()
+        pixels = ((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+        return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+    @torch.inference_mode()
+    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+        if isinstance(prompts, str) or not prompts:
+            raise InputError(f"prompts must be a list of one or more texts, got {prompts!r}")
+        return torch.stack([self._embed_one(prompt) for prompt in prompts])
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        if self._words is None:
+            return []
+        words = re.findall(r"[^\W_]+", prompt.lower())
+        return [w for w in dict.fromkeys(words) if w not in self._words]
+
+    def truncated_words(self, prompt: str) -> str:
+        ids = self.tokenizer(prompt, truncation=False, verbose=False).input_ids
+        cut = ids[self.max_tokens - 1 : -1]
+        return str(self.tokenizer.decode(cut, skip_special_tokens=True)).strip()
+
+    def timestep(self, strength: float) -> int:
+        if not 0 < strength <= 1:
+            raise InputError(f"strength must be in (0, 1], got {strength!r}")
+        last = len(reference_signal()) - 1
+        return self.same_noise(min(round(strength * (last + 1)), last))
+
+    def same_noise(self, t: int) -> int:
+        return nearest_timestep(self._alphas, reference_signal()[t])
+
+    def alpha_bar(self, t: int) -> float:
+        if not -1 <= t < self.num_train_timesteps:
+            raise InputError(f"t must be in [-1, {self.num_train_timesteps}), got {t!r}")
+        if t == -1:
+            return 1.0 if self.scheduler.config.get("set_alpha_to_one", True) else self.alpha_bar(0)
+        return float(self._alphas[t])
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
+        a = self.alpha_bar(t)
+        return math.sqrt(a) * latents.to(self.device)[None] + math.sqrt(1 - a) * noise.to(
+            self.device
+        )
+
+    @torch.inference_mode()
+    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+        noisy = noisy.to(self.device, torch.float32)
+        if embedding.ndim == 2:
+            embedding = embedding.expand(len(noisy), -1, -1)
+        output = self._output(noisy, t, embedding.to(self.device))
+        return self.to_epsilon(output.float(), noisy, t)
+
+    def to_epsilon(self, output: torch.Tensor, noisy: torch.Tensor, t: int) -> torch.Tensor:
+        """The network's output at timestep t as predicted noise, float32.
+
+        v-prediction: eps = sqrt(abar) v + sqrt(1 - abar) x_t (Salimans and Ho 2022,
+        arXiv 2202.00512); sample: eps = (x_t - sqrt(abar) x_0) / sqrt(1 - abar).
+        """
+        if self.prediction_type == "epsilon":
+            return output
+        a = self.alpha_bar(t)
+        if self.prediction_type == "v_prediction":
+            return math.sqrt(a) * output + math.sqrt(1 - a) * noisy
+        return (noisy - math.sqrt(a) * output) / math.sqrt(1 - a)
+
+    def _embed_one(self, prompt: str) -> torch.Tensor:
+        if prompt in self._embeddings:
+            self._embeddings.move_to_end(prompt)
+            return self._embeddings[prompt]
+        embedding = self._encode_text(prompt)
+        self._embeddings[prompt] = embedding
+        if len(self._embeddings) > _KEPT_EMBEDDINGS:
+            self._embeddings.popitem(last=False)
+        return embedding
+
+    @abstractmethod
+    def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+        """What the network says, (N, C, h, w), of noisy latents of that shape and embeddings
+        (N, L, D), both float32."""
+
+    @abstractmethod
+    def _encode_text(self, prompt: str) -> torch.Tensor:
+        """The embedding (L, D) float32 of one prompt."""
+
+    @abstractmethod
+    def _check_parts(self) -> None:
+        """Raises `ModelError` if the parts do not make a plain text-to-image model."""
+
+    @abstractmethod
+    def _side_multiple(self) -> int:
+        """Pixels that image sides are multiples of."""
+
+    def _token_limit(self) -> int:
+        """Tokens of a prompt, start and end included: CLIP's, where no family says otherwise."""
+        positions = self.text_encoder.config.max_position_embeddings
+        return min(self.tokenizer.model_max_length, positions)
+
+    def _signal_powers(self) -> torch.Tensor:
+        """alpha_bar at every timestep, (T,) float64 on the CPU."""
+        return signal_powers(self.scheduler)
+
+    def _latent_scale(self) -> tuple[float, float]:
+        config = self.vae.config
+        return config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
+
+    def _check_schedule(self) -> None:
+        kind = self.scheduler.config.get("prediction_type", "epsilon")
+        if kind not in PREDICTION_TYPES or not hasattr(self.scheduler, "alphas_cumprod"):
+            raise ModelError(
+                f"{self.name!r} has a {type(self.scheduler).__name__} predicting {kind!r}; "
+                f"supported are diffusion schedulers predicting {', '.join(PREDICTION_TYPES)}"
+            )
+
+    def _defaults(self, kind: Any, key: str) -> Any:
+        fields = self.calibration.get(key, {})
+        try:
+            return kind(**fields)
+        except (TypeError, InputError) as error:
+            raise ModelError(f"{self.name!r} has a bad {key!r} in textseg.json: {error}") from error
