@@ -35,7 +35,7 @@ from textseg.training.networks import build_unet
 from textseg.training.nouns import COCO_NOUNS, DRAWINGS, NOUNS
 from textseg.training.options import TrainOptions
 from textseg.training.photos import cut_subjects, subject_mask
-from textseg.training.scenes import SceneOptions, Sprites, camera, compose
+from textseg.training.scenes import SceneOptions, Sprites, camera, compose, restyle
 from textseg.training.sprites import build_drawings, load_sprites
 from textseg.training.teacher import CODE, Codes
 from textseg.training.trainer import Trainer
@@ -302,8 +302,35 @@ def _ellipse(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(photo, 0, 255).astype(np.uint8), inside
 
 
+def test_a_restyled_cutout_keeps_its_shape_and_changes_its_colours() -> None:
+    y, x = np.mgrid[0:40, 0:60]
+    shape = ((y - 20) / 15) ** 2 + ((x - 30) / 24) ** 2 < 1
+    sprite = np.zeros((40, 60, 4), np.uint8)
+    sprite[shape] = (200, 60, 40, 255)
+    sprite[shape & (x > 30)] = (40, 60, 200, 255)
+    drawn = [restyle(np.random.default_rng(seed), sprite) for seed in range(30)]
+    np.testing.assert_array_equal(drawn[3], restyle(np.random.default_rng(3), sprite))
+    assert all(d.shape == sprite.shape and d.dtype == np.uint8 for d in drawn)
+    assert all(iou(d[..., 3] > 128, shape) > 0.75 for d in drawn)
+    assert np.mean([np.array_equal(d, sprite) for d in drawn]) < 0.2
+    # Some are outlined: dark all around their edge, where the cutout is not.
+    edge = shape & ~cv2.erode(shape.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    assert any(d[edge][:, :3].max(1).mean() < 80 < sprite[edge][:, :3].max(1).mean() for d in drawn)
+
+
+def test_scenes_without_restyling_are_what_they_were(sprites: Sprites) -> None:
+    plain = compose(np.random.default_rng(5), sprites, (48, 64))
+    off = compose(np.random.default_rng(5), sprites, (48, 64), options=SceneOptions(restyle=0.0))
+    on = compose(np.random.default_rng(5), sprites, (48, 64), options=SceneOptions(restyle=1.0))
+    np.testing.assert_array_equal(plain.image, off.image)
+    assert not np.array_equal(plain.image, on.image)
+
+
 def test_the_main_object_of_a_photograph_is_found() -> None:
     photo, inside = _ellipse(60, 90)
+    mask = subject_mask(photo)
+    assert mask is not None and iou(mask, inside) > 0.9
+    photo, inside = _ellipse(240, 360)
     mask = subject_mask(photo)
     assert mask is not None and iou(mask, inside) > 0.9
     assert subject_mask(np.full((60, 90, 3), 90, np.uint8)) is None

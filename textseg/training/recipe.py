@@ -28,7 +28,7 @@ from .teacher import Codes
 from .trainer import Trainer
 
 SIZES: tuple[tuple[int, int], ...] = ((96, 96), (96, 96), (80, 112), (112, 80))
-SCENES: dict[str, Any] = {"scale": (0.22, 0.8), "blend": 0.4, "degrade": 0.6}
+SCENES: dict[str, Any] = {"scale": (0.22, 0.8), "blend": 0.4, "degrade": 0.6, "restyle": 0.4}
 TRAINED_STYLES = tuple(s for s in STYLES if s != "openmoji")
 
 

@@ -51,6 +51,7 @@ class SceneOptions:
         photo_backgrounds: probability of a photographed background where some are given.
         blend: probability that an object's colours are drawn towards the background's.
         degrade: probability of blur, noise, a tone curve and JPEG over the whole scene.
+        restyle: probability that an object is drawn in another manner (`restyle`).
     """
 
     counts: tuple[float, ...] = (0.2, 0.4, 0.4)
@@ -61,6 +62,7 @@ class SceneOptions:
     photo_backgrounds: float = 0.5
     blend: float = 0.0
     degrade: float = 0.0
+    restyle: float = 0.0
 
 
 _DEFAULTS = SceneOptions()
@@ -152,6 +154,56 @@ def _vary(rng: np.random.Generator, sprite: np.ndarray, side: float, rotation: f
     return np.concatenate([np.clip(rgb, 0, 255), alpha], axis=2).astype(np.float32)
 
 
+def restyle(rng: np.random.Generator, sprite: np.ndarray) -> np.ndarray:
+    """A cutout drawn in another manner: bent, other hues, flat fills, outlined.
+
+    What is left is what a noun's pictures share whoever draws them: the shape and its parts.
+
+    Args:
+        sprite: (h, w, 4) uint8 RGBA.
+
+    Returns:
+        The same shape and dtype.
+    """
+    h, w = sprite.shape[:2]
+    source = sprite.astype(np.float32)
+    source[..., :3] *= source[..., 3:] / 255
+    if rng.random() < 0.6:
+        bend = rng.uniform(0.02, 0.07) * max(h, w)
+        grid = cv2.resize(
+            rng.uniform(-bend, bend, (4, 4, 2)).astype(np.float32), (w, h),
+            interpolation=cv2.INTER_CUBIC,
+        )  # fmt: skip
+        y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+        source = cv2.remap(source, x + grid[..., 0], y + grid[..., 1], cv2.INTER_LINEAR)
+    alpha = source[..., 3]
+    rgb = np.clip(source[..., :3] / np.maximum(alpha[..., None] / 255, 1e-3), 0, 255)
+    flat = rng.random() < 0.5
+    if flat:
+        rgb = cv2.medianBlur(rgb.astype(np.uint8), 5).astype(np.float32)
+        step = 255 / int(rng.integers(2, 6))
+        rgb = np.clip(np.round(rgb / step) * step, 0, 255).astype(np.float32)
+    if rng.random() < 0.6:
+        hsv = cv2.cvtColor(rgb / np.float32(255), cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0] + rng.normal(0, 40)) % 360
+        hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0, 1.6), 0, 1)
+        rgb = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255
+    if rng.random() < 0.5:
+        ink = rng.uniform(0, 50, 3) if rng.random() < 0.8 else rng.uniform(200, 255, 3)
+        width = int(rng.integers(1, 1 + max(2, max(h, w) // 24)))
+        solid = (alpha > 128).astype(np.uint8)
+        padded = cv2.copyMakeBorder(solid, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        inside = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1]
+        lines = (solid - inside).astype(np.float32)
+        if flat:
+            grey = cv2.cvtColor(rgb.astype(np.uint8), cv2.COLOR_RGB2GRAY)
+            change = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+            lines = np.maximum(lines, solid * (change > rng.uniform(25, 70)))
+        lines = cv2.GaussianBlur(lines, (0, 0), 0.6)[..., None]
+        rgb = rgb + lines * (ink - rgb)
+    return np.dstack([np.clip(rgb, 0, 255), alpha]).astype(np.uint8)
+
+
 def _blend(rng: np.random.Generator, layer: np.ndarray, ground: np.ndarray) -> None:
     """Draws a layer's mean colour and contrast some way towards the background's, in place."""
     inside = layer[..., 3] > 0.5
@@ -234,9 +286,12 @@ def compose(
         repeat = layers and rng.random() < options.repeat
         noun = layers[-1][0] if repeat else names[rng.integers(len(names))]
         sprite = sprites[noun][rng.integers(len(sprites[noun]))]
+        drawn = sprite
+        if options.restyle and rng.random() < options.restyle:
+            drawn = restyle(rng, sprite)
         for _try in range(8):
             side = np.exp(rng.uniform(*np.log(options.scale))) * np.sqrt(h * w)
-            layer = _vary(rng, sprite, side, options.rotation)
+            layer = _vary(rng, drawn, side, options.rotation)
             lh, lw = layer.shape[:2]
             y = int(rng.integers(-lh // 5, max(h - lh + lh // 5, -lh // 5 + 1)))
             x = int(rng.integers(-lw // 5, max(w - lw + lw // 5, -lw // 5 + 1)))

@@ -68,8 +68,12 @@ class Pool:
         )
 
 
+RECOGNITION_LEVELS = 150
+
+
 def _timesteps(rng: np.random.Generator, n: int) -> np.ndarray:
-    ranges = np.array([(30, 350), (350, 700), (0, 1000)])
+    """Mostly low noise, where names are read and contrasts taken; the rest is for making images."""
+    ranges = np.array([(10, 200), (200, 600), (0, 1000)])
     low, high = ranges[rng.choice(3, n, p=(0.6, 0.25, 0.15))].T
     return rng.integers(low, high)
 
@@ -305,7 +309,7 @@ class Trainer:
         latents, masks, nouns, codes = pool.draw(self.rng, o.recognition_batch)
         b = len(latents)
         rows_a, rows_b, _ = self.captions(nouns)
-        t = torch.from_numpy(self.rng.integers(0, 300, b))
+        t = torch.from_numpy(self.rng.integers(0, RECOGNITION_LEVELS, b))
         abar = self.alpha_bar[t].view(b, 1, 1, 1)
         noisy = abar.sqrt() * latents[:, 0] + (1 - abar).sqrt() * torch.randn_like(latents[:, 0])
         self.recorded.clear()
