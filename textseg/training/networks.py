@@ -8,7 +8,6 @@ from .autoencoder import CHANNELS
 from .vocabulary import MAX_TOKENS
 
 TEXT_WIDTH = 192
-NATIVE_CELLS = 32
 SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -52,7 +51,7 @@ def build_unet(widths: tuple[int, int, int, int] = (48, 96, 160, 224)) -> Any:
     from diffusers.models.attention_processor import AttnProcessor
 
     unet = UNet2DConditionModel(
-        sample_size=NATIVE_CELLS,
+        sample_size=24,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
         block_out_channels=widths,

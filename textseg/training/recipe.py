@@ -103,11 +103,12 @@ class _Stream(torch.utils.data.IterableDataset):
         self.mixture, self.batch, self.seed = mixture, batch, seed
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        cv2.setNumThreads(1)
         yield from scene_batches(self.mixture, NOUNS, SIZES, self.batch, self.seed)
 
 
 def _batches(mixture: Mixture, batch: int, seed: int) -> Iterator[dict[str, torch.Tensor]]:
+    # OpenCV's threads do not survive the fork, and a child that then asks for them waits for ever.
+    cv2.setNumThreads(1)
     yield from torch.utils.data.DataLoader(
         _Stream(mixture, batch, seed), batch_size=None, num_workers=1, prefetch_factor=4
     )
