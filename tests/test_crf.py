@@ -6,6 +6,7 @@ import pytest
 
 from textseg.errors import InputError
 from textseg.refine.crf import DenseCRF, ExactKernel, GridKernel, SpatialKernel, dense_crf
+from textseg.refine.pooled import PooledKernel
 
 H, W = 28, 42
 SCALE = W / 500
@@ -185,6 +186,71 @@ def test_a_coarser_grid_moves_few_pixels(image):
     found = DenseCRF(pixels, alpha=alpha, gamma=gamma, exact_pixels=0, spacing=0.9).marginals(unary)
     assert np.abs(found - expected).mean() < 0.005
     assert ((found > 0.5) != (expected > 0.5)).mean() < 0.005
+
+
+POOLED_CASES = [case for case in CASES if case[0] != "independent colours"]
+
+
+@pytest.mark.parametrize(("image", "probability"), POOLED_CASES)
+def test_pooled_pixels_stay_close_to_the_sum_over_all_pairs(image, probability):
+    pixels, unary = IMAGES[image](), two_labels(PROBABILITIES[probability]())
+    alpha, gamma = 80 * SCALE, 3 * SCALE
+    expected = brute_force(unary, pixels, alpha=alpha, gamma=gamma)
+    found = DenseCRF(pixels, alpha=alpha, gamma=gamma, points=1024).marginals(unary)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+    assert np.abs(found - expected).mean() < 0.01
+    assert ((found > 0.5) != (expected > 0.5)).mean() < 0.005
+
+
+@pytest.mark.parametrize("points", [64, 400])
+def test_a_pooled_sum_is_exact_between_the_means_of_its_clusters(points):
+    image = smooth_noise(12, 2, 3, 40, 200, 90, 130).astype(np.uint8)
+    kernel = PooledKernel(image, 20.0, 13.0, points)
+    cluster = kernel.cluster
+    sizes = np.bincount(cluster)
+    assert len(sizes) <= points and len(sizes) > points // 2
+    position = np.indices(image.shape[:2]).reshape(2, -1).T
+    features = np.column_stack([position / 20.0, image.reshape(-1, 3) / 13.0])
+    used = np.flatnonzero(sizes)
+    means = np.stack([features[cluster == c].mean(axis=0) for c in used])
+    values = np.random.default_rng(3).random(image.shape[:2], np.float32)
+    totals = np.bincount(cluster, values.ravel())[used]
+    squares = ((means[:, None] - means) ** 2).sum(-1)
+    expected = np.zeros(len(sizes))
+    expected[used] = np.exp(-squares / 2) @ totals
+    found = kernel.apply(values)
+    assert found.shape == image.shape[:2]
+    np.testing.assert_allclose(found, expected[cluster].reshape(found.shape), rtol=1e-3)
+
+
+def test_more_points_come_closer():
+    image = smooth_noise(2, 2, 3, 60, 180, 80, 120).astype(np.uint8)
+    kernel = GridKernel(image, 19.2, 13.0)
+    values = smooth_noise(5, 9, 1, 0, 1, 80, 120)[..., 0].astype(np.float32)
+    exact = kernel.apply(values) / kernel.apply(np.ones_like(values))
+    errors = []
+    for points in (64, 256, 1024, 4096):
+        pooled = PooledKernel(image, 19.2, 13.0, points)
+        mean = pooled.apply(values) / pooled.apply(np.ones_like(values))
+        errors.append(np.sqrt(((mean - exact) ** 2).mean()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] < 0.02 and errors[3] < 0.008
+
+
+def test_pooling_takes_reaches_far_smaller_than_the_image():
+    image = smooth_noise(4, 2, 3, 0, 255, 50, 200).astype(np.uint8)
+    values = np.ones(image.shape[:2], np.float32)
+    kernel = PooledKernel(image, 0.5, 13.0, 64)
+    assert kernel.cluster.max() < 64
+    assert (kernel.apply(values) >= 1).all()
+
+
+def test_up_to_as_many_pixels_as_points_the_sum_is_exact():
+    image, unary = IMAGES["disc"](), two_labels(PROBABILITIES["blobs"]())
+    np.testing.assert_array_equal(
+        DenseCRF(image, points=H * W).marginals(unary), DenseCRF(image).marginals(unary)
+    )
 
 
 def test_small_images_are_not_strided():

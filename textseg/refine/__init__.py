@@ -156,7 +156,7 @@ class Refiner:
         return DenseCRF(image, appearance=options.crf_appearance, alpha=options.crf_alpha * scale,
                         beta=options.crf_beta, smoothness=options.crf_smoothness,
                         gamma=options.crf_gamma * scale, spacing=options.crf_spacing,
-                        stride=options.crf_stride)  # fmt: skip
+                        stride=options.crf_stride, points=options.crf_points)  # fmt: skip
 
     def _tidy(self, mask: np.ndarray) -> np.ndarray:
         options, area = self.options, mask.size
