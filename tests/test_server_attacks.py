@@ -327,6 +327,15 @@ def test_wrong_and_missing_tokens(guarded: Live, header):
     assert guarded.app.state.engine.inside == 0
 
 
+def test_browsers_are_asked_for_a_password(guarded: Live):
+    said = guarded.raw(b"GET / HTTP/1.1\r\nHost: textseg.example\r\n\r\n").lower()
+    head = said.partition(b"\r\n\r\n")[0].splitlines()
+    # Chromium reads the first challenge of each header.
+    challenges = [line.split()[1] for line in head if line.startswith(b"www-authenticate:")]
+    assert challenges == [b"basic", b"bearer"]
+    assert b"connection: close" in head
+
+
 def test_right_tokens(guarded: Live):
     for header in (f"Bearer {TOKEN}", f"bearer {OTHER}", basic(TOKEN)):
         headers = {"Authorization": header, "Host": "textseg.example"}

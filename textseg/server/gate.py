@@ -20,7 +20,8 @@ SESSION_HEADER = "X-Textseg-Session"
 CALLER = "textseg.caller"
 """Key of the ASGI scope under which the caller's identity is found."""
 
-_CHALLENGE = 'Bearer realm="textseg", Basic realm="textseg", charset="UTF-8"'
+# A header each: Chromium reads the first challenge of a header and no more.
+_CHALLENGES = ('Basic realm="textseg", charset="UTF-8"', 'Bearer realm="textseg"')
 
 
 class Gate:
@@ -41,8 +42,11 @@ class Gate:
         try:
             scope[CALLER] = self._admit(scope)
         except Refusal as refusal:
-            refusal.headers["Connection"] = "close"
-            return await refusal.response()(scope, receive, send)
+            response = refusal.response()
+            response.headers["Connection"] = "close"
+            for challenge in _CHALLENGES if refusal.status == 401 else ():
+                response.headers.append("WWW-Authenticate", challenge)
+            return await response(scope, receive, send)
         await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> str:
@@ -65,7 +69,6 @@ class Gate:
                     401,
                     "unauthorized",
                     f"The token is {what}; send the header 'Authorization: Bearer TOKEN'.",
-                    {"WWW-Authenticate": _CHALLENGE},
                 )
         return identity(token, headers.get(SESSION_HEADER, ""))
 
