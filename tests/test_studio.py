@@ -610,6 +610,30 @@ def test_a_visitor_starts_from_the_sample_with_work_of_their_own(model: FakeBack
 
 
 @needs_gradio
+@pytest.mark.parametrize(
+    ("known", "asked", "words"),
+    [
+        ({"dog": DOG, "ball": BALL}, "the dog", "“the dog” is found already"),
+        ({"ball": BALL}, "the ball", "“the ball” is found already"),
+        ({}, "the ball", "This is a sample. Try another name"),
+    ],
+)
+def test_the_first_view_shows_what_the_model_finds(
+    known: dict[str, Any], asked: str, words: str
+) -> None:
+    from textseg.studio.app import Wiring
+    from textseg.studio.layout import build_page
+
+    gradio = pytest.importorskip("gradio", reason="needs the extra textseg[studio]")
+    model = FakeBackbone(known, refine=CRF)
+    with gradio.Blocks(analytics_enabled=False):
+        page = build_page("fake", actions.edit_options(Session(model)))
+        updates = Wiring(page, model, StudioSettings(sample="park")).start()
+    assert [layer.query for layer in updates[page.state].work.layers] == [asked]
+    assert words in updates[page.status]
+
+
+@needs_gradio
 def test_handlers_answer_errors_in_a_sentence(
     session: Session, model: FakeBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ Ctrl-C ends it. Needs the extra: pip install 'textseg[studio]'."""
 EXAMPLES = """\
 examples:
   textseg studio
-  textseg studio --open --sample table
+  textseg studio --open --sample farm
   textseg studio --model sd-legacy/stable-diffusion-v1-5 --device cuda --dtype float16
 """
 FIRST_PORT, LAST_PORT = 7860, 7879
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument(
-        "--sample", default="farm", metavar="NAME", help="picture to start with (default: farm)"
+        "--sample", default="table", metavar="NAME", help="picture to start with (default: table)"
     )
     parser.add_argument(
         "--caption-model",

@@ -158,8 +158,10 @@ class Wiring:
             session.history.steps = list(first.history.steps)
             session.history.at = first.history.at
         layer = session.work.layer
-        said = f"This is a sample; “{layer.query}” is found already." if layer else "A sample."
-        status = _status(f"{said} Try another name, or open a picture of your own.")
+        found = f"; “{layer.query}” is found already" if layer and layer.mask.any() else ""
+        status = _status(
+            f"This is a sample{found}. Try another name, or open a picture of your own."
+        )
         return {self.page.state: session, **self.show(session), self.page.status: status}
 
     def step(
@@ -427,17 +429,22 @@ class Wiring:
     # -- actions that need the settings -----------------------------------------------------
 
     def _first_view(self) -> Session:
-        """A session with the sample found already; worked out once."""
+        """A session in which a thing of the sample is found already; worked out once."""
         with self._first_lock:
             if self._first is None:
-                first = Session(self.model)
                 picture = pictures.open_sample(self.settings.sample)
-                actions.open_picture(first, picture)
                 # On a processor a full-size model takes minutes for what nobody asked.
-                if self.model.device.type != "cpu" or self.model.native_size <= _SMALL_MODEL:
-                    actions.ask(first, picture.things[0])
-                    actions.settle(first)
-                self._first = first
+                slow = self.model.device.type == "cpu" and self.model.native_size > _SMALL_MODEL
+                for thing in ("",) if slow else picture.things:
+                    first = Session(self.model)
+                    actions.open_picture(first, picture)
+                    if thing:
+                        actions.ask(first, thing)
+                        actions.settle(first)
+                    self._first = first
+                    if first.work.layer and first.work.layer.mask.any():
+                        break
+            assert self._first is not None
             return self._first
 
     def _open(self, session: Session, path: str | None) -> Done:

@@ -20,7 +20,7 @@ class StudioSettings:
         max_pixels: larger uploads are refused.
     """
 
-    sample: str = "farm"
+    sample: str = "table"
     caption_model: str | None = None
     max_pixels: int = MAX_PIXELS
 
