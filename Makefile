@@ -43,5 +43,5 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@rm -f $(VENV)/.user && touch $@
 
 $(VENV)/.browser: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --editable '.[dev,studio]' playwright
+	$(BIN)/python -m pip install --quiet playwright
 	@touch $@

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
 )  # fmt: skip
 PATIENCE = 1000 * float(os.environ.get("TEXTSEG_BROWSER_SECONDS", "60"))
 """Milliseconds to wait for anything on the page."""
+START_SECONDS = 180
 
 
 @pytest.fixture(scope="session")
@@ -36,22 +40,60 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+class Program:
+    """A `textseg` command that says on what address it answers.
+
+    Attributes:
+        address: with a "/" at the end.
+    """
+
+    def __init__(self, *arguments: str, token: str = "") -> None:
+        pytest.importorskip("gradio", reason="needs the extra textseg[studio]")
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "textseg", *arguments],
+            stdout=self._said, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[2],
+            env=os.environ | {"TEXTSEG_TOKEN": token},
+        )  # fmt: skip
+        self.address = self._wait()
+
+    def _wait(self) -> str:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self._process.poll() is None:
+            found = re.search(r"http://127\.0\.0\.1:\d+", self.said())
+            if found:
+                return f"{found[0]}/"
+            time.sleep(0.1)
+        raise AssertionError(f"it did not start: {self.stop()}")
+
+    def said(self) -> str:
+        """Everything it wrote so far."""
+        self._said.seek(0)
+        return self._said.read()
+
+    def stop(self) -> str:
+        """Ask it to end; everything it wrote."""
+        self._process.terminate()
+        self._process.wait(60)
+        with self._said:
+            return self.said()
+
+
 @pytest.fixture(scope="session")
 def studio() -> Iterator[str]:
-    """The address of `textseg studio` with mini."""
-    pytest.importorskip("gradio", reason="needs the extra textseg[studio]")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "textseg", "studio"],
-        stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    address = re.search(r"http://127\.0\.0\.1:\d+/", line)
-    assert address, line
-    yield address[0]
-    process.terminate()
-    process.wait(30)
-    process.stdout.close()
+    """The address of `textseg studio` with mini, which says nothing but that to the end."""
+    program = Program("studio")
+    yield program.address
+    assert program.stop() == f"textseg studio: {program.address} (Ctrl-C ends it)\n"
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, str]]:
+    """The address of `textseg serve` with mini, which says nothing but that, and its token."""
+    token = "a-token-of-the-browser-tests"
+    program = Program("serve", "--port", "0", token=token)
+    yield program.address, token
+    assert program.stop() == f"textseg: mini answers at {program.address[:-1]}\n"
 
 
 class Visit:
@@ -90,9 +132,39 @@ class Visit:
         """Fill a text box."""
         self.page.fill(f"{box} textarea, {box} input", text)
 
+    def set(self, slider: str, value: str) -> None:
+        """Write into a slider's number."""
+        self.page.fill(f"{slider} input[type=number]", value)
+        self.page.keyboard.press("Tab")
+
     def turn(self, tab: str) -> None:
         """Bring a tab into sight."""
         self.page.get_by_role("tab", name=tab, exact=True).click()
+
+    def looks_at(self, view: str) -> None:
+        """Choose a view by the keyboard and wait for its picture."""
+        before = self.shown()
+        self.page.focus(f"#ts-view input[value='{view}']")
+        self.page.keyboard.press("Space")
+        self.page.wait_for_selector(f"#ts-view label.selected >> text={view}")
+        self.page.wait_for_function(
+            "before => document.querySelector('#ts-stage img').src !== before", arg=before
+        )
+
+    def shown(self) -> str:
+        """The address of the picture on the stage."""
+        return self.page.get_attribute("#ts-stage img", "src")
+
+    def stroke(self, left: float, top: float, length: float) -> None:
+        """Paint to the right, in fractions of the canvas, once the editor is ready for it."""
+        self.page.wait_for_selector("#ts-editor canvas")
+        self.page.wait_for_timeout(3000)
+        box = self.page.locator("#ts-editor canvas").first.bounding_box()
+        x, y = box["x"] + left * box["width"], box["y"] + top * box["height"]
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + length * box["width"], y + 10, steps=8)
+        self.page.mouse.up()
 
     def download(self, kind: str, folder: Path) -> Path:
         """Press a button of the last tab and keep what comes."""
@@ -109,19 +181,27 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Any, studio: str) -> Iterator[Any]:
-    """visit(width=1280, height=860, scheme="light") -> Visit, in a session of its own."""
+def visit(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """visit(width=1280, height=860, scheme="light", at=None) -> Visit, in a session of its own; of
+    the studio, or of an address with a token."""
     contexts = []
 
-    def open_page(width: int = 1280, height: int = 860, scheme: str = "light") -> Visit:
+    def open_page(
+        width: int = 1280,
+        height: int = 860,
+        scheme: str = "light",
+        at: tuple[str, str] | None = None,
+    ) -> Visit:
         context = browser.new_context(
             viewport={"width": width, "height": height},
             color_scheme=scheme,
             accept_downloads=True,
             has_touch=width < 600,
+            permissions=["clipboard-read", "clipboard-write"],
+            http_credentials=None if at is None else {"username": "me", "password": at[1]},
         )
         contexts.append(context)
-        return Visit(context, studio)
+        return Visit(context, request.getfixturevalue("studio") if at is None else at[0])
 
     yield open_page
     for context in contexts:

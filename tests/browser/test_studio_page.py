@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,37 @@ from PIL import Image
 
 import textseg
 from textseg.labels import read_label
+from textseg.masks import decode_rle
 from textseg.saving import read_provenance
+from textseg.studio import StudioSettings
+from textseg.studio.pictures import SAMPLES
 
-SAMPLES = Path(__file__).parents[2] / "data" / "samples"
-pytestmark = pytest.mark.timeout(900)
+FOLDER = Path(__file__).parents[2] / "data" / "samples"
+FIRST = next(sample for sample in SAMPLES if sample.name == StudioSettings().sample)
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def mini() -> textseg.Segmenter:
+    return textseg.Segmenter("mini")
+
+
+@pytest.fixture(scope="module")
+def rows(mini: textseg.Segmenter) -> int:
+    """Noisy images that mini's own options predict for each prompt."""
+    return mini.contrast.samples * len(mini.contrast.strength)
+
+
+def findable(mini: textseg.Segmenter, picture: Path, things: tuple[str, ...]) -> str:
+    """The first of some things of a picture that mini finds."""
+    mini.set_image(picture)
+    found = [thing for thing in things if mini.query(thing).mask.any()]
+    assert found, f"mini finds none of {things}"
+    return found[0]
+
+
+def mask_in(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)) > 127
 
 
 @pytest.mark.parametrize(
@@ -23,9 +54,11 @@ pytestmark = pytest.mark.timeout(900)
 )
 def test_the_first_view(visit: Any, photograph: Any, width: int, height: int, scheme: str) -> None:
     at = visit(width, height, scheme)
-    assert at.page.inner_text("#ts-found label.selected") == "the horse"
+    found = at.page.inner_text("#ts-found label.selected")
+    assert found in FIRST.things
+    at.says(f"“{found}” is found already")
     tried = [at.page.inner_text(f"#ts-try-{i}") for i in range(3)]
-    assert tried == ["the horse", "the cow", "the tractor"]
+    assert tuple(tried) == FIRST.things
     photograph(at, f"first-{width}-{scheme}")
     assert at.page.evaluate("document.documentElement.scrollWidth") <= width
     dark = at.page.evaluate("document.body.classList.contains('dark')")
@@ -33,48 +66,50 @@ def test_the_first_view(visit: Any, photograph: Any, width: int, height: int, sc
     at.is_clean()
 
 
-def test_from_an_upload_to_a_downloaded_edit(visit: Any, photograph: Any, tmp_path: Path) -> None:
+def test_from_an_upload_to_a_downloaded_edit(
+    visit: Any, photograph: Any, tmp_path: Path, mini: textseg.Segmenter, rows: int
+) -> None:
     picture = tmp_path / "my table.png"
-    Image.open(SAMPLES / "table.jpg").save(picture)
+    Image.open(FOLDER / "table.jpg").save(picture)
+    thing = findable(mini, picture, ("the cup", "the banana", "the apple"))
     at = visit()
     page = at.page
 
     page.set_input_files("#ts-bar input[type=file]", picture)
     at.says("my table.png is open, 480 × 360 pixels.")
-    at.type("#ts-query", "the apple")
+    at.type("#ts-query", thing)
     page.keyboard.press("Enter")
-    at.says("“the apple”:")
-    at.says("8 UNet rows")
+    at.says(f"“{thing}”:")
+    at.says(f"{2 * rows} UNet rows")
     at.turn("3 Save")
     mask = at.download("mask", tmp_path)
-    assert mask.name == "my table.the-apple.mask.png"
-    apart = textseg.segment(picture, "the apple")
-    assert np.array_equal(np.asarray(Image.open(mask)) > 127, apart.mask)
+    assert mask.name == f"my table.{thing.replace(' ', '-')}.mask.png"
+    assert np.array_equal(mask_in(mask), textseg.segment(picture, thing).mask)
 
     at.turn("1 Find")
-    page.fill("#ts-level input[type=number]", "0.4")
-    page.keyboard.press("Tab")
+    at.set("#ts-level", "0.6")
     at.says("0 UNet rows")
     at.turn("3 Save")
     page.wait_for_selector("#ts-python >> text=level=")
-    moved = np.asarray(Image.open(at.download("mask", tmp_path))) > 127
-    assert np.array_equal(moved, textseg.segment(picture, "the apple", level=0.4).mask)
+    moved = mask_in(at.download("mask", tmp_path))
+    assert np.array_equal(moved, textseg.segment(picture, thing, level=0.6).mask)
 
     at.turn("Paint")
-    page.wait_for_selector("#ts-editor canvas")
-    page.wait_for_timeout(3000)
-    box = page.locator("#ts-editor canvas").first.bounding_box()
-    x, y = box["x"] + 0.3 * box["width"], box["y"] + 0.35 * box["height"]
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 70, y + 10, steps=8)
-    page.mouse.up()
+    at.stroke(0.3, 0.35, 0.15)
     photograph(at, "paint-1280-light")
     page.click("#ts-paint")
     at.says("Painted in")
-    painted = np.asarray(Image.open(at.download("mask", tmp_path))) > 127
+    painted = mask_in(at.download("mask", tmp_path))
     assert (painted & ~moved).sum() > 500
     assert not (moved & ~painted).any()
+    at.stroke(0.3, 0.35, 0.06)
+    page.click("#ts-erase")
+    at.says("Erased")
+    erased = mask_in(at.download("mask", tmp_path))
+    assert (painted & ~erased).sum() > 200
+    assert not (erased & ~painted).any()
+    page.click("#ts-undo")
+    at.says("Back at: Painted in")
 
     at.turn("1 Find")
     page.click("#ts-approve")
@@ -101,20 +136,98 @@ def test_from_an_upload_to_a_downloaded_edit(visit: Any, photograph: Any, tmp_pa
     at.is_clean()
 
 
+def test_what_is_saved_and_the_code_that_gives_it(
+    visit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mini: textseg.Segmenter
+) -> None:
+    thing = findable(mini, FOLDER / "park.jpg", ("the dog", "the tree"))
+    at = visit()
+    page = at.page
+    page.click("#ts-sample-park")
+    at.says("park.jpg is open")
+    at.type("#ts-query", f"{thing}, the ball")
+    page.click("#ts-find")
+    at.says("“the ball”")
+    assert page.locator("#ts-found label").count() == 2
+    page.click(f"#ts-found label >> text={thing}")
+    page.wait_for_selector(f"#ts-found label.selected >> text={thing}")
+    at.turn("3 Save")
+    mask = mask_in(at.download("mask", tmp_path))
+    cutout = np.asarray(Image.open(at.download("cutout", tmp_path)))
+    assert np.array_equal(cutout[..., 3] > 127, mask)
+    coco = json.loads(at.download("coco", tmp_path).read_text("utf-8"))
+    drawn = [decode_rle(one["segmentation"]) for one in coco["annotations"]]
+    assert any(np.array_equal(one, mask) for one in drawn)
+    original = at.download("image", tmp_path)
+    assert original.read_bytes() == (FOLDER / "park.jpg").read_bytes()
+    with zipfile.ZipFile(at.download("all", tmp_path)) as packed:
+        name = f"park.{thing.replace(' ', '-')}.mask.png"
+        assert np.array_equal(mask_in(io.BytesIO(packed.read(name))), mask)  # pyright: ignore
+
+    code = "\n".join(page.locator("#ts-python .cm-line").all_inner_texts())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).unlink()
+    exec(code, {})
+    assert np.array_equal(mask_in(tmp_path / name), mask)
+    at.is_clean()
+
+
+_PUT_ON_CLIPBOARD = """async (data) => {
+  const answer = await fetch("data:image/png;base64," + data);
+  const item = new ClipboardItem({ "image/png": await answer.blob() });
+  await navigator.clipboard.write([item]);
+}"""
+_DROP = """async (data) => {
+  const answer = await fetch("data:image/png;base64," + data);
+  const carrier = new DataTransfer();
+  carrier.items.add(new File([await answer.blob()], "dropped.png", { type: "image/png" }));
+  const event = { dataTransfer: carrier, bubbles: true, cancelable: true };
+  document.body.dispatchEvent(new DragEvent("drop", event));
+}"""
+
+
+def test_pictures_from_the_clipboard_a_drop_and_words(visit: Any, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    pixels = np.asarray(Image.open(FOLDER / "beach.jpg").resize((160, 120)))
+    Image.fromarray(pixels).save(buffer, "PNG")
+    data = b64encode(buffer.getvalue()).decode()
+    at = visit()
+    page = at.page
+    page.evaluate(_PUT_ON_CLIPBOARD, data)
+    page.keyboard.press("Control+V")
+    at.says("is open, 160 × 120 pixels.")
+    at.turn("3 Save")
+    pasted = np.asarray(Image.open(at.download("image", tmp_path)).convert("RGB"))
+    assert np.array_equal(pasted, pixels)
+
+    page.evaluate(_DROP, data)
+    at.says("dropped.png is open, 160 × 120 pixels.")
+
+    page.click("text=Make a picture from words")
+    at.type("#ts-make-prompt", "a photo of a horse")
+    page.click("#ts-make")
+    at.says("a-photo-of-a-horse.png is open")
+    at.turn("3 Save")
+    assert read_label(at.download("image", tmp_path)).made_by_model
+
+    page.click("text=History")
+    page.click("#ts-history label >> text=dropped.png")
+    at.says("Back at: Opened dropped.png.")
+    at.is_clean()
+
+
 def test_a_phone_and_the_keyboard_are_enough(visit: Any, photograph: Any) -> None:
     at = visit(390, 844, "dark")
     page = at.page
     page.focus("#ts-try-1")
     page.keyboard.press("Enter")
-    at.says("“the cow”:")
-    page.wait_for_selector("#ts-found label.selected >> text=the cow")
-    photograph(at, "cow-390-dark")
+    at.says(f"“{FIRST.things[1]}”")
+    page.wait_for_selector(f"#ts-found label.selected >> text={FIRST.things[1]}")
+    photograph(at, "second-390-dark")
     page.focus("#ts-level input[type=range]")
     page.keyboard.press("ArrowLeft")
     at.says("0 UNet rows")
-    page.focus("#ts-view input[value='Soft map']")
-    page.keyboard.press("Space")
-    page.wait_for_selector("#ts-view label.selected >> text=Soft map")
+    for view in ("Mask", "Contrast", "Soft map"):
+        at.looks_at(view)
     photograph(at, "soft-390-dark")
     page.focus("#ts-invert")
     page.keyboard.press("Enter")
@@ -132,9 +245,9 @@ def test_what_goes_wrong_is_said_in_a_sentence(visit: Any, tmp_path: Path) -> No
     at.page.set_input_files("#ts-bar input[type=file]", broken)
     at.says("Image is in no known format")
     assert "Traceback" not in at.page.content()
-    at.type("#ts-query", "the")
+    at.type("#ts-query", ", ,")
     at.page.click("#ts-find")
-    at.says("Query must name something")
+    at.says("Query must say what to find, got nothing.")
     at.is_clean()
 
 
@@ -143,6 +256,24 @@ def test_two_visitors_do_not_see_each_others_work(visit: Any) -> None:
     first.page.click("#ts-invert")
     first.says("Inverted")
     second.page.click("#ts-grow")
-    second.says("Grown by 2 pixels. “the horse”")
+    second.says("Grown by 2 pixels.")
     assert "Inverted" not in second.page.inner_text("#ts-python, body")
     second.is_clean()
+
+
+def test_the_server_has_the_studio_and_the_same_masks(
+    visit: Any, server: tuple[str, str], tmp_path: Path, mini: textseg.Segmenter
+) -> None:
+    picture = FOLDER / "table.jpg"
+    thing = findable(mini, picture, ("the banana", "the cup", "the apple"))
+    at = visit(at=server)
+    at.page.set_input_files("#ts-bar input[type=file]", picture)
+    at.says("table.jpg is open, 480 × 360 pixels.")
+    at.type("#ts-query", thing)
+    at.page.click("#ts-find")
+    at.says(f"“{thing}”:")
+    at.turn("3 Save")
+    mask = mask_in(at.download("mask", tmp_path))
+    client = textseg.Client(server[0].rstrip("/"), token=server[1])
+    assert np.array_equal(mask, client.segment(picture, thing).mask)
+    at.is_clean()
