@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 STRONGEST = 0.05
 PEAK = 0.02
+NAMING_FLOOR = 1e-6
 Progress = Callable[[int, int, str], object]
 
 
@@ -113,6 +114,7 @@ class Predictions:
         self.evaluations = 0
         self._room = max_bytes
         self._kept: OrderedDict[tuple[str, int, int, int, int], torch.Tensor] = OrderedDict()
+        self._names: dict[tuple[int, int], np.ndarray | None] = {}
 
     def noise(self, t: int, seed: int, draws: range) -> torch.Tensor:
         """The true noise of some draws, (N, C, h, w) on the backbone's device."""
@@ -132,6 +134,28 @@ class Predictions:
         predicted = self.backbone.predict(noisy, t, self.backbone.embed([prompt])[0])
         self._keep(key, predicted)
         return predicted
+
+    def names(self, noun: str, t: int, seed: int) -> np.ndarray | None:
+        """How sure the model is, cell by cell, that this is what it shows; from the first draw.
+
+        Args:
+            noun: with or without adjectives before it.
+
+        Returns:
+            (h', w') float32 log-probabilities, at most 0; None where the model does not know the
+            noun or cannot name (`Backbone.name_cells`).
+        """
+        nouns = list(self.backbone.calibration.get("nouns", ()))
+        words = noun.split()
+        known = next((n for i in range(len(words)) if (n := " ".join(words[i:])) in nouns), None)
+        if known is None:
+            return None
+        if (t, seed) not in self._names:
+            noisy = self.backbone.add_noise(self.latents, self.noise(t, seed, range(1)), t)
+            found = self.backbone.name_cells(noisy, t)
+            self._names[t, seed] = None if found is None else found[0].cpu().numpy()
+        cells = self._names[t, seed]
+        return None if cells is None else cells[1 + nouns.index(known)]
 
     def holds(self, prompt: str, t: int, seed: int, draws: range) -> bool:
         """Whether `predict` would answer without the model."""
@@ -218,7 +242,7 @@ def measure(
             maps = [
                 _draw_maps(predictions, pair, t, options.seed, batches, batch_done) for t in levels
             ]
-        results.append(_summed_up(predictions.backbone, pair, options, maps))
+        results.append(_summed_up(predictions, pair, options, maps))
     return results
 
 
@@ -300,7 +324,7 @@ def _maps_until_stable(
 
 
 def _summed_up(
-    backbone: Backbone, pair: PromptPair, options: ContrastOptions, maps: Sequence[Maps]
+    predictions: Predictions, pair: PromptPair, options: ContrastOptions, maps: Sequence[Maps]
 ) -> Measured:
     import torch
 
@@ -308,7 +332,11 @@ def _summed_up(
     draw_maps = torch.cat([signed for _, signed in maps]).numpy()
     per_draw = strongest_evidence(contrast_map, draw_maps)
     evidence_map = draw_maps.mean(axis=0, dtype=np.float64).astype(np.float32)
-    found = presence(backbone, pair, options, contrast_map, evidence_map, per_draw)
+    backbone = predictions.backbone
+    names = None
+    if "named" in backbone.calibration.get("presence", {}):
+        names = predictions.names(pair.noun, backbone.timestep(options.strength[0]), options.seed)
+    found = presence(backbone, pair, options, contrast_map, evidence_map, per_draw, names)
     return Measured(contrast_map, evidence_map, per_draw, found, len(maps[0][0]))
 
 
@@ -327,11 +355,13 @@ def presence(
     contrast: np.ndarray,
     evidence: np.ndarray,
     draw_evidence: np.ndarray,
+    names: np.ndarray | None = None,
 ) -> float:
     """How sure the model is that the object is there, 0 to 1.
 
     Calibrated models, for the pairing and noise levels they were calibrated with:
-    sigmoid(weights . x + offset), where x are `presence_features`. Else the one-sided level of a
+    sigmoid(weights . x + offset), where x are `presence_features` and, for models that name what
+    they see, `naming_features` of `names` (see `Predictions.names`). Else the one-sided level of a
     t-test that the evidence over the strongest cells is above zero, draws taken as independent:
     P(T <= t) for Student's T.
     """
@@ -340,6 +370,9 @@ def presence(
     same = (pair.strategy, options.strength) == (defaults.reference, defaults.strength)
     if calibrated and same:
         x = presence_features(contrast, evidence)
+        if names is not None and "named" in calibrated:
+            calibrated = calibrated["named"]
+            x = np.concatenate([x, naming_features(contrast, names)])
         return _sigmoid(float(x @ np.asarray(calibrated["weights"])) + calibrated["offset"])
     return confidence_above_zero(draw_evidence)
 
@@ -364,6 +397,25 @@ def presence_features(contrast: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     gain = evidence.reshape(-1)[cells].mean(dtype=np.float64) / peak**2
     rest = max(flat.mean(), 1e-12)
     return np.array([math.log(peak), math.log(broad / peak), math.log(rest / peak), gain])
+
+
+def naming_features(contrast: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """What naming adds to `presence_features`.
+
+    Args:
+        contrast: (h, w), of one pair.
+        names: (h', w') log-probabilities of its noun, h' <= h and w' <= w.
+
+    Returns:
+        (2,) float64: the logarithm of the noun's probability, averaged over cells weighted by the
+        contrast squared; its largest log-probability.
+    """
+    import cv2
+
+    size = names.shape[1], names.shape[0]
+    weight = cv2.resize(contrast, size, interpolation=cv2.INTER_AREA).astype(np.float64) ** 2
+    chance = (weight * np.exp(names)).sum() / max(weight.sum(), 1e-24)
+    return np.array([math.log(chance + NAMING_FLOOR), float(names.max())])
 
 
 def confidence_above_zero(values: np.ndarray) -> float:

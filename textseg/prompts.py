@@ -76,6 +76,7 @@ class PromptPair:
         strategy: "null", "absent", "swap", "erase" or "text".
         notes: one line each on the pairing, and on words the model does not know or cannot take.
         references: the prompts of the reference side; their predictions are averaged.
+        noun: the bare noun that is looked for.
     """
 
     query: str
@@ -83,6 +84,7 @@ class PromptPair:
     strategy: str
     notes: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    noun: str = ""
 
     def __post_init__(self) -> None:
         if not self.references:
@@ -173,7 +175,7 @@ def build_pair(
         if truncated_words is not None and (cut := truncated_words(prompt)):
             notes.append(f"the prompt is too long for the model, which does not see {_quoted(cut)}")
     return PromptPair(
-        pair.query, pair.reference, strategy, tuple(dict.fromkeys(notes)), pair.references
+        pair.query, pair.reference, strategy, tuple(dict.fromkeys(notes)), pair.references, noun
     )
 
 

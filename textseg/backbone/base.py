@@ -102,6 +102,12 @@ class Backbone(ABC):
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
         """(C, h, w) and (N, C, h, w) to noisy latents (N, C, h, w)."""
 
+    def name_cells(self, noisy: torch.Tensor, t: int) -> torch.Tensor | None:
+        """What each cell of noisy latents (N, C, h, w) shows: log-probabilities of "none of them"
+        and of every noun of `calibration["nouns"]`, (N, 1 + K, h', w') float32 at the resolution of
+        some layer. None for models that cannot tell."""
+        return None
+
     @abstractmethod
     def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
         """Predicted noise epsilon.

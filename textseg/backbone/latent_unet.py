@@ -9,6 +9,7 @@ import torch
 
 from ..errors import InputError, ModelError
 from .latent import LatentModel
+from .naming import CellNames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,6 +26,7 @@ class LatentUNet(LatentModel):
     """A UNet2DConditionModel over an autoencoder's latents, told its text by CLIP."""
 
     family = "latent-unet"
+    _names: CellNames | None = None
     _unsupported: tuple[str, ...] = (
         "class_embed_type", "addition_embed_type", "time_cond_proj_dim", "encoder_hid_dim_type",
         "num_class_embeds",
@@ -92,6 +94,14 @@ class LatentUNet(LatentModel):
         scheduler.register_to_config(**changes)
         scheduler.set_timesteps(steps)
         return int(scheduler.timesteps[(steps - kept) * scheduler.order])
+
+    def name_cells(self, noisy: torch.Tensor, t: int) -> torch.Tensor | None:
+        nouns = self.calibration.get("nouns")
+        if not nouns or type(self) is not LatentUNet:
+            return None
+        if self._names is None:
+            self._names = CellNames(self, nouns)
+        return self._names(noisy, t)
 
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
         told = self._conditions(embedding.to(self.dtype), noisy.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backbone.base import Backbone
 from ..binarize import cut, normalize
-from ..contrast import Predictions, measure, presence_features
+from ..contrast import Predictions, measure, naming_features, presence_features
 from ..errors import InputError
 from ..image import image_identity, load_image, resize_image
 from ..options import ContrastOptions, RefineOptions
@@ -50,12 +50,14 @@ class Question:
         truth: (H, W) bool; None where the noun is absent.
         maps: contrast (h, w) by noise level.
         evidence: (h, w) by noise level.
+        names: (h', w') by noise level (`Predictions.names`); empty where the model cannot name.
     """
 
     image: np.ndarray
     truth: np.ndarray | None
     maps: dict[float, np.ndarray]
     evidence: dict[float, np.ndarray]
+    names: dict[float, np.ndarray] = field(default_factory=dict)
 
     def contrast(self, strengths: Sequence[float]) -> np.ndarray:
         """(h, w), averaged over noise levels."""
@@ -119,12 +121,17 @@ def ask(
         }
         for i, (_, truth) in enumerate(asked):
             if truth is None or truth.any():
+                named = {
+                    s: predictions.names(pairs[i].noun, model.timestep(s), options.seed)
+                    for s in levels
+                }
                 questions.append(
                     Question(
                         image,
                         truth,
                         {s: m[i].contrast for s, m in per_level.items()},
                         {s: m[i].evidence for s, m in per_level.items()},
+                        {s: names for s, names in named.items() if names is not None},
                     )
                 )
         if progress:
@@ -182,17 +189,38 @@ def fit_presence(
     """Logistic regression of "is it there" on `presence_features`, both answers weighted alike.
 
     Returns:
-        `weights` and `offset`; the balanced accuracy at a presence of 0.5; and the presence below
+        `weights` and `offset`, and where the model names what it sees `named`, the same with
+        `naming_features`; the balanced accuracy at a presence of 0.5; and the presence below
         which masks should be emptied: 0.5, or less where that would empty more than 1 - `KEPT` of
         the queries for what is there.
     """
+    maps = [(q.contrast(strengths), _mean(q.evidence, strengths)) for q in questions]
+    x = np.array([presence_features(contrast, evidence) for contrast, evidence in maps])
+    y = np.array([q.truth is not None for q in questions], float)
+    fitted, logits = _logistic(x, y)
+    if all(strengths[0] in q.names for q in questions):
+        named = [
+            naming_features(contrast, q.names[strengths[0]])
+            for q, (contrast, _) in zip(questions, maps, strict=True)
+        ]
+        fitted["named"], logits = _logistic(np.hstack([x, named]), y)
+    weight = _balance(y)
+    accuracy = float((weight * ((logits > 0) == (y > 0))).sum())
+    presences = 1 / (1 + np.exp(-logits[y > 0]))
+    least = min(0.5, float(np.quantile(presences, 1 - KEPT)))
+    return fitted, accuracy, least
+
+
+def _balance(y: np.ndarray) -> np.ndarray:
+    """Weights of answers, so that those of 1 weigh as much as those of 0; they sum to 1."""
+    return np.where(y > 0, 0.5 / max(y.sum(), 1), 0.5 / max((1 - y).sum(), 1))
+
+
+def _logistic(x: np.ndarray, y: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """Logistic regression of y (0 or 1) on x (N, D): weights and offset, and the N logits."""
     from scipy.optimize import minimize
 
-    x = np.array(
-        [presence_features(q.contrast(strengths), _mean(q.evidence, strengths)) for q in questions]
-    )
-    y = np.array([q.truth is not None for q in questions], float)
-    weight = np.where(y > 0, 0.5 / max(y.sum(), 1), 0.5 / max((1 - y).sum(), 1))
+    weight = _balance(y)
     mean, spread = x.mean(0), x.std(0) + 1e-6
 
     def loss(p: np.ndarray) -> float:
@@ -202,11 +230,7 @@ def fit_presence(
     fitted = minimize(loss, np.zeros(x.shape[1] + 1), method="BFGS").x
     weights = fitted[:-1] / spread
     offset = float(fitted[-1] - weights @ mean)
-    logits = x @ weights + offset
-    accuracy = float((weight * ((logits > 0) == (y > 0))).sum())
-    presences = 1 / (1 + np.exp(-logits[y > 0]))
-    least = min(0.5, float(np.quantile(presences, 1 - KEPT)))
-    return {"weights": weights.tolist(), "offset": offset}, accuracy, least
+    return {"weights": weights.tolist(), "offset": offset}, x @ weights + offset
 
 
 def fit_refinement(
