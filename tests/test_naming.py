@@ -16,6 +16,7 @@ from textseg.contrast import (
     naming_features,
     presence_features,
 )
+from textseg.options import RefineOptions
 from textseg.prompts import PromptPair, pair_for
 from textseg.training.calibrate import Question, fit_presence
 
@@ -140,9 +141,10 @@ def test_calibrated_presence_uses_names_that_tell() -> None:
         questions.append(
             Question(image, truth if there else None, {0.1: noise}, {0.1: noise}, {0.1: names})
         )
-    fitted, accuracy, _ = fit_presence(questions, (0.1,))
+    options = RefineOptions.off(threshold="calibrated", floor=0.1, relative=0.5)
+    fitted, accuracy, _ = fit_presence(questions, (0.1,), options)
     assert accuracy == pytest.approx(1.0)
     assert len(fitted["weights"]) == 4 and len(fitted["named"]["weights"]) == 6
     blind = [Question(q.image, q.truth, q.maps, q.evidence) for q in questions]
-    fitted, accuracy, _ = fit_presence(blind, (0.1,))
+    fitted, accuracy, _ = fit_presence(blind, (0.1,), options)
     assert "named" not in fitted and accuracy < 0.8

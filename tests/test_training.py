@@ -480,14 +480,15 @@ def test_calibration_finds_the_level_that_shows_the_object_and_the_presence() ->
     assert strengths == (0.3,)
     assert options.threshold == "calibrated" and options.crf == RefineOptions.off().crf
     assert value == max(by_level.values()) > 0.6
-    presence, accuracy, least = fit_presence(questions, strengths)
+    presence, accuracy, least = fit_presence(questions, strengths, options)
     assert accuracy == pytest.approx(1.0)
     there = [q.truth is not None for q in questions]
     features = [presence_features(q.maps[0.3], q.evidence[0.3]) for q in questions]
     logits = np.array(features) @ presence["weights"] + presence["offset"]
     presences = 1 / (1 + np.exp(-logits))
     np.testing.assert_array_equal(presences > 0.5, there)
-    assert least == 0.5
+    # Everything absent is emptied and nothing that is there.
+    assert presences[there].min() >= least > presences[np.invert(there)].max()
 
 
 def test_iou_of_empty_masks_is_one() -> None:

@@ -38,7 +38,7 @@ REFINED = 48
 LEVEL_GAIN = 0.01
 SIDE_GAIN = 0.015
 SIDES = (1.0, 4 / 3, 5 / 3)
-KEPT = 0.95
+EMPTIED_BELOW = tuple(float(p) for p in np.linspace(0, 0.95, 96).round(2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +148,14 @@ def iou(mask: np.ndarray, truth: np.ndarray) -> float:
 def mean_iou(
     questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
 ) -> float:
-    scores = []
-    for q in questions:
-        if q.truth is not None:
-            score = upsample(normalize(q.contrast(strengths), options), q.image.shape[:2])
-            scores.append(iou(cut(score, options), q.truth))
-    return float(np.mean(scores))
+    there = [q for q in questions if q.truth is not None]
+    return float(np.mean([_cut_iou(q, q.contrast(strengths), options) for q in there]))
+
+
+def _cut_iou(question: Question, contrast: np.ndarray, options: RefineOptions) -> float:
+    score = upsample(normalize(contrast, options), question.image.shape[:2])
+    truth = question.truth
+    return iou(cut(score, options), np.zeros(score.shape, bool) if truth is None else truth)
 
 
 def fit_threshold(
@@ -184,15 +186,15 @@ def fit_threshold(
 
 
 def fit_presence(
-    questions: Sequence[Question], strengths: Sequence[float]
+    questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
 ) -> tuple[dict[str, Any], float, float]:
     """Logistic regression of "is it there" on `presence_features`, both answers weighted alike.
 
     Returns:
         `weights` and `offset`, and where the model names what it sees `named`, the same with
         `naming_features`; the balanced accuracy at a presence of 0.5; and the presence below
-        which masks should be emptied: 0.5, or less where that would empty more than 1 - `KEPT` of
-        the queries for what is there.
+        which masks are emptied: where the mean IoU is highest, absent nouns weighing as much as
+        present ones and an empty mask being right for them (an IoU of 1).
     """
     maps = [(q.contrast(strengths), _mean(q.evidence, strengths)) for q in questions]
     x = np.array([presence_features(contrast, evidence) for contrast, evidence in maps])
@@ -206,9 +208,17 @@ def fit_presence(
         fitted["named"], logits = _logistic(np.hstack([x, named]), y)
     weight = _balance(y)
     accuracy = float((weight * ((logits > 0) == (y > 0))).sum())
-    presences = 1 / (1 + np.exp(-logits[y > 0]))
-    least = min(0.5, float(np.quantile(presences, 1 - KEPT)))
-    return fitted, accuracy, least
+    presences = 1 / (1 + np.exp(-logits))
+    kept = np.array(
+        [
+            0.0 if q.truth is None else _cut_iou(q, contrast, options)
+            for q, (contrast, _) in zip(questions, maps, strict=True)
+        ]
+    )
+    worth = [
+        float((weight * np.where(presences < least, y == 0, kept)).sum()) for least in EMPTIED_BELOW
+    ]
+    return fitted, accuracy, EMPTIED_BELOW[int(np.argmax(worth))]
 
 
 def _balance(y: np.ndarray) -> np.ndarray:
@@ -301,7 +311,7 @@ def calibrate(
             best = fitted[2] - SIDE_GAIN * place, asked, (side, fitted)
     assert best is not None
     _, questions, (side, (strengths, cut_options, value, by_level)) = best
-    presence, accuracy, least = fit_presence(questions, strengths)
+    presence, accuracy, least = fit_presence(questions, strengths, cut_options)
     refined, by_refinement = fit_refinement(questions, strengths, cut_options)
     contrast = replace(options, strength=strengths, batch_size=options.samples)
     record |= {
