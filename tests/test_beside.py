@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MAX_TOKENS, one_line
-from tiny_models import predicted
+from tiny_models import predicted, write_gguf
 
 import textseg
 from textseg.errors import InputError, MissingDependencyError, ModelError
@@ -119,28 +119,85 @@ def test_a_transformer_from_a_file_of_its_own(
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_a_gguf_transformer(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
-    gguf = pytest.importorskip("gguf", reason="GGUF needs the extra 'models'")
+    pytest.importorskip("gguf", reason="GGUF needs the extra 'models'")
     pytest.importorskip("accelerate", reason="GGUF needs the extra 'models'")
     folder = folders(family)
     plain: Any = textseg.load(folder, device="cpu")
-    writer = gguf.GGUFWriter(tmp_path / "q8.gguf", family)
-    for name, value in plain.unet.state_dict().items():
-        array = value.numpy()
-        if array.ndim == 2 and array.shape[1] % 32 == 0:
-            kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(name, np.ascontiguousarray(array))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    quantised: Any = textseg.load(folder, device="cpu", transformer=tmp_path / "q8.gguf")
+    file = write_gguf(plain.unet, tmp_path / "q8.gguf", family)
+    quantised: Any = textseg.load(folder, device="cpu", transformer=file)
     exact, near = predicted(plain), predicted(quantised)
     error = float((near - exact).norm() / exact.norm())
     assert 1e-6 < error < 0.05
     found = textseg.segment(np.zeros((48, 80, 3), np.uint8), "the dog", model=quantised, samples=1)
     assert found.mask.shape == (48, 80) and "q8.gguf" in found.model
+
+
+def rows_near_whole_numbers(count: int, width: int, unit: float) -> tuple[torch.Tensor, Any]:
+    """Rows of numbers 0.3 of a unit above whole ones from -126 to 126, but for a first of 127."""
+    whole = torch.randint(-126, 127, (count, width)).float()
+    rows = (whole + 0.3) * unit
+    whole[:, 0], rows[:, 0] = 127, 127 * unit
+    return rows, whole
+
+
+def test_eight_bits_are_llm_int8() -> None:
+    pytest.importorskip("bitsandbytes", reason="8-bit weights need bitsandbytes")
+    from textseg.backbone.beside import to_eight_bit
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(24, 40).requires_grad_(False)
+    layer.weight[:], weights = rows_near_whole_numbers(40, 24, 1 / 512)
+    x, inputs = rows_near_whole_numbers(6, 24, 1 / 32)
+    x[2, 5] = 9.0
+    inputs[:, 5] = 0
+    network = torch.nn.Sequential(layer, torch.nn.Conv1d(1, 1, 1))
+    to_eight_bit(network, torch.device("cpu"))
+    assert torch.equal(network[0].weight, weights.to(torch.int8))
+    assert network[1].weight.dtype == torch.float32
+    expected = inputs / 32 @ weights.T / 512 + x[:, [5]] @ weights[:, [5]].T / 512 + layer.bias
+    torch.testing.assert_close(network[0](x), expected, rtol=1e-3, atol=1e-3)
+    assert (layer(x) - expected).abs().mean() > 0.005
+
+
+@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "flux", "pixart-sigma"])
+def test_an_eight_bit_denoiser(
+    family: str, folders: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="8-bit weights need bitsandbytes")
+    plain: Any = textseg.load(folders(family), device="cpu")
+    quantised: Any = textseg.load(folders(family), device="cpu", quantize="8bit")
+    linear = [m for m in quantised.unet.modules() if isinstance(m, torch.nn.Linear)]
+    assert linear and all(m.weight.dtype == torch.int8 for m in linear)
+    assert quantised.text_encoder.dtype == quantised.vae.dtype == torch.float32
+    exact, near = predicted(plain), predicted(quantised)
+    error = float((near - exact).norm() / exact.norm())
+    assert 1e-6 < error < 0.05
+    found = textseg.segment(np.zeros((48, 80, 3), np.uint8), "the dog", model=quantised, samples=1)
+    assert found.mask.shape == (48, 80) and found.model.endswith("+ 8bit")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_lora_is_fused_before_the_weights_are_quantised(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="8-bit weights need bitsandbytes")
+    pytest.importorskip("peft", reason="LoRA needs the extra 'models'")
+    from safetensors.torch import save_file
+
+    plain: Any = textseg.load(folders("sd3"), device="cpu")
+    name = "transformer_blocks.0.attn.to_q"
+    width = plain.unet.get_submodule(name).weight.shape[0]
+    save_file(
+        {f"transformer.{name}.lora_A.weight": torch.randn(2, width),
+         f"transformer.{name}.lora_B.weight": torch.randn(width, 2)},
+        tmp_path / "style.safetensors",
+    )  # fmt: skip
+    tuned: Any = textseg.load(folders("sd3"), device="cpu", lora=tmp_path / "style.safetensors")
+    both: Any = textseg.load(
+        folders("sd3"), device="cpu", lora=tmp_path / "style.safetensors", quantize="8bit"
+    )
+    difference = (predicted(both) - predicted(tuned)).norm()
+    assert difference < 0.2 * (predicted(plain) - predicted(tuned)).norm()
 
 
 def test_options_that_cannot_be(folders: Callable[[str], Path], tmp_path: Path) -> None:
@@ -152,8 +209,16 @@ def test_options_that_cannot_be(folders: Callable[[str], Path], tmp_path: Path) 
         textseg.load(folder, offload="cloud")
     with pytest.raises(InputError, match="quantize must be 8bit, got '4bit'"):
         textseg.load(folder, quantize="4bit")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(
+        InputError, match="quantize must be left out beside a GGUF file, got '8bit'"
+    ):
+        textseg.load(folder, transformer=tmp_path / "x.gguf", quantize="8bit")
     with pytest.raises(InputError, match="config must be left out for a folder"):
         textseg.load(folder, config="someone/else")
+    (tmp_path / "x.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
+    with pytest.raises(InputError, match="transformer must be left out for a PixArtTransformer2DMo"):
+        textseg.load(folders("pixart-sigma"), transformer=tmp_path / "x.safetensors")
     (tmp_path / "x.onnx").write_bytes(b"x")
     with pytest.raises(ModelError, match=r"must be a \.safetensors or \.gguf file"):
         textseg.load(folder, transformer=tmp_path / "x.onnx")
@@ -175,8 +240,10 @@ def test_missing_extras_are_named(
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     options: tuple[dict[str, Any], ...] = (
         {"lora": tmp_path / "a.safetensors"}, {"transformer": tmp_path / "a.gguf"},
-        {"quantize": "8bit"}, {"offload": "disk"},
+        {"offload": "disk"},
     )  # fmt: skip
     for option in options:
         with pytest.raises(MissingDependencyError, match=r"pip install 'textseg\[models\]'"):
             textseg.load(folders("sd3"), device="cpu", **option)
+    with pytest.raises(MissingDependencyError, match="pip install bitsandbytes"):
+        textseg.load(folders("sd3"), device="cpu", quantize="8bit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,97 @@ def test_offload_to_disk_changes_nothing(family: str, folders: Callable[[str], P
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     torch.testing.assert_close(predicted(away), predicted(held), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(away.encode(image), held.encode(image))
-    parts = [part for name in find_family(folders(family)).networks
-             if (part := getattr(away, "pipe", away).__dict__.get(name)) is not None]  # fmt: skip
-    held_on_disk = [part for part in parts if hasattr(part, "offload_folder")]
-    assert held_on_disk
-    for part in held_on_disk:
-        assert Path(part.offload_folder.name).is_dir()
-        part.offload_folder.cleanup()
+    owner = getattr(away, "pipe", away)
+    networks = (getattr(owner, name, None) for name in find_family(folders(family)).networks)
+    kept = [Path(network.offload_folder) for network in networks
+            if hasattr(network, "offload_folder")]  # fmt: skip
+    assert kept and all(any(folder.iterdir()) for folder in kept)
+    del away, owner, networks
+    gc.collect()
+    assert not any(folder.exists() for folder in kept)
+
+
+@pytest.fixture
+def offloads_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the offloads for accelerators run here."""
+    from textseg.backbone import loading
+
+    pytest.importorskip("accelerate", reason="offload needs the extra 'models'")
+    monkeypatch.setattr(loading, "_check_packages", lambda beside, where: None)
+
+
+@pytest.mark.usefixtures("offloads_on_the_cpu")
+@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "flux", "pixart-sigma"])
+def test_one_network_at_a_time_is_on_the_device(
+    family: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = "cpu:0"  # The CPU by another name, to be told apart.
+    held: Any = textseg.load(folders(family), device="cpu")
+    away: Any = textseg.load(folders(family), device=accelerator, offload="model")
+    owner = getattr(away, "pipe", away)
+    names = [n for n in find_family(folders(family)).networks if hasattr(owner, n)]
+    networks = {getattr(owner, name): name for name in names}
+    there, visits, move = set(), [], torch.nn.Module.to
+
+    def moved(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        if module in networks:
+            if torch.device(args[0]) == torch.device(accelerator):
+                there.add(module)
+                visits.append(networks[module])
+            else:
+                there.remove(module)
+            assert len(there) <= 1
+        return move(module, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "to", moved)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    for prompt in ("the dog", "a cat"):
+        latents = away.encode(image)
+        torch.testing.assert_close(latents, held.encode(image))
+        torch.testing.assert_close(predicted(away, prompt), predicted(held, prompt))
+        assert np.array_equal(away.decode(latents), held.decode(latents))
+    encoders = [name for name in names if name.startswith("text_encoder")]
+    once = ["vae", *encoders, names[0]]
+    assert sorted(set(once)) == sorted(names) and names[0] in ("unet", "transformer")
+    # Decoding and the next encoding share a visit.
+    assert visits == [*once, *once, "vae"]
+
+
+@pytest.mark.usefixtures("offloads_on_the_cpu")
+@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "flux", "pixart-sigma"])
+def test_layers_wait_on_the_cpu(family: str, folders: Callable[[str], Path]) -> None:
+    held: Any = textseg.load(folders(family), device="cpu")
+    away: Any = textseg.load(folders(family), device="cpu", offload="layer")
+    for part in (away.unet, away.vae, away.text_encoder):
+        assert next(part.parameters()).device.type == "meta"
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    latents = held.encode(image)
+    torch.testing.assert_close(away.encode(image), latents)
+    torch.testing.assert_close(predicted(away), predicted(held), rtol=1e-4, atol=1e-5)
+    assert np.array_equal(away.decode(latents), held.decode(latents))
+    assert next(away.unet.parameters()).device.type == "meta"
+
+
+@pytest.mark.usefixtures("offloads_on_the_cpu")
+@pytest.mark.parametrize("how", ["model", "layer", "disk"])
+def test_an_eight_bit_network_stays_on_the_device(how: str, folders: Callable[[str], Path]) -> None:
+    pytest.importorskip("bitsandbytes", reason="8-bit weights need bitsandbytes")
+    held: Any = textseg.load(folders("flux"), device="cpu", quantize="8bit")
+    away: Any = textseg.load(folders("flux"), device="cpu", quantize="8bit", offload=how)
+    assert not hasattr(away.unet, "_hf_hook") and hasattr(away.pipe.text_encoder_2, "_hf_hook")
+    torch.testing.assert_close(predicted(away), predicted(held), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("offloads_on_the_cpu")
+@pytest.mark.parametrize("how", ["model", "layer", "disk"])
+def test_offload_beside_a_gguf_network(
+    how: str, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf", reason="GGUF needs the extra 'models'")
+    from tiny_models import write_gguf
+
+    plain: Any = textseg.load(folders("sd3"), device="cpu")
+    file = write_gguf(plain.unet, tmp_path / "q8.gguf", "sd3")
+    held: Any = textseg.load(folders("sd3"), device="cpu", transformer=file)
+    away: Any = textseg.load(folders("sd3"), device="cpu", transformer=file, offload=how)
+    torch.testing.assert_close(predicted(away), predicted(held), rtol=1e-4, atol=1e-5)

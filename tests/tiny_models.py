@@ -261,3 +261,23 @@ def predicted(model: Any, prompt: str = "the dog") -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     noisy = torch.randn(1, model.vae.config.latent_channels, 6, 8, generator=generator)
     return model.predict(noisy, model.timestep(0.5), model.embed([prompt])[0])
+
+
+def write_gguf(network: torch.nn.Module, path: Path, architecture: str) -> Path:
+    """A network's weights in a GGUF file, matrices of whole blocks in 8 bits (Q8_0)."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, value in network.state_dict().items():
+        array = value.numpy()
+        if array.ndim == 2 and array.shape[1] % 32 == 0:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ class Beside:
 
 def denoiser_from_file(kind: Any, path: Path, config: Path, dtype: torch.dtype) -> Any:
     """A denoiser's weights from a file of their own."""
+    if not hasattr(kind, "from_single_file"):
+        raise InputError(
+            f"transformer must be left out for a {kind.__name__}, which diffusers reads from a "
+            f"folder only, got {os.fspath(path)!r}"
+        )
     options: dict[str, Any] = {}
     if path.suffix == ".gguf":
         need("gguf", "GGUF weights need gguf and accelerate")
@@ -105,6 +111,8 @@ def to_eight_bit(network: torch.nn.Module, where: torch.device) -> None:
     LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339) as in bitsandbytes: weights in 8 bits by
     output channel, inputs by row; input columns with a value beyond 6 stay in full precision.
     """
+    # It warns, at every layer of every call, that inputs are cast on the way to 8 bits.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
     for parent in list(network.modules()):

@@ -171,9 +171,9 @@ def _finish(
     if beside.embedding and family in (LATENT_UNET, CONSISTENCY):
         model.expand_prompt = lambda text: pipe.maybe_convert_prompt(text, pipe.tokenizer)
     if beside.offload is not None:
-        if beside.quantize is not None:
-            # It is small, and its weights do not move.
-            del networks[family.denoiser]
+        if beside.quantize is not None or (gguf and beside.offload != "model"):
+            # Quantised weights are small, and cannot be taken apart.
+            torch.nn.Module.to(networks.pop(family.denoiser), where)
         offload(networks, where, beside.offload)
     else:
         for network in networks.values():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -61,9 +63,10 @@ def to_disk(network: torch.nn.Module, where: torch.device) -> None:
     by layer, at each use."""
     from accelerate import disk_offload
 
-    folder = tempfile.TemporaryDirectory(prefix="textseg-offload-")
+    folder = tempfile.mkdtemp(prefix="textseg-offload-")
+    weakref.finalize(network, shutil.rmtree, folder, ignore_errors=True)
     network.offload_folder = folder  # type: ignore[assignment]
-    disk_offload(network, folder.name, where)
+    disk_offload(network, folder, where)
 
 
 def on_disk(network: torch.nn.Module) -> bool:
