@@ -154,6 +154,17 @@ def test_what_is_absent_says_so_and_can_be_shown_anyway(pixels: np.ndarray) -> N
     assert actions.retune(session, min_presence=0.0).said != said
 
 
+def test_a_word_the_model_does_not_know_is_named_as_such(pixels: np.ndarray) -> None:
+    session = Session(FakeBackbone({"dog": DOG}, refine=CRF, calibration={"nouns": ["dog"]}))
+    opened = actions.open_picture(session, Picture(pixels, "a.png", b"", "upload")).said
+    assert opened == f"a.png is open, {WIDTH} × {HEIGHT} pixels. Now say what to find."
+    said = actions.ask(session, "the zorb").said
+    assert said == "“the zorb” was not found: fake knows no word of it."
+    actions.settle(session)
+    assert actions.sum_up(session, ("the zorb",)) == said
+    assert "of the picture" in actions.ask(session, "the dog").said
+
+
 def test_refinement_choices_say_what_they_set(session: Session) -> None:
     assert actions.refinement_name(session, session.work.refine) == "model"
     for choice in ("none", "guided"):
@@ -480,6 +491,7 @@ def mini() -> Any:
     return Segmenter("mini").model
 
 
+@pytest.mark.timeout(300)
 def test_the_code_gives_the_same_masks_and_the_same_edit(
     mini: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

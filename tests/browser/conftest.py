@@ -84,7 +84,11 @@ def studio() -> Iterator[str]:
     """The address of `textseg studio` with mini, which says nothing but that to the end."""
     program = Program("studio")
     yield program.address
-    assert program.stop() == f"textseg studio: {program.address} (Ctrl-C ends it)\n"
+    said = program.stop().splitlines()
+    assert said == [
+        "textseg studio: starting with mini...",
+        f"textseg studio: {program.address} (Ctrl-C ends it)",
+    ]
 
 
 @pytest.fixture

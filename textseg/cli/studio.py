@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import sys
 
 from ..errors import InputError
 from .options_arguments import add_model_arguments, refuse
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     StudioSettings(sample=args.sample)
     require_gradio()
     listener = _listen(args.port)
+    print(f"textseg studio: starting with {args.model}...", file=sys.stderr, flush=True)
     with listener:
         import fastapi
         import uvicorn

@@ -59,7 +59,10 @@ def open_picture(session: Session, picture: Picture) -> Done:
         session.changes += 1
         session.history.push(f"Opened {picture.name}", work)
     height, width = picture.pixels.shape[:2]
-    return Done(f"{picture.name} is open, {width} × {height} pixels.")
+    said = f"{picture.name} is open, {width} × {height} pixels. Now say what to find."
+    if picture.origin == "upload" and session.segmenter.model.name == "mini":
+        said += " (The small model mini finds drawn things best; --model starts with another.)"
+    return Done(said)
 
 
 def split_queries(text: str) -> list[str]:
@@ -444,6 +447,8 @@ def _at_size(found: Segmentation, size: tuple[int, ...]) -> Segmentation:
 def _say(layer: Layer) -> str:
     found = layer.found
     if not layer.mask.any():
+        if any(note.startswith("no word of ") for note in found.notes):
+            return f"“{layer.query}” was not found: {found.model} knows no word of it."
         if found.presence < layer.refine.min_presence:
             return (
                 f"“{layer.query}” was not found: its presence is {found.presence:.2f}, "
