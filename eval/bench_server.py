@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -209,6 +210,7 @@ def main() -> int:
     parser.add_argument("--short", type=float, default=30.0, help="seconds of the other runs")
     parser.add_argument("--warm", type=float, default=15.0, help="seconds before each run")
     parser.add_argument("--full", action="store_true", help="the model's own options")
+    parser.add_argument("--serve", default="", help="further arguments of `textseg serve`")
     parser.add_argument("--runs", default="many,one,together,same", help="which of them")
     args = parser.parse_args()
     options = {} if args.full else CHEAP
@@ -221,7 +223,7 @@ def main() -> int:
     ):
         if title not in args.runs.split(","):
             continue
-        with Server(*arguments) as server:
+        with Server(*arguments, *shlex.split(args.serve)) as server:
             load(server, clients, args.warm, options)
             found = load(server, clients, seconds, options, same)
             batches = server.figure("textseg_batches_total")

@@ -245,6 +245,25 @@ def test_the_same_image_is_encoded_once_and_its_predictions_shared():
         assert sum(draws for draws, _ in server.model.calls) == 4 * 3
 
 
+def test_workers_use_as_many_threads_as_they_are_told():
+    import torch
+
+    class Counting(HeldBackbone):
+        threads = 0
+
+        def predict(self, noisy, t, embedding):
+            self.threads = torch.get_num_threads()
+            return super().predict(noisy, t, embedding)
+
+    def seen(threads: int) -> int:
+        with live(Counting(), threads=threads) as server:
+            assert server.post("/v1/segment", ASK).status == 200
+            return server.model.threads
+
+    usual = torch.get_num_threads()
+    assert [seen(0), seen(1), seen(3), seen(0)] == [usual, 1, 3, usual]
+
+
 def test_a_full_queue_says_when_to_come_back():
     with live(queue=2, workers=1) as server, ThreadPoolExecutor(3) as pool:
         server.model.free.clear()

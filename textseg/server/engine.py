@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CancelledError, TextsegError
 from ..segmenter import Segmenter
+from ..workers import Threads
 from .answers import Refusal
 from .batching import predict_ahead
 from .settings import ServerOptions
@@ -139,10 +140,15 @@ class Engine:
         self._scenes_lock = threading.Lock()
         self._seconds = 1.0
         self._threads: list[threading.Thread] = []
+        self._cores = Threads(options.threads)
         self._ended = False
 
     def start(self) -> None:
         """Start the workers."""
+        if self._options.threads:
+            import cv2  # noqa: F401  # so that it is held to them as well
+
+            self._cores.hold()
         for number in range(self._options.workers):
             # Daemons, so that a model call that never ends cannot keep the process alive.
             thread = threading.Thread(target=self._serve, name=f"worker-{number}", daemon=True)
@@ -224,6 +230,7 @@ class Engine:
             self._wake.notify_all()
         for thread in self._threads:
             thread.join(timeout=2)
+        self._cores.__exit__()
 
     def scene(self, key: str, read: Callable[[], Any]) -> Segmenter:
         """A segmenter with an image set that nobody sets anew, made or remembered.

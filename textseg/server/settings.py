@@ -12,6 +12,7 @@ _WHOLE = {
     "port": (0, 65535),
     "queue": (1, 10_000),
     "workers": (1, 64),
+    "threads": (0, 1024),
     "batch": (1, 256),
     "scenes": (1, 1000),
     "max_upload": (1024, 2**31),
@@ -33,6 +34,8 @@ class ServerOptions:
             leaves the server open to this machine.
         queue: requests taken in at a time beyond those being worked on; more get status 429.
         workers: threads that work; they take turns on the model and share everything else.
+        threads: of the numerical libraries in each worker; 0 leaves them as many as elsewhere. The
+            last bits of a score depend on it.
         batch: requests whose noise predictions are made in one call of the model; above 1 the last
             bits of a score depend on who else asks.
         scenes: images whose predictions and colour kernels are kept for further queries.
@@ -57,6 +60,7 @@ class ServerOptions:
     tokens: tuple[str, ...] = ()
     queue: int = 16
     workers: int = 2
+    threads: int = 0
     batch: int = 1
     scenes: int = 4
     max_upload: int = 32 * 2**20
