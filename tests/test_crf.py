@@ -188,6 +188,19 @@ def test_a_coarser_grid_moves_few_pixels(image):
     assert ((found > 0.5) != (expected > 0.5)).mean() < 0.005
 
 
+@pytest.mark.parametrize("reach", [6.0, 9.3])
+@pytest.mark.parametrize("size", [(60, 101), (83, 40)])
+def test_a_coarse_spatial_sum_is_right_to_about_a_percent(reach, size):
+    position = [np.arange(side)[:, None] - np.arange(side) for side in size]
+    down, across = (np.exp(-0.5 * np.square(p / reach)) for p in position)
+    largest = (down @ np.ones(size) @ across).max()
+    for seed in range(3):
+        values = np.sign(smooth_noise(seed, 3, 1, -1, 1, *size)[..., 0]).astype(np.float32)
+        found = SpatialKernel(*size, reach, coarse=True).apply(values)
+        assert found.shape == size
+        assert np.abs(found - down @ values @ across).max() < 0.015 * largest
+
+
 POOLED_CASES = [case for case in CASES if case[0] != "independent colours"]
 
 

@@ -41,9 +41,11 @@ __all__ = [
     "upsample",
 ]
 
-# The image size that the CRF's reaches in pixels are given for, and the largest it runs at.
+# The image size that the CRF's reaches in pixels are given for, and the largest it runs at, with
+# pooled pixels and on the grid.
 _REFERENCE_SIDE = 500.0
-_CRF_PIXELS = 1 << 20
+_CRF_PIXELS = 1 << 22
+_GRID_PIXELS = 1 << 20
 # A score is never taken as more certain than this, so that colour can overrule it.
 _CONFIDENCE = 0.95
 
@@ -132,7 +134,8 @@ class Refiner:
     def _marginals(self, probability: np.ndarray) -> np.ndarray:
         """(L, H, W) label probabilities to CRF marginals, on a smaller image if need be."""
         height, width = self.image.shape[:2]
-        shrink = np.sqrt(min(1.0, _CRF_PIXELS / (height * width)))
+        most = _CRF_PIXELS if self.options.crf_points else _GRID_PIXELS
+        shrink = np.sqrt(min(1.0, most / (height * width)))
         size = max(1, round(height * shrink)), max(1, round(width * shrink))
         if self._crf is None:
             self._crf = self._build_crf(size)

@@ -7,6 +7,8 @@ import numpy as np
 # Sides of the first clusters in reaches of the kernel, and how many pixels decide on the splits.
 _FIRST = 1.2
 _SAMPLE = 8192
+# Pixels worked on at a time, so that they stay in the processor's cache.
+_BAND = 2**15
 _ROUNDS = 24
 
 
@@ -35,13 +37,20 @@ class PooledKernel:
         while -(-height // side) * -(-width // side) * 4 > points:
             side *= 2
         stride = max(1, int(np.sqrt(height * width / _SAMPLE)))
-        features, self.cluster = _features(image, alpha, beta, side, 1)
-        sample = _features(image, alpha, beta, side, stride) if stride > 1 else None
-        rounds, count = _splits(*(sample or (features, self.cluster)), points)
-        for split in rounds:
-            self.cluster = _split(features, self.cluster, *split)
+        every = slice(None, None, stride)
+        rounds, count = _splits(*_features(image, alpha, beta, side, every, stride), points)
+        self.cluster = np.empty(height * width, np.intp)
+        sums = np.zeros((5, count))
+        band = max(1, _BAND // width)
+        for top in range(0, height, band):
+            rows = slice(top, min(top + band, height))
+            features, cluster = _features(image, alpha, beta, side, rows, 1)
+            for split in rounds:
+                cluster = _split(features, cluster, *split)
+            self.cluster[rows.start * width : rows.stop * width] = cluster
+            sums += _sums(features, cluster, count)
         sizes = np.maximum(np.bincount(self.cluster, minlength=count), 1)
-        places = (_sums(features, self.cluster, count) / sizes).astype(np.float32)
+        places = (sums / sizes).astype(np.float32)
         half = 0.5 * np.square(places).sum(axis=0)
         matrix = places.T @ places
         matrix -= half
@@ -58,21 +67,20 @@ class PooledKernel:
 
 
 def _features(
-    image: np.ndarray, alpha: float, beta: float, side: int, stride: int
+    image: np.ndarray, alpha: float, beta: float, side: int, rows: slice, stride: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of every stride-th row and column: (5, n) coordinates in reaches of the kernel, about their
-    middle, and (n,) the square of `side` pixels each lies in."""
+    """Of some rows and every stride-th column: (n, 5) coordinates in reaches of the kernel, about
+    their middle, and (n,) the square of `side` pixels each lies in."""
     height, width = image.shape[:2]
-    rows, columns = np.arange(0, height, stride), np.arange(0, width, stride)
-    features = np.empty((5, len(rows), len(columns)), np.float32)
-    features[0] = ((rows - height / 2) / alpha)[:, None]
-    features[1] = (columns - width / 2) / alpha
-    for channel in range(3):
-        features[2 + channel] = image[::stride, ::stride, channel]
-    features[2:] -= np.float32(127.5)
-    features[2:] *= np.float32(1 / beta)
-    squares = (rows // side * -(-width // side))[:, None] + columns // side
-    return features.reshape(5, -1), squares.reshape(-1)
+    down, across = np.arange(height)[rows], np.arange(0, width, stride)
+    features = np.empty((len(down), len(across), 5), np.float32)
+    features[..., 0] = ((down - height / 2) / alpha)[:, None]
+    features[..., 1] = (across - width / 2) / alpha
+    features[..., 2:] = image[rows, ::stride]
+    features[..., 2:] -= np.float32(127.5)
+    features[..., 2:] *= np.float32(1 / beta)
+    squares = (down // side * -(-width // side))[:, None] + across // side
+    return features.reshape(-1, 5), squares.reshape(-1)
 
 
 _Split = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -104,10 +112,11 @@ def _splits(features: np.ndarray, cluster: np.ndarray, points: int) -> tuple[lis
 def _split(
     features: np.ndarray, cluster: np.ndarray, axis: np.ndarray, cut: np.ndarray, upper: np.ndarray
 ) -> np.ndarray:
-    pixels = features.shape[1]
-    above = features.reshape(-1)[axis[cluster] * pixels + np.arange(pixels)] > cut[cluster]
+    where = np.arange(0, features.size, 5)
+    where += axis[cluster]
+    above = features.reshape(-1)[where] > cut[cluster]
     return np.where(above, upper[cluster], cluster)
 
 
 def _sums(features: np.ndarray, cluster: np.ndarray, count: int) -> np.ndarray:
-    return np.stack([np.bincount(cluster, values, count) for values in features])
+    return np.stack([np.bincount(cluster, values, count) for values in features.T])
