@@ -1,12 +1,13 @@
-"""Quality against cost: mean IoU of present queries against UNet evaluations per query, plotted.
+"""The curve of quality against cost: mean IoU and UNet evaluations per query, ours and diffusers'.
 
     python eval/plot_cost.py --images data/drawn/val --annotations \\
-        data/drawn/annotations/instances_val.json --output cost.json --plot docs/images/cost.png
+        data/drawn/annotations/instances_val.json --limit 20 --output cost.json \\
+        --plot docs/images/cost.png
 
 Each query is asked alone, of an image not asked before, so that nothing is shared between queries.
 Ours runs with the model's own options, with 1, 2, 4 and 8 draws and with stopping, with and without
 refinement; diffusers' DiffEdit as a user calls it, with 1, 2, 5 and 10 draws. `--from cost.json`
-plots again without measuring. Needs matplotlib; `textseg` must be importable.
+plots again without measuring. `textseg` must be importable.
 """
 
 from __future__ import annotations
@@ -38,19 +39,20 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from textseg.bench import Meter
     from textseg.image import load_image
     from textseg.options import NO_REFINEMENT
-    from textseg.segmenter import Segmenter
+    from textseg.segmenter import Segmenter, remask
     from textseg_eval.coco import load_coco
     from textseg_eval.methods.base import MethodSpec
     from textseg_eval.methods.models import backbone_of, unet_of
     from textseg_eval.methods.public_diffedit import PublicDiffEdit
 
     dataset = load_coco(args.images, args.annotations).limited(args.limit, 0)
-    backbone: Any = backbone_of(MethodSpec("textseg", args.model))
+    # In the precision the public pipeline is measured in, so that both share one UNet.
+    backbone: Any = backbone_of(MethodSpec("textseg", args.model, dtype="float32"))
     unet_of(backbone, "plot_cost")
     meter = Meter(backbone)
 
     def ours(options: dict[str, Any]) -> Any:
-        return lambda image, name: Segmenter(backbone).set_image(image).query(name, **options).mask
+        return lambda image, name: Segmenter(backbone).set_image(image).query(name, **options)
 
     def theirs(samples: int) -> Any:
         spec = MethodSpec("diffedit-public", args.model, {"samples": samples})
@@ -64,33 +66,42 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         return answer
 
     settings = {("textseg", name): ours(options) for name, options in OURS.items()}
-    settings |= {("textseg, unrefined", name): ours(options | NO_REFINEMENT)
-                 for name, options in OURS.items()}  # fmt: skip
     settings |= {("diffusers", f"n = {n}"): theirs(n) for n in PUBLIC_SAMPLES}
-    found: dict[tuple[str, str], list[tuple[float, int, float]]] = {key: [] for key in settings}
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for example in tqdm(dataset.examples, unit="image", disable=not sys.stderr.isatty()):
         image = load_image(example.path)
         for key in sorted(example.truth.keys()[0]):
             truth, ignored = example.truth.region(key)
             counted = np.ones_like(truth) if ignored is None else ~ignored
-            for setting, answer in settings.items():
-                masks: list[np.ndarray] = []
+
+            def iou(mask: np.ndarray, truth: Any = truth, counted: Any = counted) -> float:
+                union = ((mask | truth) & counted).sum()
+                return float((mask & truth & counted).sum() / max(1, union))
+
+            for (method, setting), answer in settings.items():
+                answers: list[Any] = []
 
                 def work(answer: Any = answer, key: int = key, image: Any = image,
-                         masks: list[np.ndarray] = masks) -> None:  # fmt: skip
-                    masks.append(answer(image, dataset.categories[key]))
+                         answers: list[Any] = answers) -> None:  # fmt: skip
+                    answers.append(answer(image, dataset.categories[key]))
 
                 cost = meter.run(work)
-                union = ((masks[0] | truth) & counted).sum()
-                iou = float(((masks[0] & truth) & counted).sum() / max(1, union))
-                found[setting].append((iou, cost.evaluations, meter.seconds(cost)))
+                masks = {method: answers[0]}
+                if method == "textseg":
+                    unrefined = remask(answers[0], **NO_REFINEMENT)
+                    masks = {method: answers[0].mask, f"{method}, unrefined": unrefined.mask}
+                for name, mask in masks.items():
+                    seconds = meter.seconds(cost) if name == method else np.nan
+                    row = found.setdefault((name, setting), [])
+                    row.append((iou(mask), cost.evaluations, seconds))
     rows = []
     for (method, setting), values in found.items():
-        iou, evaluations, seconds = np.array(values, float).T
+        ious, evaluations, seconds = np.array(values, float).T
         rows.append({
-            "method": method, "setting": setting, "queries": len(iou), "miou": float(iou.mean()),
-            "error": float(iou.std(ddof=1) / np.sqrt(len(iou))),
-            "evaluations": float(evaluations.mean()), "seconds": float(seconds.mean()),
+            "method": method, "setting": setting, "queries": len(ious), "miou": float(ious.mean()),
+            "error": float(ious.std(ddof=1) / np.sqrt(len(ious))),
+            "evaluations": float(evaluations.mean()),
+            "seconds": None if np.isnan(seconds).any() else float(seconds.mean()),
         })  # fmt: skip
     return {"model": backbone.name, "images": len(dataset.examples), "rows": rows}
 
@@ -99,43 +110,79 @@ def table(report: dict[str, Any]) -> str:
     lines = ["| method | setting | UNet evaluations per query | seconds | mean IoU |",
              "|---|---|---|---|---|"]  # fmt: skip
     lines += [
-        f"| {r['method']} | {r['setting']} | {r['evaluations']:.1f} | {r['seconds']:.2f} "
+        f"| {r['method']} | {r['setting']} | {r['evaluations']:.1f} "
+        f"| {'' if r['seconds'] is None else format(r['seconds'], '.2f')} "
         f"| {r['miou']:.3f} ± {r['error']:.3f} |"
-        for r in report["rows"]
+        for r in sorted(report["rows"], key=lambda r: r["method"])
     ]
     return "\n".join(lines)
 
 
+_STYLES = {"textseg": ("circle", "#1a7f5a"), "textseg, unrefined": ("square", "#7fb69d"),
+           "diffusers": ("triangle", "#b0413e")}  # fmt: skip
+
+
 def plot(report: dict[str, Any], path: Path) -> None:
-    import matplotlib as mpl
+    """Evaluations (logarithmic) against mean IoU with its standard error, drawn with Pillow."""
+    from PIL import Image, ImageDraw, ImageFont
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    rows = report["rows"]
+    scale = 2
+    width, height = 720 * scale, 430 * scale
+    left, top, right, bottom = 70 * scale, 36 * scale, width - 20 * scale, height - 56 * scale
+    most = max(r["evaluations"] for r in rows) * 1.15
+    least = min(r["evaluations"] for r in rows) / 1.15
+    highest = min(1.0, np.ceil(10 * max(r["miou"] + r["error"] for r in rows) + 0.5) / 10)
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    font, large = (ImageFont.load_default(size * scale) for size in (12, 14))
 
-    figure, axes = plt.subplots(figsize=(6, 3.6), dpi=110)
-    styles = {"textseg": ("o", "#1a7f5a"), "textseg, unrefined": ("s", "#7fb69d"),
-              "diffusers": ("^", "#b0413e")}  # fmt: skip
-    for method, (marker, colour) in styles.items():
-        rows = [r for r in report["rows"] if r["method"] == method]
-        plain = [r for r in rows if r["setting"].startswith("n")]
-        axes.errorbar([r["evaluations"] for r in plain], [r["miou"] for r in plain],
-                      [r["error"] for r in plain], marker=marker, color=colour, label=method,
-                      capsize=2, lw=1)  # fmt: skip
-        stopped = [r for r in rows if r not in plain]
-        if stopped:
-            axes.scatter([r["evaluations"] for r in stopped], [r["miou"] for r in stopped],
-                         marker="*", s=90, color=colour, label=f"{method}, stopping")  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([2, 4, 8, 16, 32, 40], ["2", "4", "8", "16", "32", "40"])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("UNet evaluations per query")
-    axes.set_ylabel("mean IoU")
-    axes.set_title(f"{report['model']}, {report['rows'][0]['queries']} queries", fontsize=10)
-    axes.legend(fontsize=7)
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
+    def x(evaluations: float) -> float:
+        return left + (right - left) * float(np.log(evaluations / least) / np.log(most / least))
+
+    def y(miou: float) -> float:
+        return bottom - (bottom - top) * miou / highest
+
+    def mark(shape: str, at: tuple[float, float], colour: str, fill: bool = True) -> None:
+        across, down, r = *at, 5 * scale
+        inside = colour if fill else "white"
+        box = (across - r, down - r, across + r, down + r)
+        if shape == "circle":
+            draw.ellipse(box, inside, colour, scale)
+        elif shape == "square":
+            draw.rectangle(box, inside, colour, scale)
+        else:
+            corners = [(across, down - r), (across + r, down + r), (across - r, down + r)]
+            draw.polygon(corners, inside, colour, scale)
+
+    for tick in (n for n in (1, 2, 4, 8, 16, 32, 64) if least <= n <= most):
+        draw.line((x(tick), top, x(tick), bottom), "#e4e4e4", scale)
+        draw.text((x(tick), bottom + 8 * scale), str(tick), "#333", font, anchor="mt")
+    for tenth in range(round(10 * highest) + 1):
+        draw.line((left, y(tenth / 10), right, y(tenth / 10)), "#e4e4e4", scale)
+        draw.text((left - 8 * scale, y(tenth / 10)), f"{tenth / 10:.1f}", "#333", font, anchor="rm")
+    draw.line((left, top, left, bottom, right, bottom), "#333", scale)
+    for at, (method, (shape, colour)) in enumerate(_STYLES.items()):
+        own = [r for r in rows if r["method"] == method]
+        plain = sorted((r for r in own if r["setting"].startswith("n")),
+                       key=lambda r: r["evaluations"])  # fmt: skip
+        draw.line([(x(r["evaluations"]), y(r["miou"])) for r in plain], colour, 2 * scale)
+        for r in own:
+            across = x(r["evaluations"])
+            ends = [y(r["miou"] + sign * r["error"]) for sign in (-1, 1)]
+            draw.line((across, ends[0], across, ends[1]), colour, scale)
+            mark(shape, (across, y(r["miou"])), colour, r in plain)
+        label = (left + (16 + 190 * at) * scale, top + 14 * scale)
+        mark(shape, label, colour)
+        draw.text((label[0] + 12 * scale, label[1]), method, "#333", font, anchor="lm")
+    queries = rows[0]["queries"]
+    title = f"{report['model']}, {queries} queries on {report['images']} images; hollow: stopping"
+    draw.text(((left + right) / 2, 8 * scale), title, "#111", large, anchor="mt")
+    draw.text(((left + right) / 2, height - 6 * scale), "UNet evaluations per query",
+              "#111", large, anchor="mb")  # fmt: skip
+    draw.text((6 * scale, 8 * scale), "mean IoU", "#111", large, anchor="lt")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    picture.resize((width // scale, height // scale), Image.Resampling.LANCZOS).save(path)
 
 
 def main() -> None:

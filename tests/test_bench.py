@@ -204,3 +204,34 @@ def test_wrong_arguments_are_named(
 ) -> None:
     assert main(["bench", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_curve_of_quality_and_cost_is_drawn_and_tabled(tmp_path: Path) -> None:
+    from PIL import Image
+    from plot_cost import plot
+    from plot_cost import table as cost_table
+
+    def point(method: str, setting: str, evaluations: float, miou: float) -> dict[str, Any]:
+        seconds = None if "unrefined" in method else 0.25
+        return {"method": method, "setting": setting, "queries": 7, "miou": miou, "error": 0.02,
+                "evaluations": evaluations, "seconds": seconds}  # fmt: skip
+
+    rows = [point("textseg", "n = 1", 2, 0.7), point("textseg", "n = 8", 16, 0.72),
+            point("textseg", "stop at 0.2", 5, 0.71), point("textseg, unrefined", "n = 1", 2, 0.5),
+            point("diffusers", "n = 1", 4, 0.1), point("diffusers", "n = 10", 40, 0.2)]  # fmt: skip
+    report = {"model": "mini", "images": 3, "rows": rows}
+    lines = cost_table(report).splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert "| textseg | n = 8 | 16.0 | 0.25 | 0.720 ± 0.020 |" in lines
+    assert "| textseg, unrefined | n = 1 | 2.0 |  | 0.500 ± 0.020 |" in lines
+    plot(report, tmp_path / "images" / "cost.png")
+    pixels = np.asarray(Image.open(tmp_path / "images" / "cost.png")).astype(int)
+
+    def centre(colour: tuple[int, int, int]) -> float:
+        """Mean height of a colour below the legend, 0 at the top."""
+        near = np.abs(pixels[60:] - colour).sum(axis=2) < 30
+        assert near.sum() > 50
+        return float(np.nonzero(near)[0].mean())
+
+    ours, unrefined, theirs = (centre(c) for c in ((26, 122, 90), (127, 182, 157), (176, 65, 62)))
+    assert ours < unrefined < theirs
