@@ -190,7 +190,9 @@ def test_a_coarser_grid_moves_few_pixels(image):
 
 @pytest.mark.parametrize("reach", [6.0, 9.3])
 @pytest.mark.parametrize("size", [(60, 101), (83, 40)])
-def test_a_coarse_spatial_sum_is_right_to_about_a_percent(reach, size):
+def test_a_coarse_spatial_sum_is_right_to_about_a_percent(
+    reach: float, size: tuple[int, int]
+) -> None:
     position = [np.arange(side)[:, None] - np.arange(side) for side in size]
     down, across = (np.exp(-0.5 * np.square(p / reach)) for p in position)
     largest = (down @ np.ones(size) @ across).max()
