@@ -26,9 +26,8 @@ def test_offload_to_disk_changes_nothing(family: str, folders: Callable[[str], P
     torch.testing.assert_close(predicted(away), predicted(held), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(away.encode(image), held.encode(image))
     owner = getattr(away, "pipe", away)
-    networks = (getattr(owner, name, None) for name in find_family(folders(family)).networks)
-    kept = [Path(network.offload_folder) for network in networks
-            if hasattr(network, "offload_folder")]  # fmt: skip
+    networks = [getattr(owner, name, owner.vae) for name in find_family(folders(family)).networks]
+    kept = [Path(x.offload_folder) for x in networks if hasattr(x, "offload_folder")]
     assert kept and all(any(folder.iterdir()) for folder in kept)
     del away, owner, networks
     gc.collect()

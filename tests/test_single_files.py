@@ -78,10 +78,15 @@ def test_pickles_and_strangers_are_refused(tmp_path: Path) -> None:
     ["latent-unet", "sd2", "sdxl", "sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell"],
 )
 def test_a_file_is_the_folder_it_was_made_from(
-    family: str, file: Callable[[str], Path], folders: Callable[[str], Path]
+    family: str,
+    file: Callable[[str], Path],
+    folders: Callable[[str], Path],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     path, folder = file(family), folders(family)
+    capfd.readouterr()
     loaded: Any = textseg.load(path, config=folder, device="cpu")
+    assert capfd.readouterr() == ("", "")
     expected: Any = textseg.load(folder, device="cpu")
     assert (type(loaded), loaded.family) == (type(expected), expected.family)
     assert loaded.name == str(path)

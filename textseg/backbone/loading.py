@@ -101,8 +101,9 @@ def load_file(
         ModelNotFoundError: the configurations are not on this machine; says how to get them.
         ModelError: no safetensors file, or none of a supported family.
     """
-    import diffusers
-    from diffusers.loaders.single_file_utils import SingleFileComponentError
+    with quietly():
+        import diffusers
+        from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     beside, name = beside or Beside(), name or str(path)
     where = pick_device(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,22 +17,28 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Silence diffusers' and transformers' loggers: what matters of it is said elsewhere."""
+    """Silence the loggers and progress bars of diffusers and its like: what matters of it is said
+    elsewhere."""
+    # Imported by diffusers where it is installed, and speaks of what is not used here.
+    third = logging.getLogger("bitsandbytes")
+    third_level = third.level
+    third.setLevel(logging.ERROR)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    before = [(log, log.get_verbosity()) for log in (diffusers_logging, transformers_logging)]
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    for log, _ in before:
+    logs = (diffusers_logging, transformers_logging)
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
         log.set_verbosity_error()
+        log.disable_progress_bar()
     try:
         yield
     finally:
-        for log, level in before:
+        third.setLevel(third_level)
+        for log, level, bars in before:
             log.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+            if bars:
+                log.enable_progress_bar()
 
 
 class PipedModel(LatentModel):
