@@ -192,8 +192,8 @@ def predict_together(wanted: Sequence[tuple[Predictions, str, int, range]], t: i
 
 def draw_batches(options: ContrastOptions) -> list[range]:
     """The draws of one level, in the batches one call of the model takes."""
-    firsts = range(0, options.samples, options.batch_size)
-    return [range(first, min(first + options.batch_size, options.samples)) for first in firsts]
+    size = options.batch_size or options.samples
+    return [range(i, min(i + size, options.samples)) for i in range(0, options.samples, size)]
 
 
 def measure(

@@ -45,8 +45,9 @@ class ContrastOptions:
             levels are averaged.
         samples: noise draws per level, 1 to 1000.
         seed: with the image's identity, seeds the noise.
-        batch_size: draws evaluated in one call of the model, 1 to 1024. Part of the options because
-            the last bits of a prediction depend on it.
+        batch_size: draws evaluated in one call of the model, 1 to 1024, or 0 for as many as the
+            device's free memory holds. Part of the options because the last bits of a prediction
+            depend on it; a result says how many it was.
         stop_risk: above 0, in [0, 1), draws are no longer made once the mask is stable: once the
             share of it that further draws are expected to change, by the spread over draws in each
             cell, is at most this. Fewer than `samples` draws are then used; 0 always makes all.
@@ -82,14 +83,8 @@ class ContrastOptions:
             "'contrast' or 'evidence'",
             self.measure in ("contrast", "evidence"),
         )
-        for name, high in (("samples", 1000), ("batch_size", 1024)):
-            value = getattr(self, name)
-            _check(
-                name,
-                value,
-                f"a whole number from 1 to {high}",
-                isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= high,
-            )
+        _check_whole("samples", self.samples, 1, 1000)
+        _check_whole("batch_size", self.batch_size, 0, 1024)
         _check(
             "seed",
             self.seed,

@@ -16,6 +16,7 @@ import numpy as np
 
 from ._version import __version__
 from .backbone.base import Backbone
+from .batch_size import fitting
 from .binarize import cut_value
 from .contrast import Measured, Predictions, measure
 from .errors import CancelledError, InputError
@@ -158,6 +159,7 @@ class Segmenter:
         if reference is not None:
             overrides["reference"] = reference
         contrast_options, refine_options = _override(self.contrast, self.refine, overrides)
+        contrast_options = fitting(contrast_options, self.model, scene.predictions.latents)
         queries = _queries(query)
         report = _reporter(progress)
         with lock_of(self.model):
