@@ -79,6 +79,12 @@ class Program:
             return self.said()
 
 
+@pytest.fixture
+def start() -> type[Program]:
+    """start("studio", "--sample", "park") -> Program, which the test is to stop."""
+    return Program
+
+
 @pytest.fixture(scope="session")
 def studio() -> Iterator[str]:
     """The address of `textseg studio` with mini, which says nothing but that to the end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zipfile
 from base64 import b64encode
 from pathlib import Path
@@ -276,3 +277,12 @@ def test_the_server_has_the_studio_and_the_same_masks(
     client = textseg.Client(server[0].rstrip("/"), token=server[1])
     assert np.array_equal(mask, client.segment(picture, thing).mask)
     at.is_clean()
+
+
+def test_ending_it_while_a_page_is_open_is_quick_and_quiet(visit: Any, start: Any) -> None:
+    program = start("studio", "--sample", "park")
+    visit(at=(program.address, ""))
+    begun = time.monotonic()
+    said = program.stop()
+    assert time.monotonic() - begun < 30
+    assert "ERROR" not in said and "Traceback" not in said

@@ -73,8 +73,14 @@ def run(args: argparse.Namespace) -> int:
             import webbrowser
 
             webbrowser.open(address)
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                app.state.end_streams()
+                await super().shutdown(sockets)
+
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
     return 0
 
 

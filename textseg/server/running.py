@@ -47,6 +47,7 @@ class GracefulServer(uvicorn.Server):
         self._engine: Engine = app.state.engine
         self._jobs: Jobs = app.state.jobs
         self._options, self._on_start = options, on_start
+        self._end_streams: Callable[[], None] = getattr(app.state, "end_streams", lambda: None)
         self._told = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -63,6 +64,7 @@ class GracefulServer(uvicorn.Server):
             if self.force_exit:
                 break
             await asyncio.sleep(0.1)
+        self._end_streams()
         await super().shutdown(sockets)
 
     def _unfetched(self) -> bool:

@@ -59,13 +59,21 @@ def mount(
         model, settings: as for `build_app`.
 
     Returns:
-        the application it was given.
+        the application it was given. Its `state.end_streams()` lets go of the pages that are still
+        open, for a server that is about to stop.
     """
     blocks = build_app(model, **settings)
+    import asyncio
+
     import gradio
 
     from .pictures import MAX_FILE_BYTES
+    from .streams import Streams
     from .theme import theme
+
+    ended = asyncio.Event()
+    app.add_middleware(Streams, ended=ended)
+    app.state.end_streams = ended.set
 
     return gradio.mount_gradio_app(
         app,
