@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +154,27 @@ def test_tuned_networks_predict_the_same(make_pipeline: Any) -> None:
         tuned.tune(attention="fast")
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_kept_memory_is_not_asked_for_anew() -> None:
+    code = """
+import resource, sys, torch
+from textseg.backbone.allocation import keep_freed_memory
+assert sys.argv[1] == "usual" or keep_freed_memory()
+def filled(size):
+    torch.empty(size).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+first, second = filled(2**25), filled(2**24)
+print(second - first)
+"""
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], check=True,
+                                capture_output=True, text=True).stdout)
+        for how in ("usual", "kept")
+    }  # fmt: skip
+    # 64 MiB are 16,384 pages, or fewer large ones.
+    assert faults["kept"] < faults["usual"] / 2
+
+
 def test_architectures_are_the_released_ones() -> None:
     from diffusers import UNet2DConditionModel
 
@@ -185,7 +209,10 @@ def test_the_command(
     assert "| 1 query, n = 2 | diffusers | 8 |" in capsys.readouterr().out
     report = json.loads(out.read_text())
     assert {r["setting"] for r in report["rows"]} == {"1 query, n = 2", "2 queries, n = 2"}
-    assert main([*words, "--json", "--channels-last"]) == 0
+    kept: list[bool] = []
+    monkeypatch.setattr("textseg.backbone.latent_unet.keep_freed_memory", lambda: kept.append(True))
+    assert main([*words, "--json", "--channels-last", "--keep-memory"]) == 0
+    assert kept == [True]
     assert json.loads(capsys.readouterr().out)["model"]["name"] == "sd15, random weights"
 
 

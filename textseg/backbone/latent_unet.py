@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import InputError, ModelError
+from .allocation import keep_freed_memory
 from .latent import LatentModel
 from .naming import CellNames
 
@@ -51,6 +52,7 @@ class LatentUNet(LatentModel):
         compiled: bool = False,
         tiling: bool = False,
         attention: str | None = None,
+        keep_memory: bool = False,
     ) -> Self:
         """Change how the networks run, in place; the last bits of predictions change with it.
 
@@ -61,6 +63,8 @@ class LatentUNet(LatentModel):
             tiling: run the autoencoder tile by tile: less memory for large images, and faint seams.
             attention: "plain", two matrix products, fastest for few cells and short texts on the
                 CPU; "fused", torch's kernel, whose memory does not grow with the square of cells.
+            keep_memory: on the CPU, under Linux, this process keeps what a call frees for the next,
+                up to 2 GiB: a large network is faster by a tenth and more.
 
         Returns:
             the model itself.
@@ -82,6 +86,8 @@ class LatentUNet(LatentModel):
             self.vae.enable_tiling()
         if compiled:
             self.unet.compile()
+        if keep_memory and self.device.type == "cpu":
+            keep_freed_memory()
         return self
 
     def diffusers_timestep(self, strength: float, steps: int) -> int:

@@ -59,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounding", type=comma_list(("bfloat16", "float16")), default=[], metavar="DTYPE[,...]",
         help="compare contrast maps in these dtypes with that in the model's own")  # fmt: skip
     add("--channels-last", action="store_true", help="keep the networks' weights channels last")
+    add("--keep-memory", action="store_true",
+        help="on the CPU, keep what a call frees for the next (Linux)")  # fmt: skip
     add("--compile", action="store_true", help="compile the UNet with torch.compile")
     add("-o", "--output", metavar="FILE", help="also write the figures as JSON")
     add_report_arguments(parser)
@@ -96,8 +98,11 @@ def run(args: argparse.Namespace) -> int:
             model = random_model(args.arch, device=args.device, dtype=args.dtype)
         else:
             model = load(args.model, device=args.device, dtype=args.dtype)
-        if args.channels_last or args.compile:
-            model.tune(channels_last=args.channels_last, compiled=args.compile)  # pyright: ignore
+        if args.channels_last or args.compile or args.keep_memory:
+            model.tune(  # pyright: ignore
+                channels_last=args.channels_last, compiled=args.compile,
+                keep_memory=args.keep_memory,
+            )  # fmt: skip
         if image is None:
             side = args.size or model.native_size
             shape = (side, side, 3)
