@@ -675,10 +675,23 @@ def test_handlers_answer_errors_in_a_sentence(
     refused = wiring.job(lambda s, progress: actions.describe(s, None, progress), unasked=True)
     assert list(refused(session)) == [gradio.skip()]
     live = wiring.live(session, 0.3)
-    assert live[page.stage].shape == (HEIGHT, WIDTH, 3)
+    assert live[page.stage].size == (WIDTH, HEIGHT)
     assert "0 UNet rows" in live[page.status]
     settled = wiring.settle_now(session)
     assert page.level not in settled and page.caption not in settled
+
+
+@needs_gradio
+def test_a_picture_shown_again_is_not_written_over_the_one_being_read(
+    pixels: np.ndarray, tmp_path: Path
+) -> None:
+    processing = pytest.importorskip("gradio.processing_utils", reason="needs textseg[studio]")
+    files = [
+        processing.save_pil_to_cache(views.apart(pixels), str(tmp_path), format="png")
+        for _ in range(2)
+    ]
+    assert files[0] != files[1]
+    assert all(np.array_equal(np.asarray(Image.open(file)), pixels) for file in files)
 
 
 @needs_gradio

@@ -24,7 +24,7 @@ from .settings import StudioSettings
 from .snippets import commands, python_code
 from .state import Correction, Session
 from .theme import script
-from .views import look, to_paint_on
+from .views import apart, look, to_paint_on
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
@@ -254,7 +254,7 @@ class Wiring:
             session.told = done, time.monotonic() - started
         except TextsegError as error:
             return {page.status: _status(plain(error), bad=True)}
-        image = look(session.work, session.view)
+        image = apart(look(session.work, session.view))
         said = _status(done.said, done.rows, time.monotonic() - started, timed=True)
         return {page.stage: image, page.status: said, **self._approval(session)}
 
@@ -285,7 +285,7 @@ class Wiring:
         if session is None:
             return gr.skip()
         session.view = view
-        return look(session.work, view)
+        return apart(look(session.work, view))
 
     def turned(self, session: Session | None, *, painting: bool) -> Any:
         """Another tab of the stage is in sight."""
@@ -328,9 +328,9 @@ class Wiring:
             controls: also those that the user sets.
         """
         page, work = self.page, session.work
-        layer = work.layer
+        layer, edit = work.layer, work.edit
         updates: Updates = {
-            page.stage: look(work, session.view),
+            page.stage: apart(look(work, session.view)),
             page.history: gr.update(
                 choices=[(step.label, i) for i, step in enumerate(session.history.steps)],
                 value=session.history.at,
@@ -340,7 +340,9 @@ class Wiring:
             page.undo: gr.update(interactive=session.history.at > 0),
             page.redo: gr.update(interactive=session.history.at < len(session.history.steps) - 1),
             page.go_on: gr.update(interactive=work.edit is not None),
-            page.after: None if work.edit is None else (work.edit.source, work.edit.image),
+            page.after: None
+            if edit is None or edit.source is None
+            else (apart(edit.source), apart(edit.image)),
             **self._approval(session),
             **self._queries(session),
         }
@@ -408,7 +410,7 @@ class Wiring:
         }
 
     def _ground(self, session: Session) -> dict[str, Any]:
-        return {"background": to_paint_on(session.work), "layers": [], "composite": None}
+        return {"background": apart(to_paint_on(session.work)), "layers": [], "composite": None}
 
     def _turn(self, session: Session, tab: str, panel: str) -> Updates:
         turned: Updates = {}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..drawing import PALETTE, tint
 from .state import Layer, Work
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _FAINT, _STRONG = 0.28, 0.5
 _CHECKER = (238, 214)
@@ -76,6 +81,18 @@ VIEWS: dict[str, Callable[[Work], np.ndarray]] = {
 def look(work: Work, view: str) -> np.ndarray:
     """The picture as one of `VIEWS` shows it; an unknown view is the overlay."""
     return VIEWS.get(view, overlay)(work)
+
+
+def apart(pixels: np.ndarray) -> Image.Image:
+    """Pixels as a picture whose file equals no other.
+
+    Gradio writes equal pictures to one file, anew each time, also while a browser reads it.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    picture.info["Comment"] = secrets.token_hex(8)
+    return picture
 
 
 def to_paint_on(work: Work) -> np.ndarray:
