@@ -21,7 +21,7 @@ import torch
 import textseg
 from textseg.contrast import Predictions
 from textseg.image import image_identity, load_image, resize_image
-from textseg.training.coco import decode_segmentation
+from textseg.training.coco import noun_masks
 
 INSIDE = 0.3
 
@@ -43,12 +43,10 @@ def main() -> None:
     pointed: list[bool] = []
     for record in sorted(data["images"], key=lambda r: r["id"])[: args.limit]:
         image = load_image(args.images / record["file_name"])
-        masks: dict[str, np.ndarray] = {}
-        for a in data["annotations"]:
-            noun = labels[a["category_id"]]
-            if a["image_id"] == record["id"] and noun in nouns and not a.get("iscrowd"):
-                part = decode_segmentation(a, *image.shape[:2])
-                masks[noun] = masks[noun] | part if noun in masks else part
+        asked = [a for a in data["annotations"]
+                 if a["image_id"] == record["id"] and labels[a["category_id"]] in nouns
+                 and not a.get("iscrowd")]  # fmt: skip
+        masks = noun_masks(asked, labels, (record["height"], record["width"]))
         latents = model.encode(resize_image(image, model.fit_size(*image.shape[:2])))
         predictions = Predictions(model, latents, image_identity(image))
         segmenter.set_image(image)

@@ -22,7 +22,7 @@ from textseg.drawing import PALETTE, draw_labels, tint
 from textseg.image import load_image, resize_image
 from textseg.saving import encode_picture, write_atomic
 from textseg.training.calibrate import iou
-from textseg.training.coco import decode_segmentation
+from textseg.training.coco import noun_masks
 
 PANEL = 150
 COLUMNS = 3
@@ -46,12 +46,10 @@ def main() -> None:
     rows, scores = [], []
     for record in sorted(data["images"], key=lambda r: r["id"])[:: args.every]:
         size = record["height"], record["width"]
-        masks: dict[str, np.ndarray] = {}
-        for a in data["annotations"]:
-            name = names[a["category_id"]]
-            if a["image_id"] == record["id"] and (known is None or name in known):
-                part = decode_segmentation(a, *size)
-                masks[name] = masks[name] | part if name in masks else part
+        asked = [a for a in data["annotations"]
+                 if a["image_id"] == record["id"]
+                 and (known is None or names[a["category_id"]] in known)]  # fmt: skip
+        masks = noun_masks(asked, names, size)
         if not masks:
             continue
         query = max(masks, key=lambda name: int(masks[name].sum()))

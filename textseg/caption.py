@@ -122,7 +122,7 @@ def name_nouns(
         samples: noise draws.
 
     Returns:
-        (noun, presence) pairs; presence as in `Segmentation`.
+        (noun, presence) pairs; presence as in `Segmentation`, by the contrast alone.
     """
     import torch
 

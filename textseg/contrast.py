@@ -18,7 +18,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -334,7 +334,7 @@ def _summed_up(
     evidence_map = draw_maps.mean(axis=0, dtype=np.float64).astype(np.float32)
     backbone = predictions.backbone
     names = None
-    if "named" in backbone.calibration.get("presence", {}):
+    if "named" in (_calibrated_presence(backbone, pair, options) or {}):
         names = predictions.names(pair.noun, backbone.timestep(options.strength[0]), options.seed)
     found = presence(backbone, pair, options, contrast_map, evidence_map, per_draw, names)
     return Measured(contrast_map, evidence_map, per_draw, found, len(maps[0][0]))
@@ -365,16 +365,23 @@ def presence(
     t-test that the evidence over the strongest cells is above zero, draws taken as independent:
     P(T <= t) for Student's T.
     """
-    calibrated = backbone.calibration.get("presence")
-    defaults = backbone.contrast_defaults
-    same = (pair.strategy, options.strength) == (defaults.reference, defaults.strength)
-    if calibrated and same:
+    calibrated = _calibrated_presence(backbone, pair, options)
+    if calibrated:
         x = presence_features(contrast, evidence)
         if names is not None and "named" in calibrated:
             calibrated = calibrated["named"]
             x = np.concatenate([x, naming_features(contrast, names)])
         return _sigmoid(float(x @ np.asarray(calibrated["weights"])) + calibrated["offset"])
     return confidence_above_zero(draw_evidence)
+
+
+def _calibrated_presence(
+    backbone: Backbone, pair: PromptPair, options: ContrastOptions
+) -> dict[str, Any] | None:
+    """The calibration's "presence", where pairing and noise levels are those it was made with."""
+    defaults = backbone.contrast_defaults
+    same = (pair.strategy, options.strength) == (defaults.reference, defaults.strength)
+    return backbone.calibration.get("presence") if same else None
 
 
 def presence_features(contrast: np.ndarray, evidence: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ class CellNames:
         prompts = [template.replace("{a}", with_article(noun)) for noun in nouns]
         ends = [len(model.tokenizer(prompt).input_ids) - 1 for prompt in prompts]
         with torch.inference_mode():
-            embedded = torch.cat([model.embed(prompts[i : i + 1]) for i in range(len(prompts))])
+            embedded = model.embed(prompts)
             words = embedded[torch.arange(len(ends)), torch.tensor(ends) - 1]
             texts = torch.cat([embedded[:1, 0], words]).to(model.device, model.dtype)
             self.keys = self.layer.to_k(texts).float()

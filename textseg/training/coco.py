@@ -23,6 +23,24 @@ def decode_segmentation(annotation: dict, height: int, width: int) -> np.ndarray
     return decode_rle(shape)
 
 
+def noun_masks(
+    annotations: Iterable[dict], names: Mapping[int, str], size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """The union of an image's annotations by noun, (H, W) bool each, in the order of the first.
+
+    Args:
+        annotations: the image's records.
+        names: noun by category id.
+        size: (H, W) of the image.
+    """
+    masks: dict[str, np.ndarray] = {}
+    for annotation in annotations:
+        noun = names[annotation["category_id"]]
+        part = decode_segmentation(annotation, *size)
+        masks[noun] = masks[noun] | part if noun in masks else part
+    return masks
+
+
 Photo = tuple[np.ndarray, list[tuple[str, bool, np.ndarray]]]
 """An image, (H, W, 3) uint8 RGB, and for each annotation its noun, whether it is a crowd, and its
 mask, (H, W) bool."""

@@ -30,6 +30,9 @@ from .networks import SCHEDULE, build_text_encoder, build_unet
 from .options import TrainOptions
 from .vocabulary import MAX_TOKENS, build_tokenizer, known_words
 
+# Recognition steps take timesteps below this.
+RECOGNITION_LEVELS = 150
+
 
 class Pool:
     """Encoded scenes of one image size, the oldest replaced first."""
@@ -66,9 +69,6 @@ class Pool:
             torch.stack([self.nouns[i] for i in picks]),
             torch.stack([self.codes[i] for i in picks]).float(),
         )
-
-
-RECOGNITION_LEVELS = 150
 
 
 def _timesteps(rng: np.random.Generator, n: int) -> np.ndarray:
