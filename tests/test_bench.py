@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from textseg.backbone.latent_unet import LatentUNet
 from textseg.bench import (
     ARCHITECTURES,
     BenchOptions,
@@ -24,7 +25,9 @@ from textseg.bench import (
     rounding_floor,
     table,
 )
+from textseg.bench.compare import _shapes
 from textseg.bench.meter import unet_operations
+from textseg.bench.profiling import by_kind, profile_unet
 from textseg.cli import main
 from textseg.errors import InputError
 from textseg.options import ContrastOptions
@@ -128,6 +131,29 @@ def test_operations_of_the_unet_are_counted(eps_backbone: Any) -> None:
     assert isinstance(speed, Speed) and speed.matmul > 0 and speed.convolution > 0
 
 
+@pytest.mark.parametrize("attention", ["plain", "fused"])
+def test_the_profile_counts_what_torch_counts(make_pipeline: Any, attention: str) -> None:
+    model = LatentUNet.from_pipeline(make_pipeline("epsilon"), "tiny")
+    model.tune(attention=attention)  # pyright: ignore[reportArgumentType]
+    latents = torch.zeros(4, 8, 16)
+    parts = profile_unet(model, latents, 500)
+    # Two images in a call; torch's counter does not go by the profiler.
+    counted = unet_operations(model, latents, 500)
+    by = {True: 0.0, False: 0.0}
+    for part in parts:
+        by[part.kind == "convolution"] += part.operations
+    assert by == {True: 2 * counted["convolution"], False: 2 * counted["matmul"]}
+    assert sum(by_kind(parts).values()) == pytest.approx(1)
+    widths = {part.shape for part in parts if part.operation == "conv2d"}
+    assert f"2x4x8x16 * {model.unet.conv_in.out_channels}x4x3x3" in widths
+
+    rows = _shapes(parts, Speed(matmul=1e9, convolution=5e8), 2)
+    assert [r["lost"] for r in rows] == sorted((r["lost"] for r in rows), reverse=True)
+    total = sum(part.seconds for part in parts)
+    ideal = (by[True] / 5e8 + by[False] / 1e9) / 2
+    assert sum(r["lost"] for r in rows) == pytest.approx((total - ideal) / total)
+
+
 def test_rounding_is_that_of_the_dtype(eps_backbone: Any) -> None:
     contrast = ContrastOptions(samples=2, batch_size=2)
     none = rounding_floor(eps_backbone, IMAGE, "a dog", torch.float32, contrast)
@@ -139,8 +165,6 @@ def test_rounding_is_that_of_the_dtype(eps_backbone: Any) -> None:
 
 
 def test_tuned_networks_predict_the_same(make_pipeline: Any) -> None:
-    from textseg.backbone.latent_unet import LatentUNet
-
     usual, tuned = (LatentUNet.from_pipeline(make_pipeline(), "tiny") for _ in range(2))
     tuned.tune(channels_last=True, tiling=True, attention="plain")
     noisy = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
@@ -211,6 +235,9 @@ def test_the_command(
     assert {r["setting"] for r in report["rows"]} == {"1 query, n = 2", "2 queries, n = 2"}
     kept: list[bool] = []
     monkeypatch.setattr("textseg.backbone.latent_unet.keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr("textseg.bench.meter.machine_speed", lambda *_: Speed(1e9, 1e9))
+    assert main([w for w in words if w != "--no-speed"] + ["--profile"]) == 0
+    assert "| conv2d | 2x4x8x8 * " in capsys.readouterr().out
     assert main([*words, "--json", "--channels-last", "--keep-memory"]) == 0
     assert kept == [True]
     assert json.loads(capsys.readouterr().out)["model"]["name"] == "sd15, random weights"

@@ -6,7 +6,7 @@ import hashlib
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,13 @@ from ..errors import InputError
 from ..image import resize_image
 from ..options import ContrastOptions, EditOptions, RefineOptions
 
+if TYPE_CHECKING:
+    from .meter import Speed
+    from .profiling import Spent
+
 PUBLIC_SAMPLES = 10
 PUBLIC_STRENGTH = 0.5
+SHAPES = 16
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class BenchOptions:
         edit: also measure an edit: encoding and decoding.
         steps: steps of that edit over the full schedule, 2 to 1000.
         speed: measure the machine's speed and the share of it that the UNet reaches.
-        profile: say where the UNet's time goes.
+        profile: say where the UNet's time goes, by kind of operation and, with `speed`, by shape
+            and how much of it is lost against the machine's speed.
         rounding: also compare contrast maps in these dtypes with that in the model's own.
     """
 
@@ -78,12 +84,14 @@ def compare(
 
     Returns:
         JSON-able: "machine", "model", "rows" (one per method and setting, see `Cost`), "ratios"
-        (theirs over ours), "unet" and "rounding".
+        (theirs over ours), "unet", "profile" (shares of time by kind of operation), "shapes" (by
+        operation and shape, most time lost against the machine's speed first) and "rounding".
     """
     import torch
 
     from ..refine import Refiner
     from .meter import Meter, machine_speed, unet_operations
+    from .profiling import by_kind, profile_unet
     from .rounding import rounding_floor
 
     options = options or BenchOptions()
@@ -124,6 +132,8 @@ def compare(
         "ratios": _ratios(rows),
     }
     ours = next(row for row in rows if row["method"] == "textseg")
+    on_cpu = backbone.device.type == "cpu"
+    speed = None
     if options.speed:
         about("machine speed")
         latents = _latents(backbone, image)
@@ -137,7 +147,11 @@ def compare(
         }  # fmt: skip
     if options.profile:
         about("profile")
-        report["profile"] = _profile(backbone, _latents(backbone, image))
+        latents = _latents(backbone, image)
+        parts = profile_unet(backbone, latents, backbone.timestep(PUBLIC_STRENGTH))
+        report["profile"] = by_kind(parts)
+        if speed is not None:
+            report["shapes"] = _shapes(parts, speed, torch.get_num_threads() if on_cpu else 1)
     report["rounding"] = {}
     for name in options.rounding:
         about(f"rounding of {name}")
@@ -270,36 +284,18 @@ def _ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return ratios
 
 
-_KINDS = {
-    "convolution": ("conv",),
-    "matrix product": ("addmm", "mm", "bmm", "baddbmm", "linear"),
-    "attention": ("scaled_dot_product", "flash_attention", "softmax"),
-    "normalisation": ("norm",),
-    "activation": ("silu", "gelu", "sigmoid"),
-    "copy": ("copy", "cat", "clone", "contiguous", "to_copy", "upsample"),
-}
-
-
-def _profile(backbone: Any, latents: Any) -> dict[str, float]:
-    """Shares of the UNet's own time by kind of operation, 0 to 1, largest first."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    t, embedding = backbone.timestep(PUBLIC_STRENGTH), backbone.embed(["a thing"])[0]
-    noisy = torch.randn((2, *latents.shape), device=latents.device)
-    backbone.predict(noisy, t, embedding)
-    cuda = backbone.device.type == "cuda"
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
-    with profile(activities=activities, acc_events=True) as run:
-        backbone.predict(noisy, t, embedding)
-    spent: dict[str, float] = {}
-    for event in run.key_averages():
-        name = event.key.removeprefix("aten::").lstrip("_")
-        own = event.self_device_time_total if cuda else event.self_cpu_time_total
-        kind = next((k for k, words in _KINDS.items() if any(w in name for w in words)), "other")
-        spent[kind] = spent.get(kind, 0.0) + own
-    total = sum(spent.values()) or 1.0
-    return {kind: own / total for kind, own in sorted(spent.items(), key=lambda x: -x[1])}
+def _shapes(parts: Sequence[Spent], speed: Speed, threads: int) -> list[dict[str, Any]]:
+    total = sum(part.seconds for part in parts)
+    rows = [
+        asdict(part)
+        | {
+            "share": part.seconds / total,
+            "reached": part.ideal(speed, threads) / max(part.seconds, 1e-12),
+            "lost": (part.seconds - part.ideal(speed, threads)) / total,
+        }
+        for part in parts
+    ]
+    return sorted(rows, key=lambda row: -row["lost"])
 
 
 def _machine(backbone: Any) -> dict[str, Any]:
@@ -363,6 +359,18 @@ def table(report: dict[str, Any]) -> str:
     if "profile" in report:
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in report["profile"].items())
         lines += ["", f"Where the UNet's time goes: {shares}."]
+    if "shapes" in report:
+        lines += [
+            "",
+            "| operation | shape | calls | share of the time | of the machine's speed | lost |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in report["shapes"][:SHAPES]:
+            reached = f"{row['reached']:.0%}" if row["operations"] else ""
+            lines.append(
+                f"| {row['operation']} | {row['shape']} | {row['calls']} | {row['share']:.1%} "
+                f"| {reached} | {row['lost']:.1%} |"
+            )
     for name, floor in report["rounding"].items():
         lines += [
             "",

@@ -161,10 +161,17 @@ def machine_speed(
 
 
 def unet_operations(backbone: Any, latents: torch.Tensor, t: int) -> dict[str, int]:
-    """Floating-point operations of one evaluation: {"convolution": ..., "matmul": ...}."""
-    from torch.utils.flop_counter import FlopCounterMode
+    """Floating-point operations of one evaluation: {"convolution": ..., "matmul": ...}.
 
-    with FlopCounterMode(display=False) as counter:
+    torch's counter knows the fused attention of GPUs only; that of the CPU is counted here.
+    """
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)
+
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={fused: attention}) as counter:
         backbone.predict(torch.zeros_like(latents)[None], t, backbone.embed(["a thing"])[0])
     counted = counter.get_flop_counts().get("Global", {})
     convolution = sum(n for op, n in counted.items() if "convolution" in str(op))
