@@ -14,9 +14,11 @@ from textseg.contrast import (
     Predictions,
     measure,
     naming_features,
+    naming_weights,
     presence_features,
 )
-from textseg.options import RefineOptions
+from textseg.errors import InputError
+from textseg.options import ContrastOptions
 from textseg.prompts import PromptPair, pair_for
 from textseg.training.calibrate import Question, fit_presence
 
@@ -97,6 +99,39 @@ def test_naming_features_weigh_cells_by_the_contrast_squared() -> None:
     assert np.isfinite(naming_features(np.zeros((8, 12), np.float32), names)).all()
 
 
+def test_naming_weights_are_a_power_of_the_likeliest() -> None:
+    rng = np.random.default_rng(1)
+    names = np.log(rng.random((6, 9)).astype(np.float32))
+    weights = naming_weights(names, 0.5, (6, 9))
+    chance = np.exp(names.astype(np.float64))
+    np.testing.assert_allclose(weights, np.sqrt(chance / chance.max()), rtol=1e-5)
+    assert weights.max() == 1 and weights.dtype == np.float32
+    large = naming_weights(names, 0.5, (12, 18))
+    assert large.shape == (12, 18) and large.min() > 0 and large.max() == 1
+    np.testing.assert_array_equal(naming_weights(names, 0.0, (12, 18)), 1)
+
+
+@pytest.mark.parametrize("stop_risk", [0.0, 1e-9])
+def test_a_contrast_is_weighed_by_names(named: LatentUNet, stop_risk: float) -> None:
+    predictions = Predictions(named, _noisy(named)[0], "x")
+    pairs = [pair_for(named, q, "null") for q in ("the dog", "the unicorn")]
+    common = {"strength": 0.3, "samples": 3, "batch_size": 2, "stop_risk": stop_risk}
+    plain, weighed = (
+        measure(predictions, pairs, ContrastOptions(naming=n, **common), cut=lambda _: 0.1)  # pyright: ignore[reportArgumentType]
+        for n in (0.0, 0.5)
+    )
+    names = predictions.names("dog", named.timestep(0.3), 0)
+    assert names is not None
+    weights = naming_weights(names, 0.5, plain[0].contrast.shape)  # pyright: ignore[reportArgumentType]
+    assert weights.min() < 0.9
+    np.testing.assert_allclose(weighed[0].contrast, plain[0].contrast * weights, rtol=1e-5)
+    np.testing.assert_array_equal(weighed[0].evidence, plain[0].evidence)
+    # What has no name here stays as it is.
+    np.testing.assert_array_equal(weighed[1].contrast, plain[1].contrast)
+    with pytest.raises(InputError, match=r"naming must be a number in \[0, 1\], got 2"):
+        ContrastOptions(naming=2)
+
+
 def test_presence_looks_at_names_where_the_model_was_calibrated_for_it(
     named: LatentUNet,
 ) -> None:
@@ -141,10 +176,9 @@ def test_calibrated_presence_uses_names_that_tell() -> None:
         questions.append(
             Question(image, truth if there else None, {0.1: noise}, {0.1: noise}, {0.1: names})
         )
-    options = RefineOptions.off(threshold="calibrated", floor=0.1, relative=0.5)
-    fitted, accuracy, _ = fit_presence(questions, (0.1,), options)
+    fitted, accuracy, _ = fit_presence(questions, (0.1,))
     assert accuracy == pytest.approx(1.0)
     assert len(fitted["weights"]) == 4 and len(fitted["named"]["weights"]) == 6
     blind = [Question(q.image, q.truth, q.maps, q.evidence) for q in questions]
-    fitted, accuracy, _ = fit_presence(blind, (0.1,), options)
+    fitted, accuracy, _ = fit_presence(blind, (0.1,))
     assert "named" not in fitted and accuracy < 0.8

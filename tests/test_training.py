@@ -16,11 +16,18 @@ import numpy as np
 import pytest
 import torch
 
-from textseg.contrast import presence_features
+from textseg.contrast import naming_weights, presence_features
 from textseg.errors import InputError
 from textseg.options import RefineOptions
+from textseg.refine import Refiner
 from textseg.training.autoencoder import CHANNELS, BlockAnalysis, build_autoencoder
-from textseg.training.calibrate import Question, fit_presence, fit_threshold, iou
+from textseg.training.calibrate import (
+    Question,
+    fit_presence,
+    fit_refinement,
+    fit_threshold,
+    iou,
+)
 from textseg.training.captions import absent_caption, present_caption
 from textseg.training.coco import CocoSet, decode_segmentation
 from textseg.training.drawn_set import write_drawn_set
@@ -480,7 +487,7 @@ def test_calibration_finds_the_level_that_shows_the_object_and_the_presence() ->
     assert strengths == (0.3,)
     assert options.threshold == "calibrated" and options.crf == RefineOptions.off().crf
     assert value == max(by_level.values()) > 0.6
-    presence, accuracy, least = fit_presence(questions, strengths, options)
+    presence, accuracy, least = fit_presence(questions, strengths)
     assert accuracy == pytest.approx(1.0)
     there = [q.truth is not None for q in questions]
     features = [presence_features(q.maps[0.3], q.evidence[0.3]) for q in questions]
@@ -489,6 +496,72 @@ def test_calibration_finds_the_level_that_shows_the_object_and_the_presence() ->
     np.testing.assert_array_equal(presences > 0.5, there)
     # Everything absent is emptied and nothing that is there.
     assert presences[there].min() >= least > presences[np.invert(there)].max()
+
+
+def test_the_presence_below_which_masks_are_emptied_is_youdens() -> None:
+    """By brute force: no other value keeps and empties more, in shares of each."""
+    rng = np.random.default_rng(5)
+    questions = []
+    for i in range(60):
+        there = i % 4 == 0
+        map_ = (rng.random((5, 7)) * 0.3 + rng.random() + there * rng.random()).astype(np.float32)
+        image = np.zeros((20, 28, 3), np.uint8)
+        questions.append(
+            Question(image, np.ones((20, 28), bool) if there else None, {0.1: map_}, {0.1: map_})
+        )
+    presence, _, least = fit_presence(questions, (0.1,))
+    x = np.array([presence_features(q.maps[0.1], q.evidence[0.1]) for q in questions])
+    found = 1 / (1 + np.exp(-(x @ presence["weights"] + presence["offset"])))
+    there = np.array([q.truth is not None for q in questions])
+
+    def worth(cut: float) -> float:
+        return float((found[there] >= cut).mean() + (found[~there] < cut).mean())
+
+    assert worth(least) == pytest.approx(max(worth(c / 100) for c in range(96)))
+    assert worth(least) < 2
+
+
+def test_refinement_is_fitted_on_what_it_leaves() -> None:
+    """A contrast that spills over an edge in the image: only refinement that looks there helps."""
+    rng = np.random.default_rng(6)
+    questions = []
+    for i in range(4):
+        truth = np.zeros((48, 64), bool)
+        truth[8:40, 16 + 4 * i : 40 + 4 * i] = True
+        image = np.where(truth[..., None], 220, 40) + rng.integers(-6, 7, (48, 64, 3))
+        spilt = cv2.GaussianBlur(truth.astype(np.float32), (0, 0), 5)
+        map_ = cv2.resize(spilt, (16, 12), interpolation=cv2.INTER_AREA)
+        questions.append(Question(image.astype(np.uint8), truth, {0.1: map_}, {0.1: map_}))
+    start = RefineOptions.off(threshold="calibrated", floor=0.3, relative=0.3)
+    options, table = fit_refinement(questions, (0.1,), start)
+    figures = [
+        np.mean([
+            iou(Refiner(q.image, o).refine(q.maps[0.1])[0], q.truth)
+            for q in questions if q.truth is not None
+        ])
+        for o in (start, options)
+    ]  # fmt: skip
+    assert figures[1] > figures[0] + 0.05
+    assert figures[1] == pytest.approx(max(value for _, value in table))
+
+
+def test_a_question_weighed_and_shrunk_keeps_its_meaning() -> None:
+    rng = np.random.default_rng(7)
+    truth = np.zeros((48, 64), bool)
+    truth[12:36, 8:24] = True
+    map_ = rng.random((12, 16)).astype(np.float32)
+    names = np.log(rng.random((6, 8)).astype(np.float32))
+    question = Question(
+        np.zeros((48, 64, 3), np.uint8), truth, {0.1: map_}, {0.1: map_}, {0.1: names}
+    )
+    small = question.shrunk(32)
+    assert small.image.shape == (24, 32, 3) and small.truth is not None
+    np.testing.assert_array_equal(small.truth, truth[::2, ::2])
+    assert question.shrunk(64) is question
+    np.testing.assert_array_equal(question.weighed(0.0).maps[0.1], map_)
+    weighed = question.weighed(0.5).maps[0.1]
+    weights = naming_weights(names, 0.5, (12, 16))
+    np.testing.assert_allclose(weighed, map_ * weights, rtol=1e-6)
 
 
 def test_iou_of_empty_masks_is_one() -> None:

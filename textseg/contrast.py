@@ -213,8 +213,8 @@ def measure(
     A pair with several references is set against the mean of their predictions.
 
     Args:
-        options: strength, samples, seed, batch_size and, for stopping, stop_risk and measure are
-            used.
+        options: strength, samples, seed, batch_size, naming and, for stopping, stop_risk and
+            measure are used.
         progress: called as progress(done, total, "contrast") after each batch of a pair.
         cut: the threshold a map will be cut at, in units of the map; needed for stopping.
 
@@ -239,9 +239,7 @@ def measure(
         if options.stop_risk > 0 and cut is not None:
             maps = _maps_until_stable(predictions, pair, options, levels, batches, cut, batch_done)
         else:
-            maps = [
-                _draw_maps(predictions, pair, t, options.seed, batches, batch_done) for t in levels
-            ]
+            maps = [_draw_maps(predictions, pair, t, options, batches, batch_done) for t in levels]
         results.append(_summed_up(predictions, pair, options, maps))
     return results
 
@@ -273,16 +271,44 @@ Maps = tuple["torch.Tensor", "torch.Tensor"]
 """Contrast and evidence of each draw at one level, (N, h, w) twice, on the CPU."""
 
 
+def naming_weights(names: np.ndarray, naming: float, size: tuple[int, int]) -> np.ndarray:
+    """(p / max p)^naming of each cell, where p is how likely it is that it shows a noun.
+
+    A contrast is large wherever taking the noun away would change the picture, and a model that is
+    unsure of names would change look-alikes too; where the noun is likeliest the weight is 1.
+
+    Args:
+        names: (h', w') log-probabilities, from `Predictions.names`.
+        naming: 0 to 1, see `ContrastOptions`.
+        size: (h, w) of the contrast.
+
+    Returns:
+        (h, w) float32 in (0, 1], interpolated linearly in the logarithm.
+    """
+    import cv2
+
+    logarithm = cv2.resize(names, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.exp(naming * (logarithm - logarithm.max())).astype(np.float32)
+
+
 def _draw_maps(
     predictions: Predictions,
     pair: PromptPair,
     t: int,
-    seed: int,
+    options: ContrastOptions,
     batches: Sequence[range],
     batch_done: Callable[[], None],
 ) -> Maps:
     import torch
 
+    seed = options.seed
+    names = predictions.names(pair.noun, t, seed) if options.naming > 0 else None
+    size = predictions.latents.shape[-2:]
+    weights = (
+        1.0
+        if names is None
+        else torch.from_numpy(naming_weights(names, options.naming, (size[0], size[1])))
+    )
     contrasts, evidences = [], []
     for draws in batches:
         eps = predictions.noise(t, seed, draws)
@@ -290,7 +316,7 @@ def _draw_maps(
         eps_ref = torch.stack(
             [predictions.predict(p, t, seed, draws) for p in pair.references]
         ).mean(dim=0)
-        contrasts.append(noise_contrast(eps_query, eps_ref).cpu())
+        contrasts.append(weights * noise_contrast(eps_query, eps_ref).cpu())
         evidences.append(evidence(eps, eps_query, eps_ref).cpu())
         batch_done()
     return torch.cat(contrasts), torch.cat(evidences)
@@ -310,7 +336,7 @@ def _maps_until_stable(
     which = 0 if options.measure == "contrast" else 1
     maps: list[Maps] = []
     for draws in batches:
-        more = [_draw_maps(predictions, pair, t, options.seed, [draws], batch_done) for t in levels]
+        more = [_draw_maps(predictions, pair, t, options, [draws], batch_done) for t in levels]
         old = maps or [(m[0][:0], m[1][:0]) for m in more]
         maps = [(torch.cat([a, c]), torch.cat([b, d])) for (a, b), (c, d) in
                 zip(old, more, strict=True)]  # fmt: skip
@@ -359,7 +385,7 @@ def presence(
 ) -> float:
     """How sure the model is that the object is there, 0 to 1.
 
-    Calibrated models, for the pairing and noise levels they were calibrated with:
+    Calibrated models, for the pairing, noise levels and naming they were calibrated with:
     sigmoid(weights . x + offset), where x are `presence_features` and, for models that name what
     they see, `naming_features` of `names` (see `Predictions.names`). Else the one-sided level of a
     t-test that the evidence over the strongest cells is above zero, draws taken as independent:
@@ -378,9 +404,12 @@ def presence(
 def _calibrated_presence(
     backbone: Backbone, pair: PromptPair, options: ContrastOptions
 ) -> dict[str, Any] | None:
-    """The calibration's "presence", where pairing and noise levels are those it was made with."""
+    """The calibration's "presence", where pairing, noise levels and naming are those it was made
+    with."""
     defaults = backbone.contrast_defaults
-    same = (pair.strategy, options.strength) == (defaults.reference, defaults.strength)
+    same = (pair.strategy, options.strength, options.naming) == (
+        defaults.reference, defaults.strength, defaults.naming,
+    )  # fmt: skip
     return backbone.calibration.get("presence") if same else None
 
 

@@ -51,6 +51,9 @@ class ContrastOptions:
         stop_risk: above 0, in [0, 1), draws are no longer made once the mask is stable: once the
             share of it that further draws are expected to change, by the spread over draws in each
             cell, is at most this. Fewer than `samples` draws are then used; 0 always makes all.
+        naming: for models that name what they see, such as mini, in [0, 1]: above 0, the contrast
+            of a cell is multiplied by this power of how likely the query's noun is there, against
+            where it is likeliest. Other models' contrast stays as it is.
     """
 
     reference: str = "null"
@@ -60,6 +63,7 @@ class ContrastOptions:
     seed: int = 0
     batch_size: int = 10
     stop_risk: float = 0.0
+    naming: float = 0.0
 
     def __post_init__(self) -> None:
         given: Any = (self.strength,) if _number(self.strength) else self.strength
@@ -98,6 +102,12 @@ class ContrastOptions:
             self.stop_risk,
             "a number in [0, 1)",
             _number(self.stop_risk) and 0 <= self.stop_risk < 1,
+        )
+        _check(
+            "naming",
+            self.naming,
+            "a number in [0, 1]",
+            _number(self.naming) and 0 <= self.naming <= 1,
         )
 
 

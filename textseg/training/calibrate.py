@@ -9,11 +9,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ..backbone.base import Backbone
 from ..binarize import cut, normalize
-from ..contrast import Predictions, measure, naming_features, presence_features
+from ..contrast import (
+    Predictions,
+    measure,
+    naming_features,
+    naming_weights,
+    presence_features,
+)
 from ..errors import InputError
 from ..image import image_identity, load_image, resize_image
 from ..options import ContrastOptions, RefineOptions
@@ -38,6 +45,9 @@ REFINED = 48
 LEVEL_GAIN = 0.01
 SIDE_GAIN = 0.015
 SIDES = (1.0, 4 / 3, 5 / 3)
+NAMINGS = (0.0, 0.25, 0.5)
+ABSENT = 4
+FITTED_SIDE = 160
 EMPTIED_BELOW = tuple(float(p) for p in np.linspace(0, 0.95, 96).round(2))
 
 
@@ -63,6 +73,28 @@ class Question:
         """(h, w), averaged over noise levels."""
         return _mean(self.maps, strengths)
 
+    def weighed(self, naming: float) -> Question:
+        """The same with contrasts as `ContrastOptions.naming` has them."""
+        maps = {
+            s: m * naming_weights(self.names[s], naming, (m.shape[0], m.shape[1]))
+            if s in self.names
+            else m
+            for s, m in self.maps.items()
+        }
+        return replace(self, maps=maps)
+
+    def shrunk(self, side: int) -> Question:
+        """The same with an image of at most `side` pixels on its longer side."""
+        scale = side / max(self.image.shape[:2])
+        if scale >= 1:
+            return self
+        size = [max(1, round(n * scale)) for n in self.image.shape[1::-1]]
+        image = cv2.resize(self.image, size, interpolation=cv2.INTER_AREA)
+        truth = self.truth
+        if truth is not None:
+            truth = cv2.resize(truth.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
+        return replace(self, image=image, truth=truth)
+
 
 def _mean(maps: dict[float, np.ndarray], strengths: Sequence[float]) -> np.ndarray:
     total = np.sum([maps[s] for s in strengths], axis=0, dtype=np.float64)
@@ -76,15 +108,17 @@ def ask(
     options: ContrastOptions,
     *,
     limit: int | None = None,
+    absent: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Question]:
-    """Measures every noun of every image at every noise level, and one absent noun an image.
+    """Measures every noun of every image at every noise level, and some absent nouns an image.
 
     Args:
         model: nouns that are not in `model.calibration["nouns"]` are left out.
         images, annotations: a COCO-format instance set; crowds are left out.
         options: reference, samples and seed are used.
         limit: number of images, the first ones by id.
+        absent: how many nouns that are not there to ask of each image.
         progress: called as progress(done, total) after each image.
     """
     from .coco import decode_segmentation
@@ -107,14 +141,13 @@ def ask(
         latents = model.encode(resize_image(image, size))
         predictions = Predictions(model, latents, image_identity(image))
         rng = np.random.default_rng(record["id"])
-        absent = next((n for n in rng.permutation(nouns) if n not in shapes), None)
+        missing = [str(n) for n in rng.permutation(nouns) if n not in shapes]
         asked: list[tuple[str, np.ndarray | None]] = []
         for name, found in shapes.items():
             if name in nouns and not any(a.get("iscrowd") for a in found):
                 parts = [decode_segmentation(a, *image.shape[:2]) for a in found]
                 asked.append((name, np.any(parts, axis=0)))
-        if absent is not None:
-            asked.append((str(absent), None))
+        asked += [(name, None) for name in missing[:absent]]
         pairs = [pair_for(model, name, options.reference) for name, _ in asked]
         per_level = {
             s: measure(predictions, pairs, replace(options, strength=(s,))) for s in levels
@@ -161,7 +194,8 @@ def _cut_iou(question: Question, contrast: np.ndarray, options: RefineOptions) -
 def fit_threshold(
     questions: Sequence[Question],
 ) -> tuple[tuple[float, ...], RefineOptions, float, dict[str, float]]:
-    """Noise levels, floor and relative cut with the highest mean IoU, without refinement.
+    """Noise levels, floor and relative cut with the highest mean IoU, without refinement, on images
+    of at most `FITTED_SIDE` pixels.
 
     Each level costs as many evaluations as the first: a second one must be worth `LEVEL_GAIN`.
 
@@ -171,7 +205,8 @@ def fit_threshold(
     best: tuple[tuple[float, ...], RefineOptions, float] | None = None
     most = -1.0
     table: dict[str, float] = {}
-    for strengths in STRENGTHS:
+    questions = [q.shrunk(FITTED_SIDE) for q in questions if q.truth is not None]
+    for strengths in STRENGTHS if questions else ():
         for floor, relative in product(FLOORS, RELATIVES):
             options = RefineOptions.off(threshold="calibrated", floor=floor, relative=relative)
             value = mean_iou(questions, strengths, options)
@@ -186,15 +221,15 @@ def fit_threshold(
 
 
 def fit_presence(
-    questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
+    questions: Sequence[Question], strengths: Sequence[float]
 ) -> tuple[dict[str, Any], float, float]:
     """Logistic regression of "is it there" on `presence_features`, both answers weighted alike.
 
     Returns:
         `weights` and `offset`, and where the model names what it sees `named`, the same with
         `naming_features`; the balanced accuracy at a presence of 0.5; and the presence below
-        which masks are emptied: where the mean IoU is highest, absent nouns weighing as much as
-        present ones and an empty mask being right for them (an IoU of 1).
+        which masks are emptied: where the shares of what is there and kept, and of what is absent
+        and emptied, have the largest sum (Youden's index).
     """
     maps = [(q.contrast(strengths), _mean(q.evidence, strengths)) for q in questions]
     x = np.array([presence_features(contrast, evidence) for contrast, evidence in maps])
@@ -209,15 +244,7 @@ def fit_presence(
     weight = _balance(y)
     accuracy = float((weight * ((logits > 0) == (y > 0))).sum())
     presences = 1 / (1 + np.exp(-logits))
-    kept = np.array(
-        [
-            0.0 if q.truth is None else _cut_iou(q, contrast, options)
-            for q, (contrast, _) in zip(questions, maps, strict=True)
-        ]
-    )
-    worth = [
-        float((weight * np.where(presences < least, y == 0, kept)).sum()) for least in EMPTIED_BELOW
-    ]
+    worth = [float((weight * ((presences >= least) == (y > 0))).sum()) for least in EMPTIED_BELOW]
     return fitted, accuracy, EMPTIED_BELOW[int(np.argmax(worth))]
 
 
@@ -246,21 +273,33 @@ def _logistic(x: np.ndarray, y: np.ndarray) -> tuple[dict[str, Any], np.ndarray]
 def fit_refinement(
     questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
 ) -> tuple[RefineOptions, list[tuple[dict[str, Any], float]]]:
-    """The refinement of `REFINEMENTS` with the highest mean IoU, and the figure of each, on at
-    most `REFINED` questions spread over the set."""
+    """The refinement with the highest mean IoU, and the figure of each, on at most `REFINED`
+    questions spread over the set: first of `REFINEMENTS`, then, since what is refined may be cut
+    elsewhere, of some floors and relative cuts about the one given."""
     there = [q for q in questions if q.truth is not None]
     there = there[:: -(-len(there) // REFINED)]
-    table = []
-    for change in REFINEMENTS:
-        tried = replace(options, min_area=0.001, max_hole=0.001, **change)
-        values = [
-            iou(Refiner(q.image, tried).refine(q.contrast(strengths))[0], q.truth)
-            for q in there
-            if q.truth is not None
-        ]
-        table.append((change, float(np.mean(values))))
-    change = max(table, key=lambda row: row[1])[0]
-    return replace(options, min_area=0.001, max_hole=0.001, **change), table
+    table: list[tuple[dict[str, Any], float]] = []
+
+    def best(changes: Sequence[dict[str, Any]], options: RefineOptions) -> RefineOptions:
+        values = []
+        for change in changes:
+            tried = replace(options, **change)
+            masks = [Refiner(q.image, tried).refine(q.contrast(strengths))[0] for q in there]
+            values.append(
+                float(np.mean([iou(m, q.truth) for m, q in zip(masks, there, strict=True)
+                               if q.truth is not None]))
+            )  # fmt: skip
+        table.extend(zip(changes, values, strict=True))
+        return replace(options, **changes[int(np.argmax(values))])
+
+    chosen = best(REFINEMENTS, replace(options, min_area=0.001, max_hole=0.001))
+    cuts = [
+        {"floor": round(options.floor * factor, 4), "relative": round(relative, 2)}
+        for factor in (0.5, 1.0, 1.5)
+        for relative in (options.relative - 0.1, options.relative, options.relative + 0.1)
+        if 0 <= relative <= 1
+    ]
+    return best(cuts, chosen), table
 
 
 def calibrate(
@@ -296,24 +335,28 @@ def calibrate(
     model = load(folder)
     trained = model.native_size
     best: tuple[float, list[Question], Any] | None = None
-    by_side: dict[int, float] = {}
+    by_side: dict[int, dict[float, float]] = {}
     for place, factor in enumerate(SIDES):
         side = round(trained * factor)
         model.native_size = side
         asked = [
             question
             for images, annotations in sets
-            for question in ask(model, images, annotations, options, limit=limit, progress=progress)
-        ]
-        fitted = fit_threshold(asked)
-        by_side[side] = fitted[2]
-        if best is None or fitted[2] - SIDE_GAIN * place > best[0]:
-            best = fitted[2] - SIDE_GAIN * place, asked, (side, fitted)
+            for question in ask(model, images, annotations, options, limit=limit, absent=ABSENT,
+                                progress=progress)
+        ]  # fmt: skip
+        by_side[side] = {}
+        for naming in NAMINGS if any(question.names for question in asked) else (0.0,):
+            weighed = [question.weighed(naming) for question in asked]
+            fitted = fit_threshold(weighed)
+            by_side[side][naming] = fitted[2]
+            if best is None or fitted[2] - SIDE_GAIN * place > best[0]:
+                best = fitted[2] - SIDE_GAIN * place, weighed, (side, naming, fitted)
     assert best is not None
-    _, questions, (side, (strengths, cut_options, value, by_level)) = best
-    presence, accuracy, least = fit_presence(questions, strengths, cut_options)
+    _, questions, (side, naming, (strengths, cut_options, value, by_level)) = best
+    presence, accuracy, least = fit_presence(questions, strengths)
     refined, by_refinement = fit_refinement(questions, strengths, cut_options)
-    contrast = replace(options, strength=strengths, batch_size=options.samples)
+    contrast = replace(options, strength=strengths, naming=naming, batch_size=options.samples)
     record |= {
         "native_size": side,
         "contrast": asdict(contrast),
@@ -326,7 +369,7 @@ def calibrate(
         "strength": list(strengths),
         "mean_iou": value,
         "mean_iou_by_strength": by_level,
-        "mean_iou_by_side": by_side,
+        "mean_iou_by_side_and_naming": by_side,
         "mean_iou_by_refinement": [{**c, "mean_iou": v} for c, v in by_refinement],
         "presence_balanced_accuracy": accuracy,
         "min_presence": least,

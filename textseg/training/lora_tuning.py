@@ -256,7 +256,7 @@ def calibration_of(questions: Sequence[Question], samples: int) -> dict[str, Any
     record: dict[str, Any] = {"contrast": asdict(contrast)}
     least = 0.0
     if any(q.truth is None for q in questions):
-        record["presence"], _, least = fit_presence(questions, strengths, options)
+        record["presence"], _, least = fit_presence(questions, strengths)
     refined = replace(
         options, crf=True, min_area=0.001, max_hole=0.001, min_presence=round(least, 3)
     )
