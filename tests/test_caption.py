@@ -77,7 +77,11 @@ def test_few_nouns_are_said_but_never_none(seeing: FakeBackbone) -> None:
 def test_naming_can_be_watched_and_stopped(seeing: FakeBackbone) -> None:
     seen: list[tuple[int, int, str]] = []
     caption(_image(), model=seeing, progress=lambda *step: seen.append(step))
-    assert seen == [(1, 2, "naming"), (2, 2, "naming")]
+    assert seen == [(1, 1, "naming")]
+    seen.clear()
+    name_nouns(seeing, _image(), NOUNS, batch_size=4, progress=lambda *step: seen.append(step))
+    # Five prompts of two draws each, two prompts in a call.
+    assert seen == [(1, 3, "naming"), (2, 3, "naming"), (3, 3, "naming")]
     with pytest.raises(CancelledError):
         caption(_image(), model=seeing, progress=lambda *step: False)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 BLIP = "Salesforce/blip-image-captioning-base"
 PREFIX = "a photograph of"
+KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def name_nouns(
 ) -> list[tuple[str, float]]:
     """Which nouns a diffusion model sees in an image: each noun's presence, highest first.
 
-    Costs samples * (1 + Q) evaluations of the model for Q nouns, at the first calibrated noise
-    level, with `batch_size` nouns in one call. The pairing is the model's own if it is "absent",
+    Costs samples * (1 + Q) evaluations of the model for Q nouns at each of its calibrated noise
+    levels, `batch_size` of them in one call. The pairing is the model's own if it is "absent",
     else "null".
 
     Args:
@@ -122,55 +124,31 @@ def name_nouns(
         samples: noise draws.
 
     Returns:
-        (noun, presence) pairs; presence as in `Segmentation`, by the contrast alone.
+        (noun, presence) pairs; presence as in `Segmentation`.
     """
-    import torch
+    from dataclasses import replace
 
-    from .contrast import draw_noise, evidence, noise_contrast, presence, strongest_evidence
+    from .contrast import Predictions, measure, predict_together
     from .prompts import pair_for
 
-    options = backbone.contrast_defaults
-    t = backbone.timestep(options.strength[0])
+    own = backbone.contrast_defaults
+    reference = "absent" if own.reference == "absent" else "null"
+    options = replace(
+        own, reference=reference, samples=samples, batch_size=samples, seed=seed, stop_risk=0.0
+    )
     latents = backbone.encode(resize_image(image, backbone.fit_size(*image.shape[:2])))
-    identity = image_identity(image)
-    reference = "absent" if options.reference == "absent" else "null"
+    predictions = Predictions(backbone, latents, image_identity(image), max_bytes=KEPT_BYTES)
     pairs = [pair_for(backbone, noun, reference) for noun in nouns]
     prompts = list(dict.fromkeys(p for pair in pairs for p in (pair.query, *pair.references)))
-    place = {prompt: i for i, prompt in enumerate(prompts)}
-    starts = range(0, len(prompts), batch_size)
-    contrasts: list[list[np.ndarray]] = [[] for _ in pairs]
-    evidences: list[list[np.ndarray]] = [[] for _ in pairs]
-    for draw in range(samples):
-        eps = draw_noise(latents.shape, seed, identity, t, draw).to(latents)
-        noisy = backbone.add_noise(latents, eps[None], t)
-        parts = []
-        for n, start in enumerate(starts):
-            some = prompts[start : start + batch_size]
-            with torch.no_grad():
-                parts.append(
-                    backbone.predict(
-                        noisy.expand(len(some), -1, -1, -1), t, backbone.embed(some)
-                    ).cpu()
-                )
-            report(progress, draw * len(starts) + n + 1, samples * len(starts), "naming")
-        predicted, true = torch.cat(parts), eps.cpu()[None]
-        for k, pair in enumerate(pairs):
-            query = predicted[place[pair.query]][None]
-            against = predicted[place[pair.references[0]]][None]
-            contrasts[k].append(noise_contrast(query, against)[0].numpy())
-            evidences[k].append(evidence(true, query, against)[0].numpy())
-    scored: list[tuple[str, float]] = []
-    for noun, pair, seen, better in zip(nouns, pairs, contrasts, evidences, strict=True):
-        contrast_map, draws = np.mean(seen, axis=0), np.stack(better)
-        found = presence(
-            backbone,
-            pair,
-            options,
-            contrast_map,
-            draws.mean(axis=0),
-            strongest_evidence(contrast_map, draws),
-        )
-        scored.append((noun, found))
+    levels = [backbone.timestep(strength) for strength in options.strength]
+    together = max(1, batch_size // samples)
+    starts = range(0, len(prompts), together)
+    for number, (t, start) in enumerate(product(levels, starts), 1):
+        some = prompts[start : start + together]
+        predict_together([(predictions, p, seed, range(samples)) for p in some], t)
+        report(progress, number, len(levels) * len(starts), "naming")
+    found = measure(predictions, pairs, options)
+    scored = [(noun, one.presence) for noun, one in zip(nouns, found, strict=True)]
     return sorted(scored, key=lambda item: -item[1])
 
 
@@ -221,7 +199,8 @@ def caption(
         scored = name_nouns(model, pixels, candidates, samples=samples, progress=progress)
     chosen = [noun for noun, found in scored[:most] if found >= least_presence]
     text = caption_of(chosen or [scored[0][0]], prefix)
-    return Caption(text, model.name, tuple(scored), samples * (1 + len(candidates)))
+    rows = samples * len(model.contrast_defaults.strength) * (1 + len(candidates))
+    return Caption(text, model.name, tuple(scored), rows)
 
 
 def caption_of(nouns: Sequence[str], prefix: str = PREFIX) -> str:
