@@ -463,6 +463,26 @@ def test_a_step_lowers_the_loss_on_what_it_saw(
         assert after < before, name
 
 
+def test_absent_nouns_are_absent_and_half_of_them_hard(
+    tmp_path: Path, small_unet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = TrainOptions(batch=2, absent=0.99)
+    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), NOUNS, options)
+    weights = [h.weight[1:].detach().double().numpy() for h in trainer.heads.heads.values()]  # pyright: ignore
+    unit = [w / np.linalg.norm(w, axis=1, keepdims=True) for w in weights]
+    expected = np.mean([u @ u.T for u in unit], axis=0)
+    likeness = trainer.heads.likeness()
+    np.testing.assert_allclose(likeness.numpy(), expected, atol=1e-5)
+    picks = {}
+    for share in (0.0, 1.0):
+        monkeypatch.setattr("textseg.training.trainer.HARD_SHARE", share)
+        picks[share] = [trainer._absent_noun([3, 40], likeness) for _ in range(60)]
+        assert not {3, 40} & set(picks[share])
+    mean = {s: expected[np.ix_(found, [3, 40])].max(1).mean() for s, found in picks.items()}
+    assert mean[1.0] > mean[0.0]
+    assert len(set(picks[1.0])) > 5
+
+
 def test_train_options_name_what_is_wrong() -> None:
     with pytest.raises(InputError, match=r"hours must be a number above 0, got 0"):
         TrainOptions(hours=0)

@@ -57,6 +57,13 @@ class NounHeads(torch.nn.Module):
         """Features (B, cells, D) of a layer to logits (B, cells, 1 + N); 0 is "none of them"."""
         return self.heads[name.replace(".", "/")](features)
 
+    @torch.no_grad()
+    def likeness(self) -> torch.Tensor:
+        """How alike the classifiers hold two nouns to look: the cosine between their weights,
+        averaged over layers, (N, N)."""
+        each = [F.normalize(head.weight[1:].float()) for head in self.heads.values()]  # pyright: ignore
+        return torch.stack([w @ w.T for w in each]).mean(0)
+
     def code(self, name: str, features: torch.Tensor) -> torch.Tensor:
         """Features (B, cells, D) of a layer to codes (B, cells, CODE) of unit length."""
         return F.normalize(self.codes[name.replace(".", "/")](features).float(), dim=2)

@@ -32,6 +32,11 @@ from .vocabulary import MAX_TOKENS, build_tokenizer, known_words
 
 # Recognition steps take timesteps below this.
 RECOGNITION_LEVELS = 150
+# Of the steps of the first part; the others keep the rest of the network in touch.
+RECOGNITION_SHARE = 0.95
+# Of nouns said to be absent that are chosen for looking like one that is there, and of how many.
+HARD_SHARE = 0.5
+HARD_CHOICES = 12
 
 
 class Pool:
@@ -220,6 +225,14 @@ class Trainer:
         place[picked] = torch.arange(len(picked))
         return picked, place[nouns]
 
+    def _absent_noun(self, there: Sequence[int], likeness: torch.Tensor) -> int:
+        """A noun that is not there: any, or of some the one most like a noun that is."""
+        order = self.rng.permutation(len(self.nouns)).tolist()
+        others = [i for i in order if i not in there][:HARD_CHOICES]
+        if not there or self.rng.random() >= HARD_SHARE:
+            return others[0]
+        return max(others, key=lambda i: float(likeness[i, list(there)].max()))
+
     def captions(self, nouns: torch.Tensor) -> tuple[list[str], list[str], torch.Tensor]:
         """Captions of rows A and B.
 
@@ -228,6 +241,7 @@ class Trainer:
             absent.
         """
         rng = self.rng
+        likeness = self.heads.likeness()
         rows_a, rows_b, slots = [], [], []
         for present in nouns.tolist():
             there = [i for i in present if i >= 0]
@@ -235,8 +249,7 @@ class Trainer:
             names = [self.nouns[i] for i in there]
             if slot < 0 or rng.random() < self.options.absent:
                 slot = -1
-                absent = next(n for n in rng.permutation(len(self.nouns)) if n not in there)
-                noun = self.nouns[absent]
+                noun = self.nouns[self._absent_noun(there, likeness)]
                 others = names
             else:
                 noun = names[slot]
@@ -373,7 +386,7 @@ class Trainer:
                 for optimizer, lr in zip(self.optimizers, (o.matrix_lr, o.lr), strict=True):
                     for group in optimizer.param_groups:
                         group["lr"] = lr * rate
-                early = done < o.recognition and self.rng.random() < 0.85
+                early = done < o.recognition and self.rng.random() < RECOGNITION_SHARE
                 for name, value in (self.recognition_step if early else self.train_step)(
                     pool
                 ).items():
