@@ -4,7 +4,8 @@
     python eval/bench_server.py --clients 16 --seconds 120
 
 Starts servers of its own with `mini`, which share the machine with the clients. Each client asks
-one question after the other, about 16 images in turn where the server keeps 4, with cheap options
+one question after the other, about 48 images in turn where the server keeps 4 (32 where it predicts
+together), so that every image is new to it, with cheap options
 (2 draws, no CRF) unless --full. The CPU seconds per answer tell runs apart even on a machine that
 others use as well.
 """
@@ -35,7 +36,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = sorted((ROOT / "data" / "samples").glob("*.jpg"))
 QUERIES = ("the dog", "the boat", "the apple", "the tree", "the car")
-IMAGES = 16
+IMAGES = 48
 CHEAP = {"samples": 2, "crf": False}
 
 

@@ -140,7 +140,7 @@ def test_presence_looks_at_names_where_the_model_was_calibrated_for_it(
     assert pair.noun == "dog"
     options = named.contrast_defaults
     plain = {"weights": [2, 0.5, -1, 0.25], "offset": 1.0}
-    looking = {"weights": [1, 0, 0, 0, 0.5, -0.25], "offset": 0.5}
+    looking = {"weights": [0.5, -0.25], "offset": 0.5}
     defaults = {"reference": "absent", "strength": [0.3], "samples": 1}
     model = LatentUNet.from_pipeline(
         named, "x", {"nouns": NOUNS, "contrast": defaults, "presence": {**plain, "named": looking}}
@@ -150,7 +150,7 @@ def test_presence_looks_at_names_where_the_model_was_calibrated_for_it(
     [seen] = measure(predictions, [pair], options)
     names = predictions.names("dog", model.timestep(0.3), options.seed)
     assert names is not None
-    x = [*presence_features(seen.contrast, seen.evidence), *naming_features(seen.contrast, names)]
+    x = naming_features(seen.contrast, names)
     logit = float(np.dot(x, looking["weights"])) + looking["offset"]
     assert seen.presence == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-6)
     # A noun outside the vocabulary is judged without.
@@ -178,7 +178,7 @@ def test_calibrated_presence_uses_names_that_tell() -> None:
         )
     fitted, accuracy, _ = fit_presence(questions, (0.1,))
     assert accuracy == pytest.approx(1.0)
-    assert len(fitted["weights"]) == 4 and len(fitted["named"]["weights"]) == 6
+    assert len(fitted["weights"]) == 4 and len(fitted["named"]["weights"]) == 2
     blind = [Question(q.image, q.truth, q.maps, q.evidence) for q in questions]
     fitted, accuracy, _ = fit_presence(blind, (0.1,))
     assert "named" not in fitted and accuracy < 0.8

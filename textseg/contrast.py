@@ -386,7 +386,7 @@ def presence(
     """How sure the model is that the object is there, 0 to 1.
 
     Calibrated models, for the pairing, noise levels and naming they were calibrated with:
-    sigmoid(weights . x + offset), where x are `presence_features` and, for models that name what
+    sigmoid(weights . x + offset), where x are `presence_features` or, for models that name what
     they see, `naming_features` of `names` (see `Predictions.names`). Else the one-sided level of a
     t-test that the evidence over the strongest cells is above zero, draws taken as independent:
     P(T <= t) for Student's T.
@@ -395,8 +395,7 @@ def presence(
     if calibrated:
         x = presence_features(contrast, evidence)
         if names is not None and "named" in calibrated:
-            calibrated = calibrated["named"]
-            x = np.concatenate([x, naming_features(contrast, names)])
+            calibrated, x = calibrated["named"], naming_features(contrast, names)
         return _sigmoid(float(x @ np.asarray(calibrated["weights"])) + calibrated["offset"])
     return confidence_above_zero(draw_evidence)
 
@@ -436,7 +435,10 @@ def presence_features(contrast: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
 
 def naming_features(contrast: np.ndarray, names: np.ndarray) -> np.ndarray:
-    """What naming adds to `presence_features`.
+    """The numbers presence is calibrated on where a model names what it sees.
+
+    How large a contrast is differs from one kind of picture to another, whether the noun is there
+    or not; how likely its name is differs less.
 
     Args:
         contrast: (h, w), of one pair.

@@ -226,7 +226,7 @@ def fit_presence(
     """Logistic regression of "is it there" on `presence_features`, both answers weighted alike.
 
     Returns:
-        `weights` and `offset`, and where the model names what it sees `named`, the same with
+        `weights` and `offset`, and where the model names what it sees `named`, the same for
         `naming_features`; the balanced accuracy at a presence of 0.5; and the presence below
         which masks are emptied: where the shares of what is there and kept, and of what is absent
         and emptied, have the largest sum (Youden's index).
@@ -240,7 +240,7 @@ def fit_presence(
             naming_features(contrast, q.names[strengths[0]])
             for q, (contrast, _) in zip(questions, maps, strict=True)
         ]
-        fitted["named"], logits = _logistic(np.hstack([x, named]), y)
+        fitted["named"], logits = _logistic(np.array(named), y)
     weight = _balance(y)
     accuracy = float((weight * ((logits > 0) == (y > 0))).sum())
     presences = 1 / (1 + np.exp(-logits))
