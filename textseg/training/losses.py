@@ -91,7 +91,7 @@ def grounding_loss(
     nouns: torch.Tensor,
     weight: torch.Tensor,
     codes: torch.Tensor,
-    min_cells: int = 20,
+    min_cells: int = 9,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Binds nouns to places: each cross-attention layer must tell which noun each cell shows.
 
