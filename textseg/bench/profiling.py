@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +68,8 @@ def profile_unet(backbone: Any, latents: torch.Tensor, t: int) -> list[Spent]:
     ) as run:
         backbone.predict(noisy, t, embedding)
     calls: Counter[tuple[str, str, str]] = Counter()
-    seconds: Counter[tuple[str, str, str]] = Counter()
-    operations: Counter[tuple[str, str, str]] = Counter()
+    seconds: defaultdict[tuple[str, str, str], float] = defaultdict(float)
+    operations: defaultdict[tuple[str, str, str], float] = defaultdict(float)
     for root in run.events() or ():
         if root.cpu_parent is None:
             for key, spent, counted in _parts(root, cuda):
@@ -83,10 +83,10 @@ def profile_unet(backbone: Any, latents: torch.Tensor, t: int) -> list[Spent]:
 def by_kind(parts: list[Spent]) -> dict[str, float]:
     """Shares of the time by kind, 0 to 1, largest first."""
     total = sum(part.seconds for part in parts) or 1.0
-    shares: Counter[str] = Counter()
+    shares: defaultdict[str, float] = defaultdict(float)
     for part in parts:
         shares[part.kind] += part.seconds / total
-    return dict(shares.most_common())
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 def _parts(event: Any, cuda: bool) -> Iterator[tuple[tuple[str, str, str], float, float]]:
