@@ -4,8 +4,9 @@
         --backgrounds backgrounds -o sets
 
 writes, as COCO-format sets, `openmoji` (a drawing style that is never trained on), `photo`
-(every fifth photographed cutout on held-out photographs) and `edit` (ten swaps over 120 drawn
-scenes, with `swaps.json`).
+(every fifth photographed cutout on held-out photographs), `photo-train` (the other cutouts on the
+other photographs, to calibrate with) and `edit` (ten swaps over 120 drawn scenes, with
+`swaps.json`).
 """
 
 from __future__ import annotations
@@ -44,26 +45,25 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     photos = load_backgrounds(args.backgrounds)
-    held_out = photos[round(0.85 * len(photos)) :]
-    cutouts = {
-        noun: [s for i, s in enumerate(found) if i % 5 == 4]
-        for noun, found in load_sprites([args.cutouts]).items()
-    }
+    trained, held_out = photos[: round(0.85 * len(photos))], photos[round(0.85 * len(photos)) :]
+    cutouts = load_sprites([args.cutouts])
+    held = {noun: found[4::5] for noun, found in cutouts.items() if len(found) > 4}
+    kept = {noun: [s for i, s in enumerate(found) if i % 5 != 4] for noun, found in cutouts.items()}
     with tempfile.TemporaryDirectory() as folder:
         build_drawings(args.packages, Path(folder), ("openmoji", "fluent", "noto", "twemoji"))
         openmoji = load_sprites([Path(folder) / "openmoji"])
         drawn = load_sprites([Path(folder) / s for s in ("noto", "twemoji", "fluent")])
-    held = {n: found for n, found in cutouts.items() if found}
     sets = (
-        ("openmoji", openmoji, args.count, 21, PLAIN_SCENES),
-        ("photo", held, args.count, 22, PLAIN_SCENES),
-        ("edit", {n: drawn[n] for n in SWAPS}, 120, 23, EDIT_SCENES),
+        ("openmoji", openmoji, args.count, 21, PLAIN_SCENES, held_out),
+        ("photo", held, args.count, 22, PLAIN_SCENES, held_out),
+        ("photo-train", kept, args.count, 24, PLAIN_SCENES, trained),
+        ("edit", {n: drawn[n] for n in SWAPS}, 120, 23, EDIT_SCENES, held_out),
     )
-    for name, sprites, count, seed, options in sets:
+    for name, sprites, count, seed, options, backgrounds in sets:
         out = args.output / name
         write_drawn_set(
             out / "images", out / "instances.json", sprites, count=count, seed=seed,
-            backgrounds=held_out, options=options,
+            backgrounds=backgrounds, options=options,
         )  # fmt: skip
     (args.output / "edit" / "swaps.json").write_text(json.dumps(SWAPS, indent=1) + "\n")
 
