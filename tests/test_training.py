@@ -6,16 +6,18 @@ import contextlib
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+import textseg
 from textseg.contrast import naming_weights, presence_features
 from textseg.errors import InputError
 from textseg.options import RefineOptions
@@ -31,6 +33,7 @@ from textseg.training.calibrate import (
 from textseg.training.captions import absent_caption, present_caption
 from textseg.training.coco import CocoSet, decode_segmentation
 from textseg.training.drawn_set import write_drawn_set
+from textseg.training.export import export_pipeline
 from textseg.training.losses import (
     CrossAttentionQueries,
     NounHeads,
@@ -52,6 +55,8 @@ from textseg.training.vocabulary import (
     known_words,
     save_vocabulary,
 )
+
+MINI = Path(textseg.__file__).parent / "models" / "mini"
 
 
 @pytest.fixture(scope="module")
@@ -461,6 +466,44 @@ def test_a_step_lowers_the_loss_on_what_it_saw(
     for name in ("grounding", "heads"):
         before, after = (np.mean([r[name] for r in part]) for part in (rows[:4], rows[-4:]))
         assert after < before, name
+
+
+def test_an_exported_folder_does_not_say_where_its_parts_came_from(
+    make_pipeline: Callable[..., Any], tmp_path: Path
+) -> None:
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+    pipeline = make_pipeline("v_prediction")
+    pipeline.vae.save_pretrained(tmp_path / "before")
+    vae = AutoencoderKL.from_pretrained(tmp_path / "before", local_files_only=True)
+    words = known_words(NOUNS)
+    out = tmp_path / "out"
+    export_pipeline(
+        out, unet=pipeline.unet, text_encoder=pipeline.text_encoder, vae=vae,
+        tokenizer=build_tokenizer(words), words=words, nouns=NOUNS,
+    )  # fmt: skip
+    found = [p.read_text() for folder in (out, MINI) for p in folder.glob("*/config.json")]
+    assert len(found) == 6
+    assert not any("_name_or_path" in text for text in found)
+    again = StableDiffusionPipeline.from_pretrained(out, local_files_only=True)
+    assert again.vae.config["latent_channels"] == vae.config["latent_channels"]
+
+
+def test_training_on_starts_with_the_given_ids_of_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    monkeypatch.setattr("textseg.training.trainer.build_unet", build_unet)
+    tokenizer = CLIPTokenizer.from_pretrained(MINI / "tokenizer", local_files_only=True)
+    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), NOUNS, TrainOptions(), MINI)
+    assert trainer.tokenizer.get_vocab() == tokenizer.get_vocab()
+    given: Any = CLIPTextModel.from_pretrained(MINI / "text_encoder", local_files_only=True)
+    for prompt in ("a photo of a dog", "a puppet"):
+        ids = tokenizer(prompt, padding="max_length", max_length=20, return_tensors="pt").input_ids
+        with torch.no_grad():
+            expected = given.float()(ids).last_hidden_state
+            torch.testing.assert_close(trainer.embed([prompt]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_absent_nouns_are_absent_and_half_of_them_hard(

@@ -41,7 +41,8 @@ REFINEMENTS: tuple[dict[str, Any], ...] = (
     {"crf": True},
     {"crf": True, "crf_appearance": 5.0},
 )
-REFINED = 48
+REFINED = 96
+REFINED_SIDE = 320
 LEVEL_GAIN = 0.01
 SIDE_GAIN = 0.015
 SIDES = (1.0, 4 / 3, 5 / 3)
@@ -274,32 +275,29 @@ def fit_refinement(
     questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
 ) -> tuple[RefineOptions, list[tuple[dict[str, Any], float]]]:
     """The refinement with the highest mean IoU, and the figure of each, on at most `REFINED`
-    questions spread over the set: first of `REFINEMENTS`, then, since what is refined may be cut
-    elsewhere, of some floors and relative cuts about the one given."""
+    questions spread over the set and images of at most `REFINED_SIDE` pixels: of `REFINEMENTS`,
+    each, as what is refined may be cut elsewhere, with some relative cuts about the one given."""
     there = [q for q in questions if q.truth is not None]
-    there = there[:: -(-len(there) // REFINED)]
-    table: list[tuple[dict[str, Any], float]] = []
-
-    def best(changes: Sequence[dict[str, Any]], options: RefineOptions) -> RefineOptions:
-        values = []
-        for change in changes:
-            tried = replace(options, **change)
-            masks = [Refiner(q.image, tried).refine(q.contrast(strengths))[0] for q in there]
-            values.append(
-                float(np.mean([iou(m, q.truth) for m, q in zip(masks, there, strict=True)
-                               if q.truth is not None]))
-            )  # fmt: skip
-        table.extend(zip(changes, values, strict=True))
-        return replace(options, **changes[int(np.argmax(values))])
-
-    chosen = best(REFINEMENTS, replace(options, min_area=0.001, max_hole=0.001))
-    cuts = [
-        {"floor": round(options.floor * factor, 4), "relative": round(relative, 2)}
-        for factor in (0.5, 1.0, 1.5)
-        for relative in (options.relative - 0.1, options.relative, options.relative + 0.1)
+    there = [q.shrunk(REFINED_SIDE) for q in there[:: -(-len(there) // REFINED)]]
+    start = replace(options, min_area=0.001, max_hole=0.001)
+    relatives = [options.relative + step for step in (-0.1, 0.0, 0.1)]
+    changes = [
+        {**change, "relative": round(relative, 2)}
+        for change in REFINEMENTS
+        for relative in relatives
         if 0 <= relative <= 1
     ]
-    return best(cuts, chosen), table
+    values = []
+    for change in changes:
+        tried = replace(start, **change)
+        found = [
+            iou(Refiner(q.image, tried).refine(q.contrast(strengths))[0], q.truth)
+            for q in there
+            if q.truth is not None
+        ]
+        values.append(float(np.mean(found)))
+    table = list(zip(changes, values, strict=True))
+    return replace(start, **max(table, key=lambda row: row[1])[0]), table
 
 
 def calibrate(

@@ -44,6 +44,11 @@ def export_pipeline(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    for file in folder.glob("*/config.json"):
+        config = json.loads(file.read_text())
+        # Where a part was loaded from is nobody's business.
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     save_vocabulary(tokenizer, folder / "tokenizer")
     record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS, "edit": EDIT}
     (folder / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")

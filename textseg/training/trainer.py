@@ -102,7 +102,7 @@ class Trainer:
         self.folder, self.options, self.nouns = folder, options, list(nouns)
         self.analysis = analysis
         self.words = known_words(nouns)
-        self.tokenizer = build_tokenizer(self.words)
+        self.tokenizer = self._tokenizer(init)
         self.text = build_text_encoder(self.tokenizer)
         self.unet = build_unet().to(memory_format=torch.channels_last)
         if init is not None:
@@ -129,6 +129,15 @@ class Trainer:
         self.rng = np.random.default_rng(options.seed)
         if (folder / "state.pt").exists():
             self._resume()
+
+    def _tokenizer(self, init: Path | None) -> Any:
+        """The tokenizer whose ids the embeddings of `init` stand for: building it again may number
+        pieces of words otherwise."""
+        if init is None:
+            return build_tokenizer(self.words)
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(init / "tokenizer", local_files_only=True)
 
     def _start_from(self, folder: Path) -> None:
         from diffusers import UNet2DConditionModel
