@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ REFINEMENTS: tuple[dict[str, Any], ...] = (
     {"crf": True},
     {"crf": True, "crf_appearance": 5.0},
 )
-REFINED = 96
+REFINED = 50
 REFINED_SIDE = 320
 LEVEL_GAIN = 0.01
 SIDE_GAIN = 0.015
@@ -274,13 +274,12 @@ def _logistic(x: np.ndarray, y: np.ndarray) -> tuple[dict[str, Any], np.ndarray]
 def fit_refinement(
     questions: Sequence[Question], strengths: Sequence[float], options: RefineOptions
 ) -> tuple[RefineOptions, list[tuple[dict[str, Any], float]]]:
-    """The refinement with the highest mean IoU, and the figure of each, on at most `REFINED`
-    questions spread over the set and images of at most `REFINED_SIDE` pixels: of `REFINEMENTS`,
-    each, as what is refined may be cut elsewhere, with some relative cuts about the one given."""
-    there = [q for q in questions if q.truth is not None]
-    there = [q.shrunk(REFINED_SIDE) for q in there[:: -(-len(there) // REFINED)]]
+    """The refinement with the highest mean IoU, and the figure of each, on images of at most
+    `REFINED_SIDE` pixels: of `REFINEMENTS`, each, as what is refined may be cut elsewhere, with
+    some relative cuts about the one given."""
+    there = [q.shrunk(REFINED_SIDE) for q in questions if q.truth is not None]
     start = replace(options, min_area=0.001, max_hole=0.001)
-    relatives = [options.relative + step for step in (-0.1, 0.0, 0.1)]
+    relatives = [options.relative + step for step in (-0.2, -0.1, 0.0, 0.1)]
     changes = [
         {**change, "relative": round(relative, 2)}
         for change in REFINEMENTS
@@ -300,6 +299,12 @@ def fit_refinement(
     return replace(start, **max(table, key=lambda row: row[1])[0]), table
 
 
+def _spread(questions: Sequence[Question], most: int) -> list[Question]:
+    """At most that many of the questions about what is there, evenly from first to last."""
+    there = [q for q in questions if q.truth is not None]
+    return [there[i * len(there) // most] for i in range(most)] if len(there) > most else there
+
+
 def calibrate(
     folder: Path,
     sets: Sequence[tuple[Path, Path]],
@@ -312,7 +317,8 @@ def calibrate(
 
     A network names objects better that are seen a little larger than in training (Touvron et al.
     2019, arXiv 1906.06423): the native size is tried at every factor of `SIDES`, of which each must
-    be worth `SIDE_GAIN` more mean IoU than the one before, as it costs more.
+    be worth `SIDE_GAIN` more mean IoU than the one before, as it costs more. Then every value of
+    `NAMINGS` is tried with every refinement, on at most `REFINED` questions of each set.
 
     Args:
         folder: a pipeline folder.
@@ -332,28 +338,33 @@ def calibrate(
         file.write_text(json.dumps(record, indent=1) + "\n")
     model = load(folder)
     trained = model.native_size
-    best: tuple[float, list[Question], Any] | None = None
-    by_side: dict[int, dict[float, float]] = {}
+    best: tuple[float, int, list[list[Question]]] | None = None
+    by_side: dict[int, float] = {}
     for place, factor in enumerate(SIDES):
         side = round(trained * factor)
         model.native_size = side
         asked = [
-            question
+            ask(model, images, annotations, options, limit=limit, absent=ABSENT, progress=progress)
             for images, annotations in sets
-            for question in ask(model, images, annotations, options, limit=limit, absent=ABSENT,
-                                progress=progress)
-        ]  # fmt: skip
-        by_side[side] = {}
-        for naming in NAMINGS if any(question.names for question in asked) else (0.0,):
-            weighed = [question.weighed(naming) for question in asked]
-            fitted = fit_threshold(weighed)
-            by_side[side][naming] = fitted[2]
-            if best is None or fitted[2] - SIDE_GAIN * place > best[0]:
-                best = fitted[2] - SIDE_GAIN * place, weighed, (side, naming, fitted)
+        ]
+        by_side[side] = fit_threshold(list(chain(*asked)))[2]
+        if best is None or by_side[side] - SIDE_GAIN * place > best[0]:
+            best = by_side[side] - SIDE_GAIN * place, side, asked
     assert best is not None
-    _, questions, (side, naming, (strengths, cut_options, value, by_level)) = best
+    _, side, asked = best
+    by_naming: dict[float, Any] = {}
+    for naming in NAMINGS if any(q.names for q in chain(*asked)) else (0.0,):
+        weighed = [[q.weighed(naming) for q in some] for some in asked]
+        questions = list(chain(*weighed))
+        fitted = fit_threshold(questions)
+        refined, by_refinement = fit_refinement(
+            [q for some in weighed for q in _spread(some, REFINED)], fitted[0], fitted[1]
+        )
+        value = max(value for _, value in by_refinement)
+        by_naming[naming] = value, questions, fitted, refined, by_refinement
+    naming = max(by_naming, key=lambda n: by_naming[n][0])
+    _, questions, (strengths, _, value, by_level), refined, by_refinement = by_naming[naming]
     presence, accuracy, least = fit_presence(questions, strengths)
-    refined, by_refinement = fit_refinement(questions, strengths, cut_options)
     contrast = replace(options, strength=strengths, naming=naming, batch_size=options.samples)
     record |= {
         "native_size": side,
@@ -367,7 +378,8 @@ def calibrate(
         "strength": list(strengths),
         "mean_iou": value,
         "mean_iou_by_strength": by_level,
-        "mean_iou_by_side_and_naming": by_side,
+        "mean_iou_by_side": by_side,
+        "refined_mean_iou_by_naming": {n: found[0] for n, found in by_naming.items()},
         "mean_iou_by_refinement": [{**c, "mean_iou": v} for c, v in by_refinement],
         "presence_balanced_accuracy": accuracy,
         "min_presence": least,
