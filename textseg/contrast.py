@@ -385,7 +385,7 @@ def presence(
 ) -> float:
     """How sure the model is that the object is there, 0 to 1.
 
-    Calibrated models, for the pairing, noise levels and naming they were calibrated with:
+    Calibrated models, for the pairing and noise levels they were calibrated with:
     sigmoid(weights . x + offset), where x are `presence_features` or, for models that name what
     they see, `naming_features` of `names` (see `Predictions.names`). Else the one-sided level of a
     t-test that the evidence over the strongest cells is above zero, draws taken as independent:
@@ -403,12 +403,9 @@ def presence(
 def _calibrated_presence(
     backbone: Backbone, pair: PromptPair, options: ContrastOptions
 ) -> dict[str, Any] | None:
-    """The calibration's "presence", where pairing, noise levels and naming are those it was made
-    with."""
+    """The calibration's "presence", where pairing and noise levels are those it was made with."""
     defaults = backbone.contrast_defaults
-    same = (pair.strategy, options.strength, options.naming) == (
-        defaults.reference, defaults.strength, defaults.naming,
-    )  # fmt: skip
+    same = (pair.strategy, options.strength) == (defaults.reference, defaults.strength)
     return backbone.calibration.get("presence") if same else None
 
 
