@@ -5,9 +5,8 @@
 
 Starts servers of its own with `mini`, which share the machine with the clients. Each client asks
 one question after the other, about 48 images in turn where the server keeps 4 (32 where it predicts
-together), so that every image is new to it, with cheap options
-(2 draws, no CRF) unless --full. The CPU seconds per answer tell runs apart even on a machine that
-others use as well.
+together), so that every image is new to it, with cheap options (2 draws, no CRF) unless --full. The
+CPU seconds per answer tell runs apart even on a machine that others use as well.
 """
 
 from __future__ import annotations

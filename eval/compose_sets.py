@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 from textseg.training.drawn_set import write_drawn_set
-from textseg.training.scenes import SceneOptions, load_backgrounds
-from textseg.training.sprites import build_drawings, load_sprites
+from textseg.training.scenes import SceneOptions, load_backgrounds, split_backgrounds
+from textseg.training.sprites import build_drawings, load_sprites, split_cutouts
 
 SWAPS = {
     "dog": "a cat",
@@ -44,11 +44,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="scenes (default: 100)")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    photos = load_backgrounds(args.backgrounds)
-    trained, held_out = photos[: round(0.85 * len(photos))], photos[round(0.85 * len(photos)) :]
-    cutouts = load_sprites([args.cutouts])
-    held = {noun: found[4::5] for noun, found in cutouts.items() if len(found) > 4}
-    kept = {noun: [s for i, s in enumerate(found) if i % 5 != 4] for noun, found in cutouts.items()}
+    trained, held_out = split_backgrounds(load_backgrounds(args.backgrounds))
+    kept, held = split_cutouts(load_sprites([args.cutouts]))
     with tempfile.TemporaryDirectory() as folder:
         build_drawings(args.packages, Path(folder), ("openmoji", "fluent", "noto", "twemoji"))
         openmoji = load_sprites([Path(folder) / "openmoji"])

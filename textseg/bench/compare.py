@@ -132,11 +132,10 @@ def compare(
         "ratios": _ratios(rows),
     }
     ours = next(row for row in rows if row["method"] == "textseg")
-    on_cpu = backbone.device.type == "cpu"
     speed = None
+    latents: Any = _latents(backbone, image) if options.speed or options.profile else None
     if options.speed:
         about("machine speed")
-        latents = _latents(backbone, image)
         speed = machine_speed(backbone.device, backbone.dtype)
         need = unet_operations(backbone, latents, backbone.timestep(PUBLIC_STRENGTH))
         ideal = need["matmul"] / speed.matmul + need["convolution"] / speed.convolution
@@ -147,11 +146,10 @@ def compare(
         }  # fmt: skip
     if options.profile:
         about("profile")
-        latents = _latents(backbone, image)
         parts = profile_unet(backbone, latents, backbone.timestep(PUBLIC_STRENGTH))
         report["profile"] = by_kind(parts)
         if speed is not None:
-            report["shapes"] = _shapes(parts, speed, torch.get_num_threads() if on_cpu else 1)
+            report["shapes"] = _shapes(parts, speed, torch.get_num_threads() if meter.on_cpu else 1)
     report["rounding"] = {}
     for name in options.rounding:
         about(f"rounding of {name}")

@@ -22,8 +22,8 @@ from .mixture import Mixture, scene_batches
 from .nouns import NOUNS
 from .options import TrainOptions
 from .photos import cut_subjects
-from .scenes import SceneOptions, crop_photo, load_backgrounds
-from .sprites import STYLES, build_drawings, load_sprites
+from .scenes import SceneOptions, crop_photo, load_backgrounds, split_backgrounds
+from .sprites import STYLES, build_drawings, load_sprites, split_cutouts
 from .teacher import Codes
 from .trainer import Trainer
 
@@ -68,10 +68,7 @@ def load_mixture(sources: Sources, work: Path) -> Mixture:
             here = [s for s in TRAINED_STYLES if (sources.packages / STYLES[s][0]).is_dir()]
             build_drawings(sources.packages, built, here)
         drawings += [folder for folder in sorted(built.iterdir()) if folder.is_dir()]
-    photographed = {
-        noun: [s for i, s in enumerate(found) if i % 5 != 4]
-        for noun, found in load_sprites(sources.cutouts).items()
-    }
+    photographed, _ = split_cutouts(load_sprites(sources.cutouts))
     sets = [CocoSet(images, file) for images, file in sources.coco]
     for coco in sets:
         for noun, found in coco.cutouts().items():
@@ -83,8 +80,7 @@ def load_mixture(sources: Sources, work: Path) -> Mixture:
         photographed.setdefault(noun, []).extend(found)
     backgrounds: list[np.ndarray] = []
     for folder in sources.backgrounds:
-        photos = load_backgrounds(folder)
-        backgrounds += photos[: round(0.85 * len(photos))]
+        backgrounds += split_backgrounds(load_backgrounds(folder))[0]
     drawn = load_sprites(drawings)
     if not drawn and not photographed and not sets:
         raise InputError("sources must hold drawings, cutouts, photos or a COCO set, got none")

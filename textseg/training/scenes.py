@@ -334,3 +334,9 @@ def load_backgrounds(folder: Path, limit: int | None = None) -> list[np.ndarray]
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
     images = [cv2.imread(str(p), cv2.IMREAD_COLOR) for p in paths[:limit]]
     return [cv2.cvtColor(im, cv2.COLOR_BGR2RGB) for im in images if im is not None]
+
+
+def split_backgrounds(photos: Sequence[np.ndarray]) -> tuple[Sequence[np.ndarray], ...]:
+    """Backgrounds to train on, and those held out: the last 15 %."""
+    trained = round(0.85 * len(photos))
+    return photos[:trained], photos[trained:]

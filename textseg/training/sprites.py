@@ -107,6 +107,12 @@ def build_drawings(node_modules: Path, out: Path, styles: Iterable[str], side: i
     return written
 
 
+def split_cutouts(sprites: dict[str, list[np.ndarray]]) -> tuple[dict[str, list[np.ndarray]], ...]:
+    """Cutouts to train on, and those held out: every fifth of a noun, where it has as many."""
+    trained = {n: [s for i, s in enumerate(found) if i % 5 != 4] for n, found in sprites.items()}
+    return trained, {n: found[4::5] for n, found in sprites.items() if len(found) > 4}
+
+
 def load_sprites(folders: Iterable[Path], side: int = 96) -> dict[str, list[np.ndarray]]:
     """Read `FOLDER/NOUN/*.png` of several folders into RGBA uint8 arrays by noun.
 
