@@ -138,6 +138,38 @@ def test_tiny_autoencoder(make_pipeline: Any) -> None:
     assert model.decode(model.encode(image)).shape == image.shape
 
 
+def test_semantic_autoencoder(make_pipeline: Any, tmp_path: Path) -> None:
+    """A folder with one is loaded by us and, with our module imported, by diffusers."""
+    from diffusers import StableDiffusionPipeline
+
+    from textseg.backbone.semantic_autoencoder import SemanticAutoencoder
+
+    pipe = make_pipeline()
+    vae: Any = SemanticAutoencoder(
+        latent_channels=4, pixel_channels=2, block_out_channels=(8, 8, 8, 16), norm_num_groups=2,
+        feature_widths=(4, 4, 4, 4, 8, 8, 8, 8, 12), feature_repeats=(1, 1, 1, 1, 1, 2, 1),
+    ).eval()  # fmt: skip
+    parts = {k: v for k, v in pipe.components.items() if k != "vae"}
+    changed = StableDiffusionPipeline(vae=vae, **parts, requires_safety_checker=False)
+    changed.save_pretrained(tmp_path)
+    model = LatentUNet.from_folder(tmp_path, device="cpu")
+    assert model.factor == 8
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8)
+    latents = model.encode(image)
+    assert latents.shape == (4, 5, 7)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        expected = torch.cat([vae.analysis(pixels), vae.semantics(pixels)], 1)[0]
+    torch.testing.assert_close(latents, expected)
+    assert model.decode(latents).shape == image.shape
+    again = StableDiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
+    with torch.no_grad():
+        coded = again.vae.encode(pixels).latent_dist.mean[0]
+    torch.testing.assert_close(coded, expected)
+    with pytest.raises(InputError, match="tiling must be False where an autoencoder has no tiles"):
+        model.tune(tiling=True)
+
+
 def test_levels(eps_backbone: LatentUNet) -> None:
     assert eps_backbone.num_train_timesteps == 1000
     assert [eps_backbone.timestep(s) for s in (0.0001, 0.5, 0.7, 1.0)] == [0, 500, 700, 999]

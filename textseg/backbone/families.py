@@ -96,6 +96,9 @@ PIXART = Family(
     ("pixart", "PixArtSigma"),
 )  # fmt: skip
 
+SAMPLED = ("AutoencoderKL", "SemanticAutoencoder")
+"""Autoencoders that encode to a distribution, as most diffusers pipelines expect."""
+AUTOENCODERS = (*SAMPLED, "AutoencoderTiny")
 ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, PIXART)
 BY_PIPELINE: dict[str, Family] = {family.pipeline: family for family in ALL} | {
     "StableDiffusionImg2ImgPipeline": LATENT_UNET,

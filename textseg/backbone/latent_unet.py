@@ -70,7 +70,7 @@ class LatentUNet(LatentModel):
             the model itself.
 
         Raises:
-            InputError: no such attention.
+            InputError: no such attention, or an autoencoder without tiles.
         """
         from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
@@ -83,6 +83,11 @@ class LatentUNet(LatentModel):
             for part in (self.unet, self.vae):
                 torch.nn.Module.to(part, memory_format=torch.channels_last)
         if tiling:
+            if not hasattr(self.vae, "enable_tiling"):
+                raise InputError(
+                    f"tiling must be False where an autoencoder has no tiles, got True for a "
+                    f"{type(self.vae).__name__}"
+                )
             self.vae.enable_tiling()
         if compiled:
             self.unet.compile()

@@ -27,7 +27,7 @@ from .beside import (
     need,
     to_eight_bit,
 )
-from .families import BY_PIPELINE, CONSISTENCY, LATENT_UNET, SDXL, Family
+from .families import AUTOENCODERS, BY_PIPELINE, CONSISTENCY, LATENT_UNET, SDXL, Family
 from .folders import check_model, check_weights_file, find_family, read_calibration, read_json
 from .latent import LatentModel, pick_device, pick_dtype
 from .latent_unet import LatentUNet
@@ -206,14 +206,14 @@ def _load_parts(
         library: Any = transformers if part.startswith("text_encoder") else diffusers
         if part == "vae":
             kind = read_json(folder / part / "config.json", folder).get("_class_name", kind)
-            if kind not in ("AutoencoderKL", "AutoencoderTiny"):
-                raise ModelError(
-                    f"{folder} has a {kind}; supported are AutoencoderKL, AutoencoderTiny"
-                )
+            if kind not in AUTOENCODERS:
+                raise ModelError(f"{folder} has a {kind}; supported are {', '.join(AUTOENCODERS)}")
+            if kind == "SemanticAutoencoder":
+                library = importlib.import_module(".semantic_autoencoder", __package__)
         precision = torch.float32 if part == "vae" else dtype
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True,
                                    "variant": variants[part]}  # fmt: skip
-        options["torch_dtype" if library is diffusers else _dtype_word()] = precision
+        options[_dtype_word() if library is transformers else "torch_dtype"] = precision
         parts[part] = getattr(library, kind).from_pretrained(folder / part, **options)
         untouched = not (beside.lora or beside.embedding or beside.quantize)
         if beside.offload == "disk" and part != "vae" and untouched:

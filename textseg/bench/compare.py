@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..backbone.families import SAMPLED
 from ..errors import InputError
 from ..image import resize_image
 from ..options import ContrastOptions, EditOptions, RefineOptions
@@ -171,7 +172,7 @@ def _works(
     n, several = options.samples, f"{options.queries} queries"
     public = (
         diffedit_pipeline(backbone)
-        if backbone.family == "latent-unet" and type(backbone.vae).__name__ == "AutoencoderKL"
+        if backbone.family == "latent-unet" and type(backbone.vae).__name__ in SAMPLED
         else None
     )
     small = resize_image(image, backbone.fit_size(*image.shape[:2]))

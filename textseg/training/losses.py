@@ -8,8 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .teacher import CODE
-
 
 class CrossAttentionQueries:
     """Records the inputs and queries of every cross-attention layer during a forward pass."""
@@ -35,17 +33,10 @@ class CrossAttentionQueries:
 
 class NounHeads(torch.nn.Module):
     """Linear classifiers of cells by noun, one for each cross-attention layer, used in training
-    only: they teach the UNet's features what is where before the text is tied to it. Beside them,
-    linear maps from a cell to the code of what it shows (see `teacher`)."""
+    only: they teach the UNet's features what is where before the text is tied to it."""
 
     def __init__(self, recorded: CrossAttentionQueries, nouns: int) -> None:
         super().__init__()
-        self.codes = torch.nn.ModuleDict(
-            {
-                name.replace(".", "/"): torch.nn.Linear(layer.to_q.in_features, CODE)
-                for name, layer in recorded.layers.items()
-            }
-        )
         self.heads = torch.nn.ModuleDict(
             {
                 name.replace(".", "/"): torch.nn.Linear(layer.to_q.in_features, 1 + nouns)
@@ -63,10 +54,6 @@ class NounHeads(torch.nn.Module):
         averaged over layers, (N, N)."""
         each = [F.normalize(head.weight[1:].float()) for head in self.heads.values()]  # pyright: ignore
         return torch.stack([w @ w.T for w in each]).mean(0)
-
-    def code(self, name: str, features: torch.Tensor) -> torch.Tensor:
-        """Features (B, cells, D) of a layer to codes (B, cells, CODE) of unit length."""
-        return F.normalize(self.codes[name.replace(".", "/")](features).float(), dim=2)
 
 
 def _cell_labels(
@@ -90,9 +77,8 @@ def grounding_loss(
     masks: torch.Tensor,
     nouns: torch.Tensor,
     weight: torch.Tensor,
-    codes: torch.Tensor,
     min_cells: int = 9,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Binds nouns to places: each cross-attention layer must tell which noun each cell shows.
 
     At every cell the layer's query is compared with the keys of nouns, there or not, and of
@@ -108,19 +94,16 @@ def grounding_loss(
         masks: (B, K, h, w) float, share of each latent cell that noun k covers.
         nouns: (B, K) indices into `picked`, -1 where unused.
         weight: (B,) weight of each image.
-        codes: (B, K, CODE) of what noun k was taken from, zero where unknown.
         min_cells: layers with fewer cells are left out.
 
     Returns:
-        The cross-entropies of the layers' queries and of the heads, and one minus the cosine
-        between the codes of cells and of what they show, averaged over layers.
+        The cross-entropies of the layers' queries and of the heads, averaged over layers.
     """
     keys = torch.cat([start_key[None], noun_keys])
     columns = [0, *(1 + i for i in picked)]
     h, w = masks.shape[-2:]
     labels: dict[int, tuple[torch.Tensor, ...]] = {}
-    losses = masks.new_zeros(3)
-    coded = codes.abs().amax(2) > 0
+    losses = masks.new_zeros(2)
     layers = [n for n, q in recorded.queries.items() if q.shape[1] >= min_cells]
     for name in layers:
         query, layer = recorded.queries[name], recorded.layers[name]
@@ -131,18 +114,14 @@ def grounding_loss(
                 lh, lw = (lh + 1) // 2, (lw + 1) // 2
             target = _cell_labels(masks, nouns, (lh, lw), len(noun_keys))
             balance = (1 + 2 * (1 - target[..., 0])) * weight[:, None]
-            share = F.adaptive_avg_pool2d(masks, (lh, lw)).flatten(2) * (nouns >= 0)[..., None]
-            share = share * coded[..., None] * weight[:, None, None]
-            labels[cells] = target, balance / balance.sum(), share / share.sum().clamp(min=1e-6)
-        target, balance, share = labels[cells]
+            labels[cells] = target, balance / balance.sum()
+        target, balance = labels[cells]
         named = heads(name, recorded.inputs[name])[..., columns]
         asked = (query @ layer.to_k(keys).T * layer.scale, named)
         entropies = [-(target * logits.float().log_softmax(2)).sum(2) for logits in asked]
-        likeness = torch.einsum("bkd,bnd->bkn", codes, heads.code(name, recorded.inputs[name]))
-        far = (share * (1 - likeness)).sum()
-        losses = losses + torch.stack([*((e * balance).sum() for e in entropies), far])
+        losses = losses + torch.stack([(e * balance).sum() for e in entropies])
     losses = losses / max(len(layers), 1)
-    return losses[0], losses[1], losses[2]
+    return losses[0], losses[1]
 
 
 def contrast_loss(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from .coco import AnnotatedPhotos
 from .scenes import Scene, SceneOptions, Sprites, compose
-from .teacher import CODE
 
 MAX_NOUNS = 3
 
@@ -26,7 +25,6 @@ class Mixture:
         portraits: photographs of one main object.
         shares: of scenes with drawn cutouts, with photographed ones, with both, of annotated
             photographs and of portraits.
-        code: the code of a scene's subject (see `teacher.Codes`); none by default.
     """
 
     drawn: Sprites
@@ -35,7 +33,6 @@ class Mixture:
     annotated: Sequence[AnnotatedPhotos] = ()
     portraits: AnnotatedPhotos = field(default_factory=lambda: AnnotatedPhotos([]))
     shares: tuple[float, float, float, float, float] = (0.34, 0.26, 0.12, 0.14, 0.14)
-    code: Callable[[np.ndarray], np.ndarray] | None = None
     options: SceneOptions = field(default_factory=SceneOptions)
 
     def __post_init__(self) -> None:
@@ -73,8 +70,7 @@ def scene_batches(
 
     Yields:
         `images` (B, 1 + K, H, W, 3) uint8: the scene, then the scene without each noun;
-        `masks` (B, K, H, W) bool; `nouns` (B, K) int64 indices into `nouns`, -1 where unused;
-        `codes` (B, K, CODE) float32 of the subjects, zero where there is none.
+        `masks` (B, K, H, W) bool; `nouns` (B, K) int64 indices into `nouns`, -1 where unused.
         K is `MAX_NOUNS`.
     """
     index = {n: i for i, n in enumerate(nouns)}
@@ -84,7 +80,6 @@ def scene_batches(
         images = np.zeros((batch, 1 + MAX_NOUNS, h, w, 3), np.uint8)
         masks = np.zeros((batch, MAX_NOUNS, h, w), bool)
         ids = np.full((batch, MAX_NOUNS), -1, np.int64)
-        codes = np.zeros((batch, MAX_NOUNS, CODE), np.float32)
         for b in range(batch):
             scene = mixture.sample(rng, (h, w))
             images[b, 0] = scene.image
@@ -92,6 +87,4 @@ def scene_batches(
                 images[b, 1 + k] = scene.without[k]
                 masks[b, k] = scene.masks[k]
                 ids[b, k] = index.get(noun, -1)
-                if mixture.code and k < len(scene.subjects):
-                    codes[b, k] = mixture.code(scene.subjects[k])
-        yield {"images": images, "masks": masks, "nouns": ids, "codes": codes}
+        yield {"images": images, "masks": masks, "nouns": ids}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .autoencoder import CHANNELS
 from .vocabulary import MAX_TOKENS
 
 TEXT_WIDTH = 192
@@ -40,11 +39,12 @@ def build_text_encoder(tokenizer: Any) -> Any:
     )
 
 
-def build_unet(widths: tuple[int, int, int, int] = (48, 96, 160, 224)) -> Any:
-    """A `UNet2DConditionModel`, of 16 M parameters by default; text enters at a half, a quarter and
-    an eighth of the latents' resolution.
+def build_unet(channels: int, widths: tuple[int, int, int] = (64, 96, 160)) -> Any:
+    """A `UNet2DConditionModel`, of 9 M parameters by default; text enters at a half and a quarter
+    of the latents' resolution.
 
     Args:
+        channels: of the latents.
         widths: channels at each resolution, multiples of 16.
     """
     from diffusers import UNet2DConditionModel
@@ -52,15 +52,16 @@ def build_unet(widths: tuple[int, int, int, int] = (48, 96, 160, 224)) -> Any:
 
     unet = UNet2DConditionModel(
         sample_size=24,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
+        in_channels=channels,
+        out_channels=channels,
         block_out_channels=widths,
         layers_per_block=1,
-        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3 + ("UpBlock2D",),
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=tuple(max(1, width // 32) for width in widths),  # pyright: ignore[reportArgumentType]
         norm_num_groups=16,
+        time_embedding_dim=192,
     )
     unet.set_attn_processor(AttnProcessor())
     return unet

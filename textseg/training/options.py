@@ -21,7 +21,7 @@ class TrainOptions:
         lr: Adam's learning rate, for biases, norms and embedding tables.
         warmup: steps over which both rise.
         ema: decay of the averaged weights.
-        grounding, heads, codes, contrast: weights of the auxiliary losses.
+        grounding, heads, contrast: weights of the auxiliary losses.
         pairs: share of steps with both rows at the start and at the end of training, linear in
             between; the other steps have row A alone, for twice as many scenes.
         absent: share of row B captions whose noun really is absent.
@@ -45,7 +45,6 @@ class TrainOptions:
     ema: float = 0.999
     grounding: float = 0.7
     heads: float = 0.7
-    codes: float = 0.5
     contrast: float = 0.2
     pairs: tuple[float, float] = (0.5, 1.0)
     absent: float = 0.2

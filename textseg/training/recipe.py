@@ -23,11 +23,13 @@ from .nouns import NOUNS
 from .options import TrainOptions
 from .photos import cut_subjects
 from .scenes import SceneOptions, crop_photo, load_backgrounds, split_backgrounds
+from .semantics import Semantics, fit_semantics
 from .sprites import STYLES, build_drawings, load_sprites, split_cutouts
-from .teacher import Codes
 from .trainer import Trainer
 
-SIZES: tuple[tuple[int, int], ...] = ((96, 96), (96, 96), (80, 112), (112, 80))
+SIZES: tuple[tuple[int, int], ...] = ((192, 192), (192, 192), (160, 224), (224, 160))
+SPRITE_SIDE = 160
+SEMANTIC_SCENES = 4000
 SCENES: dict[str, Any] = {"scale": (0.22, 0.8), "blend": 0.4, "degrade": 0.6, "restyle": 0.4}
 TRAINED_STYLES = tuple(s for s in STYLES if s != "openmoji")
 
@@ -46,7 +48,6 @@ class Sources:
         photos: folders of photographs of one main object, `FOLDER/NOUN/*.jpg`; its mask is found
             (`photos.subject_mask`), and it serves whole and as a cutout.
         skip: a text file of photographs to leave out, `NOUN/NAME` a line.
-        teacher: whether codes of an ImageNet classifier are learnt along (`teacher.Codes`).
     """
 
     packages: Path | None = None
@@ -56,7 +57,6 @@ class Sources:
     coco: Sequence[tuple[Path, Path]] = ()
     photos: Sequence[Path] = ()
     skip: Path | None = None
-    teacher: bool = False
 
 
 def load_mixture(sources: Sources, work: Path) -> Mixture:
@@ -66,9 +66,9 @@ def load_mixture(sources: Sources, work: Path) -> Mixture:
         built = work / "drawings"
         if not built.exists():
             here = [s for s in TRAINED_STYLES if (sources.packages / STYLES[s][0]).is_dir()]
-            build_drawings(sources.packages, built, here)
+            build_drawings(sources.packages, built, here, SPRITE_SIDE)
         drawings += [folder for folder in sorted(built.iterdir()) if folder.is_dir()]
-    photographed, _ = split_cutouts(load_sprites(sources.cutouts))
+    photographed, _ = split_cutouts(load_sprites(sources.cutouts, SPRITE_SIDE))
     sets = [CocoSet(images, file) for images, file in sources.coco]
     for coco in sets:
         for noun, found in coco.cutouts().items():
@@ -81,17 +81,12 @@ def load_mixture(sources: Sources, work: Path) -> Mixture:
     backgrounds: list[np.ndarray] = []
     for folder in sources.backgrounds:
         backgrounds += split_backgrounds(load_backgrounds(folder))[0]
-    drawn = load_sprites(drawings)
+    drawn = load_sprites(drawings, SPRITE_SIDE)
     if not drawn and not photographed and not sets:
         raise InputError("sources must hold drawings, cutouts, photos or a COCO set, got none")
-    mixture = Mixture(
+    return Mixture(
         drawn, photographed, backgrounds, sets, portraits, options=SceneOptions(**SCENES)
     )
-    if sources.teacher:
-        single = [p for s in (*sets, portraits) for p, parts in s.photos if len(parts) == 1]
-        cutouts = [c for kind in (drawn, photographed) for found in kind.values() for c in found]
-        mixture.code = Codes([*cutouts, *single], work / "teacher.pt")
-    return mixture
 
 
 class _Stream(torch.utils.data.IterableDataset):
@@ -114,29 +109,44 @@ def _fit_analysis(mixture: Mixture, file: Path, init: Path | None) -> BlockAnaly
     if file.exists():
         return BlockAnalysis(*torch.load(file, weights_only=True))
     if init is not None:
-        from diffusers import AutoencoderKL
-
-        return BlockAnalysis.of(AutoencoderKL.from_pretrained(init / "vae", local_files_only=True))
+        return BlockAnalysis.of(_autoencoder(init))
     rng = np.random.default_rng(3)
-    images = [mixture.sample(rng, (96, 96)).image for _ in range(500)]
+    images = [mixture.sample(rng, SIZES[0]).image for _ in range(500)]
     for _ in range(200 if len(mixture.backgrounds) else 0):
         photo = mixture.backgrounds[int(rng.integers(len(mixture.backgrounds)))]
-        images.append(crop_photo(rng, photo, 96, 96))
+        images.append(crop_photo(rng, photo, *SIZES[0]))
     analysis = BlockAnalysis.fit(np.stack(images))
     torch.save((analysis.weight, analysis.bias), file)
     return analysis
 
 
+def _autoencoder(folder: Path) -> Any:
+    from ..backbone.semantic_autoencoder import SemanticAutoencoder
+
+    return SemanticAutoencoder.from_pretrained(folder / "vae", local_files_only=True)
+
+
+def _fit_semantics(mixture: Mixture, file: Path, init: Path | None) -> Semantics:
+    if init is not None:
+        return Semantics.of(_autoencoder(init))
+    if file.exists():
+        return Semantics.given(torch.load(file, weights_only=True))
+    found = fit_semantics(_batches(mixture, 16, 500), len(NOUNS), SEMANTIC_SCENES)
+    torch.save(found.projection.state_dict(), file)
+    return found
+
+
 def _decoder_images(mixture: Mixture, seed: int) -> Iterator[torch.Tensor]:
     for batch in _batches(mixture, 16, seed):
         whole = batch["images"][:, 0].permute(0, 3, 1, 2).float() / 127.5 - 1
-        y, x = (int(v) for v in torch.randint(0, (whole.shape[2] - 64) // 4 + 1, (2,)) * 4)
-        yield whole[:, :, y : y + 64, x : x + 64]
+        y, x = (int(v) for v in torch.randint(0, (whole.shape[2] - 128) // 8 + 1, (2,)) * 8)
+        yield whole[:, :, y : y + 128, x : x + 128]
 
 
 def _decoder(
     mixture: Mixture,
     analysis: BlockAnalysis,
+    semantics: Semantics,
     work: Path,
     minutes: float,
     init: Path | None,
@@ -144,14 +154,12 @@ def _decoder(
 ) -> Any:
     """The autoencoder with its decoder trained: here before, by `init`, or now."""
     file = work / "decoder.pt"
-    vae = build_autoencoder(analysis)
+    vae = build_autoencoder(analysis, semantics)
     if file.exists():
         vae.decoder.load_state_dict(torch.load(file, weights_only=True))
         return vae
     if init is not None:
-        from diffusers import AutoencoderKL
-
-        return AutoencoderKL.from_pretrained(init / "vae", local_files_only=True)
+        return _autoencoder(init)
     with open(work / "decoder.jsonl", "w") as log:
         images = _decoder_images(mixture, 7)
         for row in train_decoder(vae, analysis, images, seconds=60 * minutes):
@@ -186,11 +194,12 @@ def train_model(
     work.mkdir(parents=True, exist_ok=True)
     mixture = load_mixture(sources, work)
     analysis = _fit_analysis(mixture, work / "analysis.pt", init)
-    trainer = Trainer(work, analysis, NOUNS, options, init)
+    semantics = _fit_semantics(mixture, work / "semantics.pt", init)
+    trainer = Trainer(work, analysis, semantics, NOUNS, options, init)
     if trainer.elapsed < options.hours * 3600:
         report = (lambda row: progress("unet", row)) if progress else None
         trainer.run(_batches(mixture, options.fresh, 1000 + trainer.step), report)
-    vae = _decoder(mixture, analysis, work, decoder_minutes, init, progress)
+    vae = _decoder(mixture, analysis, semantics, work, decoder_minutes, init, progress)
     unet, text = trainer.averaged
     export_pipeline(
         out, unet=unet, text_encoder=text, vae=vae, tokenizer=trainer.tokenizer,

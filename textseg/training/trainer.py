@@ -22,12 +22,13 @@ import torch.nn.functional as F
 
 from ..errors import InputError
 from ..prompts import with_article
-from .autoencoder import BLOCK, BlockAnalysis
+from .autoencoder import BLOCK, CHANNELS, BlockAnalysis
 from .captions import absent_caption, present_caption, unknown_word
 from .losses import CrossAttentionQueries, NounHeads, contrast_loss, grounding_loss
 from .muon import Muon
 from .networks import SCHEDULE, build_text_encoder, build_unet
 from .options import TrainOptions
+from .semantics import Semantics
 from .vocabulary import MAX_TOKENS, build_tokenizer, known_words
 
 # Recognition steps take timesteps below this.
@@ -37,43 +38,68 @@ RECOGNITION_SHARE = 0.95
 # Of nouns said to be absent that are chosen for looking like one that is there, and of how many.
 HARD_SHARE = 0.5
 HARD_CHOICES = 12
+# Share of a cell that a mask covers, from which the cell counts as changed.
+TOUCHED = 0.1
 
 
 class Pool:
-    """Encoded scenes of one image size, the oldest replaced first."""
+    """Scenes of one image size, the oldest replaced first.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.latents: list[torch.Tensor] = []
-        self.masks: list[torch.Tensor] = []
-        self.nouns: list[torch.Tensor] = []
-        self.codes: list[torch.Tensor] = []
+    What a classifier sees in a scene without one of its nouns is looked at when it is first asked
+    for: most never are.
+    """
+
+    def __init__(self, limit: int, semantics: Semantics) -> None:
+        self.limit, self.semantics = limit, semantics
+        self.scenes: list[dict[str, torch.Tensor]] = []
         self._next = 0
 
-    def add(
-        self, latents: torch.Tensor, masks: torch.Tensor, nouns: torch.Tensor, codes: torch.Tensor
-    ) -> None:
-        """Adds (B, 1 + K, C, h, w) latents, (B, K, h, w) cell shares, (B, K) nouns and
-        (B, K, D) codes."""
-        stores = self.latents, self.masks, self.nouns, self.codes
-        for item in zip(latents.half(), masks.half(), nouns, codes.half(), strict=True):
-            if len(self.latents) < self.limit:
-                for store, value in zip(stores, item, strict=True):
-                    store.append(value)
-            else:
-                for store, value in zip(stores, item, strict=True):
-                    store[self._next] = value
-                self._next = (self._next + 1) % self.limit
+    def add(self, scene: dict[str, torch.Tensor]) -> None:
+        """Adds a scene: `pixels` (1 + K, C, h, w) latents, `seen` (S, h', w') of the whole scene,
+        `masks` (K, h, w) cell shares, `nouns` (K,), `images` (K, H, W, 3) uint8 without each."""
+        if len(self.scenes) < self.limit:
+            self.scenes.append(scene)
+        else:
+            self.scenes[self._next] = scene
+            self._next = (self._next + 1) % self.limit
 
-    def draw(self, rng: np.random.Generator, n: int) -> tuple[torch.Tensor, ...]:
-        """n random scenes as float32 latents, float32 masks, nouns and float32 codes."""
-        picks = rng.integers(len(self.latents), size=n)
-        return (
-            torch.stack([self.latents[i] for i in picks]).float(),
-            torch.stack([self.masks[i] for i in picks]).float(),
-            torch.stack([self.nouns[i] for i in picks]),
-            torch.stack([self.codes[i] for i in picks]).float(),
+    def draw(self, rng: np.random.Generator, n: int) -> list[dict[str, torch.Tensor]]:
+        """n random scenes."""
+        return [self.scenes[i] for i in rng.integers(len(self.scenes), size=n)]
+
+    def clean(self, scenes: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """The latents (B, C, h, w) float32 of whole scenes."""
+        return self._joined([s["pixels"][0] for s in scenes], [s["seen"] for s in scenes])
+
+    def without(
+        self, scenes: Sequence[dict[str, torch.Tensor]], slots: Sequence[int]
+    ) -> torch.Tensor:
+        """The latents (B, C, h, w) of scenes without the noun in a slot; whole where it is -1.
+
+        What the classifier sees changes far around an object; it is changed inside the mask only.
+        """
+        missing = [(s, k) for s, k in zip(scenes, slots, strict=True)
+                   if k >= 0 and f"seen {k}" not in s]  # fmt: skip
+        if missing:
+            images = torch.stack([s["images"][k] for s, k in missing])
+            seen = self.semantics(images.permute(0, 3, 1, 2).float() / 127.5 - 1).half()
+            for (scene, k), found in zip(missing, seen, strict=True):
+                scene[f"seen {k}"] = found
+        pixels = [s["pixels"][k + 1] for s, k in zip(scenes, slots, strict=True)]
+        seen = [s[f"seen {k}"] if k >= 0 else s["seen"] for s, k in zip(scenes, slots, strict=True)]
+        changed, whole = self._joined(pixels, seen), self.clean(scenes)
+        for i, (scene, k) in enumerate(zip(scenes, slots, strict=True)):
+            if k >= 0:
+                outside = scene["masks"][k] < TOUCHED
+                changed[i, CHANNELS:, outside] = whole[i, CHANNELS:, outside]
+        return changed
+
+    def _joined(self, pixels: list[torch.Tensor], seen: list[torch.Tensor]) -> torch.Tensor:
+        first = torch.stack(pixels).float()
+        last = F.interpolate(
+            torch.stack(seen).float(), first.shape[2:], mode="bilinear", align_corners=False
         )
+        return torch.cat([first, last], 1)
 
 
 def _timesteps(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -81,6 +107,12 @@ def _timesteps(rng: np.random.Generator, n: int) -> np.ndarray:
     ranges = np.array([(10, 200), (200, 600), (0, 1000)])
     low, high = ranges[rng.choice(3, n, p=(0.6, 0.25, 0.15))].T
     return rng.integers(low, high)
+
+
+def _stacked(scenes: Sequence[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks (B, K, h, w) float32 and nouns (B, K)."""
+    return (torch.stack([s["masks"] for s in scenes]).float(),
+            torch.stack([s["nouns"] for s in scenes]))  # fmt: skip
 
 
 class Trainer:
@@ -94,17 +126,18 @@ class Trainer:
         self,
         folder: Path,
         analysis: BlockAnalysis,
+        semantics: Semantics,
         nouns: Sequence[str],
         options: TrainOptions,
         init: Path | None = None,
     ) -> None:
         torch.manual_seed(options.seed)
         self.folder, self.options, self.nouns = folder, options, list(nouns)
-        self.analysis = analysis
+        self.analysis, self.semantics = analysis, semantics
         self.words = known_words(nouns)
         self.tokenizer = self._tokenizer(init)
         self.text = build_text_encoder(self.tokenizer)
-        self.unet = build_unet().to(memory_format=torch.channels_last)
+        self.unet = build_unet(CHANNELS + semantics.channels).to(memory_format=torch.channels_last)
         if init is not None:
             self._start_from(init)
         self.recorded = CrossAttentionQueries(self.unet)
@@ -118,14 +151,16 @@ class Trainer:
             Muon(matrices, lr=options.matrix_lr, dtype=self.dtype),
             torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0),
         ]
-        self.averaged = [build_unet(), build_text_encoder(self.tokenizer)]
+        self.averaged = [
+            build_unet(CHANNELS + semantics.channels), build_text_encoder(self.tokenizer)
+        ]  # fmt: skip
         for average, model in zip(self.averaged, (self.unet, self.text), strict=True):
             average.load_state_dict(model.state_dict())
         first, last = SCHEDULE["beta_start"], SCHEDULE["beta_end"]
         betas = torch.linspace(first**0.5, last**0.5, SCHEDULE["num_train_timesteps"]) ** 2
         self.alpha_bar = torch.cumprod(1 - betas, 0)
         self.step, self.elapsed, self.scenes = 0, 0.0, 0
-        self.pools: dict[tuple[int, int], Pool] = {}
+        self.pools: dict[tuple[int, ...], Pool] = {}
         self.rng = np.random.default_rng(options.seed)
         if (folder / "state.pt").exists():
             self._resume()
@@ -189,19 +224,22 @@ class Trainer:
         torch.save(state, temporary)
         os.replace(temporary, self.folder / "state.pt")
 
-    def encode(self, batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        """Images of a scene batch to scaled latents, masks to shares of latent cells."""
+    def encode(self, batch: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
+        """A batch of scenes, as `Pool.add` takes them."""
         images = torch.as_tensor(batch["images"])
         b, k = images.shape[:2]
-        named = torch.as_tensor(batch["nouns"]) >= 0
-        used = torch.cat([torch.ones(b, 1, dtype=torch.bool), named], 1)
-        flat = images.flatten(0, 1)[used.flatten()].permute(0, 3, 1, 2).float() / 127.5 - 1
-        coded = self.analysis(flat)
-        latents = torch.zeros(b * k, *coded.shape[1:])
-        latents[used.flatten()] = coded
-        masks = F.avg_pool2d(torch.as_tensor(batch["masks"]).float(), BLOCK)
-        nouns, codes = torch.as_tensor(batch["nouns"]), torch.as_tensor(batch["codes"])
-        return latents.unflatten(0, (b, k)), masks, nouns, codes
+        flat = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = self.analysis(flat).half().unflatten(0, (b, k))
+        seen = self.semantics(flat.unflatten(0, (b, k))[:, 0]).half()
+        masks = F.avg_pool2d(torch.as_tensor(batch["masks"]).float(), BLOCK).half()
+        nouns = torch.as_tensor(batch["nouns"])
+        return [
+            {
+                "pixels": pixels[i], "seen": seen[i], "masks": masks[i], "nouns": nouns[i],
+                "images": images[i, 1:][nouns[i] >= 0].clone(),
+            }
+            for i in range(b)
+        ]  # fmt: skip
 
     def tokens(self, prompts: Sequence[str], length: int = MAX_TOKENS) -> torch.Tensor:
         """Prompts to token ids (N, length)."""
@@ -283,13 +321,14 @@ class Trainer:
         o = self.options
         done = min(self.elapsed / (o.hours * 3600), 1.0)
         paired = self.rng.random() < o.pairs[0] + done * (o.pairs[1] - o.pairs[0])
-        latents, masks, nouns, codes = pool.draw(self.rng, o.batch * (1 if paired else 2))
-        b = len(latents)
+        scenes = pool.draw(self.rng, o.batch * (1 if paired else 2))
+        b = len(scenes)
+        masks, nouns = _stacked(scenes)
         rows_a, rows_b, slots = self.captions(nouns)
         t = torch.from_numpy(_timesteps(self.rng, b))
         abar = self.alpha_bar[t].view(b, 1, 1, 1)
         signal, sigma = abar.sqrt(), (1 - abar).sqrt()
-        clean = latents[:, 0]
+        clean = pool.clean(scenes)
         noise = torch.randn(clean.shape)
         noisy = signal * clean + sigma * noise
         visible = self.alpha_bar[t]
@@ -308,13 +347,12 @@ class Trainer:
             x0_a, x0_b = (signal * noisy - sigma * part for part in v.chunk(2))
             index = torch.arange(b)
             mask = masks[index, slots.clamp(min=0)] * (slots >= 0)[:, None, None]
-            losses["counterfactual"] = F.mse_loss(x0_b, latents[index, slots + 1])
+            losses["counterfactual"] = F.mse_loss(x0_b, pool.without(scenes, slots.tolist()))
             losses["contrast"] = contrast_loss(x0_a - x0_b, mask, visible)
             total = total + losses["counterfactual"] + o.contrast * losses["contrast"]
         grounded = self._ground(
-            masks.repeat(rows, 1, 1, 1), nouns.repeat(rows, 1), visible.repeat(rows),
-            codes.repeat(rows, 1, 1),
-        )  # fmt: skip
+            masks.repeat(rows, 1, 1, 1), nouns.repeat(rows, 1), visible.repeat(rows)
+        )
         for name, value in grounded.items():
             losses[name] = value
             total = total + getattr(o, name) * value
@@ -328,12 +366,14 @@ class Trainer:
         the most examples.
         """
         o = self.options
-        latents, masks, nouns, codes = pool.draw(self.rng, o.recognition_batch)
-        b = len(latents)
+        scenes = pool.draw(self.rng, o.recognition_batch)
+        b = len(scenes)
+        masks, nouns = _stacked(scenes)
         rows_a, rows_b, _ = self.captions(nouns)
         t = torch.from_numpy(self.rng.integers(0, RECOGNITION_LEVELS, b))
         abar = self.alpha_bar[t].view(b, 1, 1, 1)
-        noisy = abar.sqrt() * latents[:, 0] + (1 - abar).sqrt() * torch.randn_like(latents[:, 0])
+        clean = pool.clean(scenes)
+        noisy = abar.sqrt() * clean + (1 - abar).sqrt() * torch.randn_like(clean)
         self.recorded.clear()
         with self._autocast():
             embedding = self.embed([*rows_a[: b // 2], *rows_b[b // 2 :]])
@@ -342,20 +382,20 @@ class Trainer:
             for block in self.unet.down_blocks:
                 text = {"encoder_hidden_states": embedding} if hasattr(block, "attentions") else {}
                 x, _ = block(hidden_states=x, temb=time_embedding, **text)
-        losses = self._ground(masks, nouns, self.alpha_bar[t], codes)
-        self._update(losses["grounding"] + losses["heads"] + o.codes / o.heads * losses["codes"], b)
+        losses = self._ground(masks, nouns, self.alpha_bar[t])
+        self._update(losses["grounding"] + losses["heads"], b)
         return {name: value.item() for name, value in losses.items()}
 
     def _ground(
-        self, masks: torch.Tensor, nouns: torch.Tensor, weight: torch.Tensor, codes: torch.Tensor
+        self, masks: torch.Tensor, nouns: torch.Tensor, weight: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         picked, places = self._pick_nouns(nouns)
         with self._autocast():
             start, keys = self.noun_keys(picked)
             losses = grounding_loss(
-                self.recorded, self.heads, start, keys, picked, masks, places, weight, codes
+                self.recorded, self.heads, start, keys, picked, masks, places, weight
             )
-        return dict(zip(("grounding", "heads", "codes"), losses, strict=True))
+        return dict(zip(("grounding", "heads"), losses, strict=True))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16)
@@ -419,9 +459,10 @@ class Trainer:
 
     def _fill(self, batches: Iterator[dict[str, Any]]) -> Pool:
         while True:
-            latents, masks, nouns, codes = self.encode(next(batches))
-            size = (latents.shape[-2], latents.shape[-1])
-            pool = self.pools.setdefault(size, Pool(self.options.pool))
-            pool.add(latents, masks, nouns, codes)
-            if len(pool.latents) >= 4 * self.options.batch:
+            scenes = self.encode(next(batches))
+            size = tuple(scenes[0]["pixels"].shape[-2:])
+            pool = self.pools.setdefault(size, Pool(self.options.pool, self.semantics))
+            for scene in scenes:
+                pool.add(scene)
+            if len(pool.scenes) >= 4 * self.options.batch:
                 return pool
