@@ -153,7 +153,7 @@ def test_semantic_autoencoder(make_pipeline: Any, tmp_path: Path) -> None:
     changed = StableDiffusionPipeline(vae=vae, **parts, requires_safety_checker=False)
     changed.save_pretrained(tmp_path)
     model = LatentUNet.from_folder(tmp_path, device="cpu")
-    assert model.factor == 8
+    assert isinstance(model, LatentUNet) and model.factor == 8
     image = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8)
     latents = model.encode(image)
     assert latents.shape == (4, 5, 7)

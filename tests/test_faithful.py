@@ -12,8 +12,10 @@ import torch
 import textseg.backbone
 from textseg.backbone.latent_unet import LatentUNet
 from textseg.contrast import diffusers_mask
+from textseg.image import load_image, resize_image
 
 MINI = Path(textseg.backbone.__file__).parent.parent / "models" / "mini"
+PARK = Path(__file__).parent.parent / "data" / "samples" / "park.jpg"
 DRAWS = 4
 
 
@@ -144,8 +146,7 @@ def test_mini(query: str, reference: str) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(MINI).to(torch.float32)
     public = public_pipeline(pipe)
     model = LatentUNet.from_folder(MINI, device="cpu")
-    image = np.random.default_rng(0).integers(0, 256, (9, 14, 3)).astype(np.uint8)
-    image = np.kron(image, np.ones((8, 8, 1), np.uint8))
+    image = resize_image(load_image(PARK), (144, 192))
     latents, noise = public_inputs(public, image, 0)
     expected = public_mask(public, image, query, reference, 0)
     assert 0 < expected.sum() < expected.size

@@ -542,10 +542,18 @@ def test_an_exported_folder_does_not_say_where_its_parts_came_from(
     vae = vae.from_pretrained(tmp_path / "before", local_files_only=True)
     words = known_words(NOUNS)
     out = tmp_path / "out"
+    tokenizer = build_tokenizer(words)
+    tokenizer("a dog", padding="max_length", max_length=9, truncation=True)
+    tokenizer.save_pretrained(tmp_path / "words")
+    tokenizer = tokenizer.from_pretrained(tmp_path / "words", local_files_only=True)
     export_pipeline(
         out, unet=pipeline.unet, text_encoder=pipeline.text_encoder, vae=vae,
-        tokenizer=build_tokenizer(words), words=words, nouns=NOUNS,
+        tokenizer=tokenizer, words=words, nouns=NOUNS,
     )  # fmt: skip
+    for folder in (out, MINI):
+        told = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
+        assert told["model_max_length"] == 20
+        assert not {"local_files_only", "max_length", "truncation_strategy"} & set(told)
     found = [p.read_text() for folder in (out, MINI) for p in folder.glob("*/config.json")]
     assert len(found) == 6
     assert not any("_name_or_path" in text for text in found)

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 PROMPTS = {"template": "a photo of {a}", "absent": "a photo without {a}"}
+# Where a part was loaded from, and how a tokenizer was last called: nobody's business.
+TRACES = frozenset((
+    "_name_or_path", "is_local", "local_files_only", "max_length", "pad_to_multiple_of",
+    "pad_token_type_id", "padding_side", "stride", "truncation_side", "truncation_strategy",
+))  # fmt: skip
 EDIT = {"guidance_scale": 4.0, "encode_ratio": 0.7}
 
 
@@ -44,11 +49,11 @@ def export_pipeline(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
-    for file in folder.glob("*/config.json"):
+    for file in (*folder.glob("*/config.json"), folder / "tokenizer" / "tokenizer_config.json"):
         config = json.loads(file.read_text())
-        # Where a part was loaded from is nobody's business.
-        if config.pop("_name_or_path", None) is not None:
-            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        kept = {name: value for name, value in config.items() if name not in TRACES}
+        if kept != config:
+            file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
     save_vocabulary(tokenizer, folder / "tokenizer")
     record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS, "edit": EDIT}
     (folder / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")

