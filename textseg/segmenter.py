@@ -59,7 +59,7 @@ class Segmenter:
 
     >>> segmenter = Segmenter("mini").set_image("park.jpg")         # doctest: +SKIP
     >>> segmenter.query("the dog", threshold="otsu").save("dog.png")  # doctest: +SKIP
-    >>> dog, ball = segmenter.query(["the dog", "the ball"])          # doctest: +SKIP
+    >>> dog, tree = segmenter.query(["the dog", "the tree"])          # doctest: +SKIP
     """
 
     def __init__(

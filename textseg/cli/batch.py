@@ -39,7 +39,7 @@ sources, any number of them, local or in a store (s3://, gs://, ... with the pac
 exit codes: 0 all done, 1 some images failed, 2 none done (usage or bad input), 130 interrupted
 
 examples:
-  textseg batch photos -q "the dog" -q "the ball" -o out
+  textseg batch photos -q "the dog" -q "the tree" -o out
   textseg batch list.jsonl -o out --format mask,overlay --workers 4
   textseg batch instances_val2017.json --images val2017 -o out --format none
   textseg batch s3://bucket/photos -q "the dog" -o s3://bucket/masks --ray=auto --actors 8

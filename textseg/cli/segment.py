@@ -48,7 +48,7 @@ exit codes: 0 all done, 1 some images failed, 2 none done (usage or bad input), 
 
 examples:
   textseg segment park.jpg -q "the dog" -o out
-  textseg segment *.jpg -q "the dog" -q "the ball" --exclusive -o out --format mask,overlay
+  textseg segment *.jpg -q "the dog" -q "the tree" --exclusive -o out --format mask,overlay
   cat park.jpg | textseg segment - -q "the dog" -o - --format cutout > dog.png
   textseg segment park.jpg -q "the dog" --reference "a photo of grass" --samples 20 --threshold otsu
 """

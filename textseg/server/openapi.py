@@ -24,7 +24,7 @@ _BODIES: dict[str, type[BaseModel]] = {
 _EXAMPLES: dict[str, Any] = {
     "SegmentBody": {
         "image": PIXEL,
-        "query": ["the dog", "the ball"],
+        "query": ["the dog", "the tree"],
         "options": {"samples": 4, "threshold": "otsu"},
         "output": ["mask", "rle"],
     },

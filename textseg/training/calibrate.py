@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
@@ -43,6 +43,8 @@ REFINEMENTS: tuple[dict[str, Any], ...] = (
 )
 REFINED = 50
 REFINED_SIDE = 320
+# A floor fitted without refinement empties masks that refinement would make good.
+FLOOR_PARTS = (2, 4, 8)
 LEVEL_GAIN = 0.01
 SIDE_GAIN = 0.015
 SIDES = (1.0, 4 / 3, 5 / 3)
@@ -276,27 +278,31 @@ def fit_refinement(
 ) -> tuple[RefineOptions, list[tuple[dict[str, Any], float]]]:
     """The refinement with the highest mean IoU, and the figure of each, on images of at most
     `REFINED_SIDE` pixels: of `REFINEMENTS`, each, as what is refined may be cut elsewhere, with
-    some relative cuts about the one given."""
+    some relative cuts about the one given, and the best of these with lower floors."""
     there = [q.shrunk(REFINED_SIDE) for q in questions if q.truth is not None]
     start = replace(options, min_area=0.001, max_hole=0.001)
-    relatives = [options.relative + step for step in (-0.2, -0.1, 0.0, 0.1)]
-    changes = [
-        {**change, "relative": round(relative, 2)}
+    table: list[tuple[dict[str, Any], float]] = []
+
+    def try_all(changes: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        for change in changes:
+            tried = replace(start, **change)
+            found = [
+                iou(Refiner(q.image, tried).refine(q.contrast(strengths))[0], q.truth)
+                for q in there
+                if q.truth is not None
+            ]
+            table.append((change, float(np.mean(found))))
+        return max(table, key=lambda row: row[1])[0]
+
+    relatives = [round(options.relative + step, 2) for step in (-0.2, -0.1, 0.0, 0.1)]
+    best = try_all(
+        {**change, "relative": relative}
         for change in REFINEMENTS
         for relative in relatives
         if 0 <= relative <= 1
-    ]
-    values = []
-    for change in changes:
-        tried = replace(start, **change)
-        found = [
-            iou(Refiner(q.image, tried).refine(q.contrast(strengths))[0], q.truth)
-            for q in there
-            if q.truth is not None
-        ]
-        values.append(float(np.mean(found)))
-    table = list(zip(changes, values, strict=True))
-    return replace(start, **max(table, key=lambda row: row[1])[0]), table
+    )
+    best = try_all({**best, "floor": round(options.floor / part, 3)} for part in FLOOR_PARTS)
+    return replace(start, **best), table
 
 
 def _spread(questions: Sequence[Question], most: int) -> list[Question]:
