@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _SETTLE_SECONDS = 0.25
-_SMALL_MODEL = 128
+_SMALL_MODEL = 256
 _LOST = "The studio was started again. Reload the page to go on."
 
 Updates = dict[Any, Any]
