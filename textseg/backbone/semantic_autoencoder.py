@@ -162,7 +162,8 @@ class SemanticAutoencoder(ModelMixin, ConfigMixin):
     def semantics(self, x: torch.Tensor) -> torch.Tensor:
         """The latents that come from the classifier: (B, 3, H, W) to (B, C, H / 8, W / 8)."""
         seen = self.projection(self.features(x))
-        size = -(-x.shape[2] // 8), -(-x.shape[3] // 8)
+        factor = self.analysis.kernel_size[0]
+        size = x.shape[2] // factor, x.shape[3] // factor
         return F.interpolate(seen, size, mode="bilinear", align_corners=False)
 
     def decode(

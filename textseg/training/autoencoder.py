@@ -25,6 +25,11 @@ CHANNELS = 16
 _WIDTHS = (32, 32, 48, 8 * CHANNELS)
 
 
+def to_pixels(images: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 @dataclass(frozen=True)
 class BlockAnalysis:
     """Whitened principal components of pixel blocks.

@@ -126,7 +126,6 @@ def photo_scene(
         nouns,
         np.stack([masks[n] for n in nouns]),
         np.stack(filled),
-        subjects=(image,) if len(parts) == 1 else (),
     )
 
 

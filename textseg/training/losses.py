@@ -56,7 +56,7 @@ class NounHeads(torch.nn.Module):
         return torch.stack([w @ w.T for w in each]).mean(0)
 
 
-def _cell_labels(
+def cell_labels(
     masks: torch.Tensor, nouns: torch.Tensor, size: tuple[int, int], vocabulary: int
 ) -> torch.Tensor:
     """Share of each cell that each noun covers, (B, cells, 1 + vocabulary); 0 is the rest."""
@@ -112,7 +112,7 @@ def grounding_loss(
             lh, lw = h, w
             while lh * lw > cells:
                 lh, lw = (lh + 1) // 2, (lw + 1) // 2
-            target = _cell_labels(masks, nouns, (lh, lw), len(noun_keys))
+            target = cell_labels(masks, nouns, (lh, lw), len(noun_keys))
             balance = (1 + 2 * (1 - target[..., 0])) * weight[:, None]
             labels[cells] = target, balance / balance.sum()
         target, balance = labels[cells]

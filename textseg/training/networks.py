@@ -40,8 +40,8 @@ def build_text_encoder(tokenizer: Any) -> Any:
 
 
 def build_unet(channels: int, widths: tuple[int, int, int] = (64, 96, 160)) -> Any:
-    """A `UNet2DConditionModel`, of 9 M parameters by default; text enters at a half and a quarter
-    of the latents' resolution.
+    """A `UNet2DConditionModel`, by default of 7.5 M parameters for 80 channels; text enters at a
+    half and a quarter of the latents' resolution.
 
     Args:
         channels: of the latents.

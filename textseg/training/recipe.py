@@ -15,7 +15,7 @@ import torch
 from ..errors import InputError
 from ..prompts import with_article
 from ..saving import encode_picture, write_atomic
-from .autoencoder import BlockAnalysis, build_autoencoder, train_decoder
+from .autoencoder import BlockAnalysis, build_autoencoder, to_pixels, train_decoder
 from .coco import AnnotatedPhotos, CocoSet
 from .export import export_pipeline
 from .mixture import Mixture, scene_batches
@@ -105,11 +105,11 @@ def _batches(mixture: Mixture, batch: int, seed: int) -> Iterator[dict[str, torc
     )
 
 
-def _fit_analysis(mixture: Mixture, file: Path, init: Path | None) -> BlockAnalysis:
+def _fit_analysis(mixture: Mixture, file: Path, given: Any | None) -> BlockAnalysis:
     if file.exists():
         return BlockAnalysis(*torch.load(file, weights_only=True))
-    if init is not None:
-        return BlockAnalysis.of(_autoencoder(init))
+    if given is not None:
+        return BlockAnalysis.of(given)
     rng = np.random.default_rng(3)
     images = [mixture.sample(rng, SIZES[0]).image for _ in range(500)]
     for _ in range(200 if len(mixture.backgrounds) else 0):
@@ -126,9 +126,9 @@ def _autoencoder(folder: Path) -> Any:
     return SemanticAutoencoder.from_pretrained(folder / "vae", local_files_only=True)
 
 
-def _fit_semantics(mixture: Mixture, file: Path, init: Path | None) -> Semantics:
-    if init is not None:
-        return Semantics.of(_autoencoder(init))
+def _fit_semantics(mixture: Mixture, file: Path, given: Any | None) -> Semantics:
+    if given is not None:
+        return Semantics.of(given)
     if file.exists():
         return Semantics.given(torch.load(file, weights_only=True))
     found = fit_semantics(_batches(mixture, 16, 500), len(NOUNS), SEMANTIC_SCENES)
@@ -138,7 +138,7 @@ def _fit_semantics(mixture: Mixture, file: Path, init: Path | None) -> Semantics
 
 def _decoder_images(mixture: Mixture, seed: int) -> Iterator[torch.Tensor]:
     for batch in _batches(mixture, 16, seed):
-        whole = batch["images"][:, 0].permute(0, 3, 1, 2).float() / 127.5 - 1
+        whole = to_pixels(batch["images"][:, 0])
         y, x = (int(v) for v in torch.randint(0, (whole.shape[2] - 128) // 8 + 1, (2,)) * 8)
         yield whole[:, :, y : y + 128, x : x + 128]
 
@@ -149,17 +149,17 @@ def _decoder(
     semantics: Semantics,
     work: Path,
     minutes: float,
-    init: Path | None,
+    given: Any | None,
     progress: Callable[[str, dict[str, Any]], None] | None,
 ) -> Any:
-    """The autoencoder with its decoder trained: here before, by `init`, or now."""
+    """The autoencoder with its decoder trained: here before, by the `given` one, or now."""
     file = work / "decoder.pt"
+    if given is not None and not file.exists():
+        return given
     vae = build_autoencoder(analysis, semantics)
     if file.exists():
         vae.decoder.load_state_dict(torch.load(file, weights_only=True))
         return vae
-    if init is not None:
-        return _autoencoder(init)
     with open(work / "decoder.jsonl", "w") as log:
         images = _decoder_images(mixture, 7)
         for row in train_decoder(vae, analysis, images, seconds=60 * minutes):
@@ -193,13 +193,14 @@ def train_model(
     """
     work.mkdir(parents=True, exist_ok=True)
     mixture = load_mixture(sources, work)
-    analysis = _fit_analysis(mixture, work / "analysis.pt", init)
-    semantics = _fit_semantics(mixture, work / "semantics.pt", init)
+    given = None if init is None else _autoencoder(init)
+    analysis = _fit_analysis(mixture, work / "analysis.pt", given)
+    semantics = _fit_semantics(mixture, work / "semantics.pt", given)
     trainer = Trainer(work, analysis, semantics, NOUNS, options, init)
     if trainer.elapsed < options.hours * 3600:
         report = (lambda row: progress("unet", row)) if progress else None
         trainer.run(_batches(mixture, options.fresh, 1000 + trainer.step), report)
-    vae = _decoder(mixture, analysis, semantics, work, decoder_minutes, init, progress)
+    vae = _decoder(mixture, analysis, semantics, work, decoder_minutes, given, progress)
     unet, text = trainer.averaged
     export_pipeline(
         out, unet=unet, text_encoder=text, vae=vae, tokenizer=trainer.tokenizer,

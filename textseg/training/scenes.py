@@ -26,7 +26,6 @@ class Scene:
         masks: (K, H, W) bool, the visible pixels of each noun (all its instances together).
         without: (K, H, W, 3) uint8, the same image with all instances of that noun left out.
         instances: (noun, (H, W) bool visible mask) of every placed object.
-        subjects: the picture each noun was taken from (its first instance's), one for each noun.
     """
 
     image: np.ndarray
@@ -34,7 +33,6 @@ class Scene:
     masks: np.ndarray
     without: np.ndarray
     instances: tuple[tuple[str, np.ndarray], ...] = field(default=())
-    subjects: tuple[np.ndarray, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -279,7 +277,6 @@ def compose(
         ground = draw_background(rng, h, w)
     names = list(sprites)
     layers: list[tuple[str, np.ndarray, int, int]] = []
-    subjects: dict[str, np.ndarray] = {}
     alphas: list[np.ndarray] = []
     wanted = int(rng.choice(len(options.counts), p=options.counts)) + 1
     for _ in range(wanted):
@@ -301,7 +298,6 @@ def compose(
                 if options.blend and rng.random() < options.blend:
                     _blend(rng, layer, ground)
                 layers.append((noun, layer, y, x))
-                subjects.setdefault(noun, sprite)
                 alphas = [a * (1 - alpha) for a in alphas] + [alpha]
                 break
     nouns = tuple(dict.fromkeys(layer[0] for layer in layers))
@@ -325,7 +321,6 @@ def compose(
         if nouns
         else np.zeros((0, h, w, 3), np.uint8),
         instances=instances,
-        subjects=tuple(subjects[noun] for noun in nouns),
     )
 
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 
 from ..backbone.semantic_autoencoder import ClassifierFeatures
 from ..errors import MissingDependencyError
+from .autoencoder import to_pixels
+from .losses import cell_labels
 
 CHANNELS = 64
-CELL = 16
 # Standard deviation of the latents: below the pixels', so that what is missed does not look like a
 # cloud around where it was.
 SPREAD = 0.5
@@ -110,16 +111,13 @@ def fit_semantics(
     features = load_classifier()
     seen, told, count = [], [], 0
     for batch in batches:
-        images = torch.as_tensor(batch["images"])[:, 0].permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = to_pixels(torch.as_tensor(batch["images"])[:, 0])
         with torch.inference_mode():
             cells = features(images.contiguous(memory_format=torch.channels_last))
         seen.append(cells.permute(0, 2, 3, 1).flatten(0, 2).half())
         masks, ids = torch.as_tensor(batch["masks"]).float(), torch.as_tensor(batch["nouns"])
-        share = F.avg_pool2d(masks, CELL).permute(0, 2, 3, 1) * (ids >= 0)[:, None, None]
-        target = torch.zeros(*share.shape[:3], 1 + nouns)
-        target.scatter_add_(3, (ids.clamp(min=0) + 1)[:, None, None].expand_as(share), share)
-        target[..., 0] = (1 - share.sum(3)).clamp(min=0)
-        told.append(target.flatten(0, 2).half())
+        size = cells.shape[2], cells.shape[3]
+        told.append(cell_labels(masks, ids, size, nouns).flatten(0, 1).half())
         count += len(images)
         if count >= scenes:
             break

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from ..errors import InputError
 from ..prompts import with_article
-from .autoencoder import BLOCK, CHANNELS, BlockAnalysis
+from .autoencoder import BLOCK, CHANNELS, BlockAnalysis, to_pixels
 from .captions import absent_caption, present_caption, unknown_word
 from .losses import CrossAttentionQueries, NounHeads, contrast_loss, grounding_loss
 from .muon import Muon
@@ -72,9 +72,10 @@ class Pool:
         return self._joined([s["pixels"][0] for s in scenes], [s["seen"] for s in scenes])
 
     def without(
-        self, scenes: Sequence[dict[str, torch.Tensor]], slots: Sequence[int]
+        self, scenes: Sequence[dict[str, torch.Tensor]], slots: Sequence[int], whole: torch.Tensor
     ) -> torch.Tensor:
-        """The latents (B, C, h, w) of scenes without the noun in a slot; whole where it is -1.
+        """The latents (B, C, h, w) of scenes without the noun in a slot; those of the `whole`
+        scenes (`clean`) where it is -1.
 
         What the classifier sees changes far around an object; it is changed inside the mask only.
         """
@@ -82,12 +83,12 @@ class Pool:
                    if k >= 0 and f"seen {k}" not in s]  # fmt: skip
         if missing:
             images = torch.stack([s["images"][k] for s, k in missing])
-            seen = self.semantics(images.permute(0, 3, 1, 2).float() / 127.5 - 1).half()
+            seen = self.semantics(to_pixels(images)).half()
             for (scene, k), found in zip(missing, seen, strict=True):
                 scene[f"seen {k}"] = found
         pixels = [s["pixels"][k + 1] for s, k in zip(scenes, slots, strict=True)]
         seen = [s[f"seen {k}"] if k >= 0 else s["seen"] for s, k in zip(scenes, slots, strict=True)]
-        changed, whole = self._joined(pixels, seen), self.clean(scenes)
+        changed = self._joined(pixels, seen)
         for i, (scene, k) in enumerate(zip(scenes, slots, strict=True)):
             if k >= 0:
                 outside = scene["masks"][k] < TOUCHED
@@ -137,7 +138,8 @@ class Trainer:
         self.words = known_words(nouns)
         self.tokenizer = self._tokenizer(init)
         self.text = build_text_encoder(self.tokenizer)
-        self.unet = build_unet(CHANNELS + semantics.channels).to(memory_format=torch.channels_last)
+        channels = CHANNELS + semantics.channels
+        self.unet = build_unet(channels).to(memory_format=torch.channels_last)
         if init is not None:
             self._start_from(init)
         self.recorded = CrossAttentionQueries(self.unet)
@@ -151,9 +153,7 @@ class Trainer:
             Muon(matrices, lr=options.matrix_lr, dtype=self.dtype),
             torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0),
         ]
-        self.averaged = [
-            build_unet(CHANNELS + semantics.channels), build_text_encoder(self.tokenizer)
-        ]  # fmt: skip
+        self.averaged = [build_unet(channels), build_text_encoder(self.tokenizer)]
         for average, model in zip(self.averaged, (self.unet, self.text), strict=True):
             average.load_state_dict(model.state_dict())
         first, last = SCHEDULE["beta_start"], SCHEDULE["beta_end"]
@@ -228,7 +228,7 @@ class Trainer:
         """A batch of scenes, as `Pool.add` takes them."""
         images = torch.as_tensor(batch["images"])
         b, k = images.shape[:2]
-        flat = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
+        flat = to_pixels(images.flatten(0, 1))
         pixels = self.analysis(flat).half().unflatten(0, (b, k))
         seen = self.semantics(flat.unflatten(0, (b, k))[:, 0]).half()
         masks = F.avg_pool2d(torch.as_tensor(batch["masks"]).float(), BLOCK).half()
@@ -347,7 +347,8 @@ class Trainer:
             x0_a, x0_b = (signal * noisy - sigma * part for part in v.chunk(2))
             index = torch.arange(b)
             mask = masks[index, slots.clamp(min=0)] * (slots >= 0)[:, None, None]
-            losses["counterfactual"] = F.mse_loss(x0_b, pool.without(scenes, slots.tolist()))
+            without = pool.without(scenes, slots.tolist(), clean)
+            losses["counterfactual"] = F.mse_loss(x0_b, without)
             losses["contrast"] = contrast_loss(x0_a - x0_b, mask, visible)
             total = total + losses["counterfactual"] + o.contrast * losses["contrast"]
         grounded = self._ground(
