@@ -237,7 +237,10 @@ def test_the_command(
     monkeypatch.setattr("textseg.backbone.latent_unet.keep_freed_memory", lambda: kept.append(True))
     monkeypatch.setattr("textseg.bench.meter.machine_speed", lambda *_: Speed(1e9, 1e9))
     assert main([w for w in words if w != "--no-speed"] + ["--profile"]) == 0
-    assert "| conv2d | 2x4x8x8 * " in capsys.readouterr().out
+    assert "| operation | shape | calls |" in capsys.readouterr().out
+    # The table holds the costliest shapes only, and which those are is a matter of time.
+    shapes = json.loads(out.read_text())["shapes"]
+    assert any(r["operation"] == "conv2d" and r["shape"].startswith("2x4x8x8 * ") for r in shapes)
     assert main([*words, "--json", "--channels-last", "--keep-memory"]) == 0
     assert kept == [True]
     assert json.loads(capsys.readouterr().out)["model"]["name"] == "sd15, random weights"
