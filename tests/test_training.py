@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -47,8 +49,8 @@ from textseg.training.nouns import COCO_NOUNS, DRAWINGS, NOUNS
 from textseg.training.options import TrainOptions
 from textseg.training.photos import cut_subjects, subject_mask
 from textseg.training.scenes import SceneOptions, Sprites, camera, compose, restyle
-from textseg.training.semantics import SPREAD, Semantics, fit_semantics
-from textseg.training.sprites import build_drawings, load_sprites
+from textseg.training.semantics import SPREAD, Semantics, fit_semantics, tune_semantics
+from textseg.training.sprites import build_drawings, colour_in, load_sprites
 from textseg.training.trainer import Trainer
 from textseg.training.vocabulary import (
     FILLERS,
@@ -319,6 +321,53 @@ def test_the_view_of_the_classifier_tells_nouns_apart(
     assert np.concatenate(every).std(0).mean() < 3 * SPREAD
 
 
+class _Patches(torch.nn.Module):
+    """Stands for a classifier: a linear look at each cell of 16 pixels, and a rectifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.look = torch.nn.Conv2d(3, 24, 16, 16)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.look(images).relu()
+
+
+def test_the_classifier_learns_the_nouns_of_scenes(
+    sprites: Sprites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From random weights it comes to tell colours; stopped halfway, it goes on from its file."""
+    clock = itertools.count()
+    monkeypatch.setattr("textseg.training.semantics.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("textseg.training.semantics._TUNING_RATES", (3e-3, 1e-2))
+    torch.manual_seed(6)
+    given = Semantics(_Patches(), torch.nn.Conv2d(24, 5, 1))  # pyright: ignore[reportArgumentType]
+    before, rows = copy.deepcopy(given.features.state_dict()), []
+    batches = scene_batches(Mixture(sprites), NOUNS, [(64, 96), (96, 64)], 6, 0)
+    for seconds in (100, 200):
+        found = tune_semantics(
+            given, batches, len(NOUNS), seconds, tmp_path / "tuning.pt", progress=rows.append
+        )
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps)) and 175 <= steps[-1] <= 200
+    assert rows[-1]["named"] > 0.7 > rows[0]["named"]
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    torch.testing.assert_close(given.features.state_dict(), before)
+    images = [torch.from_numpy(next(batches)["images"][:, 0]) for _ in range(20)]
+    seen = [found(x.permute(0, 3, 1, 2).float() / 127.5 - 1) for x in images]
+    cells = torch.cat([part.transpose(0, 1).flatten(1) for part in seen], 1)
+    assert float(cells.square().mean().sqrt()) == pytest.approx(SPREAD, rel=0.2)
+    assert cells.mean(1).abs().max() < 0.2
+
+
+def test_a_view_of_the_classifier_is_kept_whole(tmp_path: Path) -> None:
+    kept = _semantics()
+    torch.save(kept.state, tmp_path / "semantics.pt")
+    again = Semantics.given(torch.load(tmp_path / "semantics.pt", weights_only=True))
+    images = torch.rand(1, 3, 32, 48) * 2 - 1
+    torch.testing.assert_close(again(images), kept(images))
+
+
 def test_contrast_loss_prefers_the_mask_to_its_complement() -> None:
     mask = torch.zeros(2, 4, 6)
     mask[:, 1:3, 2:5] = 1
@@ -453,7 +502,32 @@ def test_photographs_are_read_by_noun_and_cut_only_once(
         found = list(cut_subjects([tmp_path / "photos"], skip, tmp_path / "cache"))
         assert [parts[0][0] for _, parts in found] == ["sports ball", "sports ball"]
         assert iou(found[0][1][0][2], inside) > 0.9
-        monkeypatch.setattr("textseg.training.photos.subject_mask", None)
+        monkeypatch.setattr("textseg.training.photos.ProcessPoolExecutor", None)
+
+
+def test_lines_are_coloured_in_area_by_area() -> None:
+    """A frame with a bar: two areas enclosed, each of one colour, and the ground left clear."""
+    lines = np.zeros((30, 50, 4), np.uint8)
+    lines[5:25, 10:40, 3] = 255
+    lines[8:22, 13:24, 3] = 0
+    lines[8:22, 27:37, 3] = 0
+    coloured = np.zeros((30, 50, 4), np.uint8)
+    coloured[5:25, 10:25] = (200, 100, 0, 255)
+    coloured[5:25, 25:40] = (0, 50, 100, 255)
+    for guide in (None, coloured):
+        found = colour_in(lines, np.random.default_rng(4), guide)
+        assert found.shape == lines.shape and found.dtype == np.uint8
+        np.testing.assert_array_equal(
+            found[..., 3] > 0, np.pad(np.ones((20, 30)), ((5, 5), (10, 10))) > 0
+        )
+        areas = found[8:22, 13:24, :3], found[8:22, 27:37, :3]
+        for area in areas:
+            assert (area == area[0, 0]).all() and area.max() > 0
+        assert (areas[0][0, 0] != areas[1][0, 0]).any()
+        assert not found[5:8, 10:40, :3].any()
+    assert tuple(areas[0][0, 0]) == (200, 100, 0) and tuple(areas[1][0, 0]) == (0, 50, 100)
+    again = colour_in(lines, np.random.default_rng(4), coloured)
+    np.testing.assert_array_equal(again, found)
 
 
 ICON = '<path fill="#f00" d="M0 0h16v8H0z"/>'

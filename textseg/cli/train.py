@@ -80,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--calibrate", type=Path, nargs=2, action="append", default=[],
                         metavar=("IMAGES", "ANNOTATIONS"),
                         help="a COCO-format set to find thresholds on; repeatable")  # fmt: skip
+    scenes.add_argument("--feature-minutes", type=float, metavar="X",
+                        help="time for the classifier behind the latents (default: 30, with "
+                             "--init 0)")  # fmt: skip
     scenes.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
                         help="time for the autoencoder's decoder (default: 20)")  # fmt: skip
     lora = parser.add_argument_group("LoRA")
@@ -169,15 +172,23 @@ def _run_scenes(args: argparse.Namespace) -> int:
         args.packages, args.drawings, args.cutouts, args.backgrounds,
         [(images, file) for images, file in args.coco], args.photos, args.skip,
     )  # fmt: skip
+    minutes: float = args.feature_minutes
+    if minutes is None:
+        minutes = 0.0 if args.init else 30.0
+    refuse(minutes >= 0, f"feature-minutes must be at least 0, got {minutes:g}")
+    totals = {
+        "features": 60 * minutes,
+        "unet": 3600 * options.hours,
+        "decoder": 60 * args.decoder_minutes,
+    }
     with Progress("s", quiet=args.quiet) as bar:
 
         def report(stage: str, row: dict[str, Any]) -> None:
-            total = options.hours * 3600 if stage == "unet" else args.decoder_minutes * 60
-            bar.start(stage, round(row["seconds"]), round(total))
+            bar.start(stage, round(row["seconds"]), round(totals[stage]))
 
         train_model(
             sources, args.work, args.output, options,
-            decoder_minutes=args.decoder_minutes,
+            feature_minutes=minutes, decoder_minutes=args.decoder_minutes,
             init=Path(args.init) if args.init else None, progress=report,
         )  # fmt: skip
         if args.calibrate:

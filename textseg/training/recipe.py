@@ -23,13 +23,15 @@ from .nouns import NOUNS
 from .options import TrainOptions
 from .photos import cut_subjects
 from .scenes import SceneOptions, crop_photo, load_backgrounds, split_backgrounds
-from .semantics import Semantics, fit_semantics
+from .semantics import Semantics, fit_semantics, tune_semantics
 from .sprites import STYLES, build_drawings, load_sprites, split_cutouts
 from .trainer import Trainer
 
 SIZES: tuple[tuple[int, int], ...] = ((192, 192), (192, 192), (160, 224), (224, 160))
 SPRITE_SIDE = 160
 SEMANTIC_SCENES = 4000
+# New scenes of a step in tuning the classifier.
+TUNING_SCENES = 6
 SCENES: dict[str, Any] = {"scale": (0.22, 0.8), "blend": 0.4, "degrade": 0.6, "restyle": 0.4}
 TRAINED_STYLES = tuple(s for s in STYLES if s != "openmoji")
 
@@ -126,13 +128,35 @@ def _autoencoder(folder: Path) -> Any:
     return SemanticAutoencoder.from_pretrained(folder / "vae", local_files_only=True)
 
 
-def _fit_semantics(mixture: Mixture, file: Path, given: Any | None) -> Semantics:
-    if given is not None:
-        return Semantics.of(given)
+def _fit_semantics(
+    mixture: Mixture,
+    work: Path,
+    minutes: float,
+    given: Any | None,
+    progress: Callable[[str, dict[str, Any]], None] | None,
+) -> Semantics:
+    """The view found here before; the `given` one, or one fitted now, its classifier tuned."""
+    file = work / "semantics.pt"
     if file.exists():
         return Semantics.given(torch.load(file, weights_only=True))
-    found = fit_semantics(_batches(mixture, 16, 500), len(NOUNS), SEMANTIC_SCENES)
-    torch.save(found.projection.state_dict(), file)
+    if given is not None:
+        found = Semantics.of(given)
+    else:
+        found = fit_semantics(_batches(mixture, 16, 500), len(NOUNS), SEMANTIC_SCENES)
+    if minutes > 0:
+        with open(work / "features.jsonl", "a") as log:
+
+            def report(row: dict[str, Any]) -> None:
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                if progress:
+                    progress("features", row)
+
+            found = tune_semantics(
+                found, _batches(mixture, TUNING_SCENES, 600), len(NOUNS), 60 * minutes,
+                work / "tuning.pt", progress=report,
+            )  # fmt: skip
+    torch.save(found.state, file)
     return found
 
 
@@ -154,11 +178,12 @@ def _decoder(
 ) -> Any:
     """The autoencoder with its decoder trained: here before, by the `given` one, or now."""
     file = work / "decoder.pt"
-    if given is not None and not file.exists():
-        return given
     vae = build_autoencoder(analysis, semantics)
     if file.exists():
         vae.decoder.load_state_dict(torch.load(file, weights_only=True))
+        return vae
+    if given is not None:
+        vae.decoder.load_state_dict(given.decoder.float().state_dict())
         return vae
     with open(work / "decoder.jsonl", "w") as log:
         images = _decoder_images(mixture, 7)
@@ -176,6 +201,7 @@ def train_model(
     out: Path,
     options: TrainOptions,
     *,
+    feature_minutes: float = 30.0,
     decoder_minutes: float = 20.0,
     init: Path | None = None,
     progress: Callable[[str, dict[str, Any]], None] | None = None,
@@ -187,6 +213,7 @@ def train_model(
         work: checkpoints and logs; a second call with the same folder goes on where it stopped.
         out: the pipeline folder.
         options: see `TrainOptions`.
+        feature_minutes: training time of the latents' classifier; 0 leaves it as it is.
         decoder_minutes: training time of the autoencoder's decoder; with `init` it is kept.
         init: a folder written by this function to start from.
         progress: called with a stage's name and a row of its log.
@@ -195,7 +222,7 @@ def train_model(
     mixture = load_mixture(sources, work)
     given = None if init is None else _autoencoder(init)
     analysis = _fit_analysis(mixture, work / "analysis.pt", given)
-    semantics = _fit_semantics(mixture, work / "semantics.pt", given)
+    semantics = _fit_semantics(mixture, work, feature_minutes, given, progress)
     trainer = Trainer(work, analysis, semantics, NOUNS, options, init)
     if trainer.elapsed < options.hours * 3600:
         report = (lambda row: progress("unet", row)) if progress else None

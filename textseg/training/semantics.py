@@ -8,10 +8,15 @@ which the nouns are told apart best.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -27,6 +32,10 @@ SPREAD = 0.5
 _EPOCHS = 6
 _BATCH = 1024
 _RATE = 2e-3
+# Of the classifier, of the linear model behind it.
+_TUNING_RATES = (3e-4, 1e-3)
+_TUNING_BATCH = 24
+_TUNING_POOL = 1500
 
 
 @dataclass(frozen=True)
@@ -46,12 +55,23 @@ class Semantics:
         return cls(vae.features.float(), vae.projection.float())
 
     @classmethod
-    def given(cls, projection: dict[str, torch.Tensor]) -> Semantics:
-        """A view found before, by its weight and bias."""
-        out, wide = projection["weight"].shape[:2]
-        conv = torch.nn.Conv2d(wide, out, 1)
-        conv.load_state_dict(projection)
-        return cls(load_classifier(), conv.requires_grad_(False))
+    def given(cls, state: dict[str, Any]) -> Semantics:
+        """A view found before, by its `state`."""
+        features = ClassifierFeatures(state["widths"], state["repeats"])
+        features.load_state_dict(state["features"])
+        out, wide = state["projection"]["weight"].shape[:2]
+        projection = torch.nn.Conv2d(wide, out, 1)
+        projection.load_state_dict(state["projection"])
+        features = features.to(memory_format=torch.channels_last)  # pyright: ignore
+        return cls(features.eval().requires_grad_(False), projection.requires_grad_(False))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Shape and weights of both parts."""
+        return {
+            "widths": self.features.widths, "repeats": self.features.repeats,
+            "features": self.features.state_dict(), "projection": self.projection.state_dict(),
+        }  # fmt: skip
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -154,3 +174,155 @@ def fit_semantics(
         projection.weight.copy_((axes.T @ matrix)[..., None, None])
         projection.bias.copy_(-axes.T @ view.mean(0))  # pyright: ignore[reportOptionalMemberAccess]
     return Semantics(features, projection.requires_grad_(False))
+
+
+class _Tuning:
+    """Classifier, projection and the linear model from there to nouns, with averaged weights.
+
+    Every part learns from images of scenes, whole or without a noun, what each cell shows.
+    """
+
+    def __init__(self, semantics: Semantics, nouns: int, seed: int) -> None:
+        self.nouns = nouns
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            outer = torch.nn.Conv2d(semantics.channels, 1 + nouns, 1)
+        self.model = torch.nn.ModuleList(
+            [copy.deepcopy(semantics.features), copy.deepcopy(semantics.projection), outer]
+        ).requires_grad_(True)
+        self.averaged = copy.deepcopy(self.model)
+        rates = zip(self.model, (_TUNING_RATES[0], *_TUNING_RATES), strict=True)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(part.parameters()), "lr": lr, "full": lr} for part, lr in rates],
+            weight_decay=0.01,
+        )
+        self.rng = np.random.default_rng(seed)
+        self.pools: dict[tuple[int, ...], list[tuple[torch.Tensor, ...]]] = {}
+        self.step, self.elapsed = 0, 0.0
+
+    def add(self, batch: dict[str, torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
+        """Keeps a batch's scenes; returns all kept of their size."""
+        images, masks, nouns = (torch.as_tensor(batch[k]) for k in ("images", "masks", "nouns"))
+        pool = self.pools.setdefault(tuple(images.shape[2:4]), [])
+        for image, mask, ids in zip(images, masks, nouns, strict=True):
+            size = -(-mask.shape[1] // 16), -(-mask.shape[2] // 16)
+            whole = F.adaptive_avg_pool2d(mask.float(), size).half()
+            pool.append((image[: 1 + int((ids >= 0).sum())].clone(), whole, ids))
+        del pool[:-_TUNING_POOL]
+        return pool
+
+    def update(self, pool: list[tuple[torch.Tensor, ...]], rate: float) -> dict[str, float]:
+        """One step on images drawn from `pool`."""
+        drawn: list[list[torch.Tensor]] = []
+        for i in self.rng.integers(len(pool), size=_TUNING_BATCH):
+            images, masks, ids = pool[i]
+            # One in three is a scene without one of its nouns.
+            k = int(self.rng.integers(-2 * len(images), len(images)))
+            slots = torch.arange(len(ids))
+            left = torch.where(slots == k - 1, -1, ids) if k > 0 else ids
+            # What lies behind the noun that is left out is not known.
+            known = 1 - masks[k - 1].float() if k > 0 else torch.ones(masks.shape[1:])
+            item = [images[max(k, 0)], masks.float(), left, known]
+            if self.rng.random() < 0.5:
+                item = [item[0].flip(1), item[1].flip(2), left, known.flip(1)]
+            drawn.append(item)
+        images, masks, ids, known = (torch.stack(part) for part in zip(*drawn, strict=True))
+        target = cell_labels(masks, ids, (masks.shape[2], masks.shape[3]), self.nouns)
+        features, projection, outer = self.model
+        seen = features(to_pixels(images).contiguous(memory_format=torch.channels_last))
+        logits = outer(projection(F.dropout(seen, 0.2))).flatten(2).transpose(1, 2)
+        entropy = -(target * logits.log_softmax(2)).sum(2)
+        weight = (1 + 2 * (1 - target[..., 0])) * known.flatten(1)
+        loss = (entropy * weight).sum() / weight.sum()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["full"] * rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(0.998, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
+            )
+            named = (logits.argmax(2) == target.argmax(2))[target[..., 0] < 0.5].float().mean()
+        return {"loss": loss.item(), "named": named.item()}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "step": self.step, "elapsed": self.elapsed,
+        }  # fmt: skip
+
+    def resume(self, file: Path) -> None:
+        state = torch.load(file, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.rng = np.random.default_rng((0, self.step))
+
+    def view(self) -> Semantics:
+        """The averaged classifier, its projection scaled so that the latents of the kept scenes
+        have mean nil and a spread of `SPREAD`."""
+        features, projection, _ = copy.deepcopy(self.averaged).requires_grad_(False)
+        found = Semantics(features.eval(), projection)  # pyright: ignore[reportArgumentType]
+        seen = [found(to_pixels(torch.stack([s[0][0] for s in pool[-200:]]))).transpose(0, 1)
+                for pool in self.pools.values()]  # fmt: skip
+        cells = torch.cat([part.flatten(1) for part in seen], 1)
+        mean = cells.mean(1)
+        factor = SPREAD / (cells - mean[:, None]).square().mean().sqrt()
+        weight, bias = found.projection.weight, found.projection.bias
+        assert bias is not None
+        weight.mul_(factor)
+        bias.sub_(mean).mul_(factor)
+        return found
+
+
+def tune_semantics(
+    semantics: Semantics,
+    batches: Iterator[dict[str, torch.Tensor]],
+    nouns: int,
+    seconds: float,
+    file: Path,
+    *,
+    progress: Callable[[dict[str, float]], None] | None = None,
+    save_every: float = 300.0,
+    seed: int = 0,
+) -> Semantics:
+    """Trains the classifier itself, with its view, to tell the nouns of scenes cell by cell.
+
+    Args:
+        semantics: where to start.
+        batches: endless, of `mixture.scene_batches`.
+        nouns: how many there are.
+        seconds: training time; the rate falls to nil along a cosine.
+        file: checkpoint; a later call with the same file goes on from it.
+        progress: called with "step", "seconds", "loss" and "named", the share of the objects'
+            cells that are told right.
+    """
+    tuning = _Tuning(semantics, nouns, seed)
+    if file.exists():
+        tuning.resume(file)
+    tuning.add(next(batches))
+    begin, before = time.monotonic(), tuning.elapsed
+    saved, mean = begin, {}
+    while tuning.elapsed < seconds:
+        pool = tuning.add(next(batches))
+        rate = min(1.0, (tuning.step + 1) / 100) * 0.5 * (
+            1 + float(np.cos(np.pi * tuning.elapsed / seconds))
+        )  # fmt: skip
+        for name, value in tuning.update(pool, rate).items():
+            mean[name] = value if name not in mean else 0.98 * mean[name] + 0.02 * value
+        now = time.monotonic()
+        tuning.elapsed = before + now - begin
+        if progress and tuning.step % 25 == 0:
+            progress({"step": tuning.step, "seconds": round(tuning.elapsed), **mean})
+        if now - saved > save_every or tuning.elapsed >= seconds:
+            temporary = file.with_suffix(".tmp")
+            torch.save(tuning.state, temporary)
+            os.replace(temporary, file)
+            saved = now
+    return tuning.view()

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -23,8 +24,14 @@ STYLES: dict[str, tuple[str, str]] = {
     "emojione": ("@iconify-json/emojione", "{name}"),
     "fxemoji": ("@iconify-json/fxemoji", "{joined}"),
     "streamline": ("@iconify-json/streamline-emojis", "{name}"),
+    "monotone": ("@iconify-json/emojione-monotone", "{name}"),
+    "high-contrast": ("@iconify-json/fluent-emoji-high-contrast", "{name}"),
     "openmoji": ("openmoji", "color/svg/{code}.svg"),
 }
+# Drawn in black lines alone, and the style of the same shapes that has their colours; coloured in
+# (`colour_in`) in these and in others.
+LINES = {"monotone": "emojione", "high-contrast": "fluent-flat"}
+COLOURINGS = 2
 
 
 def _render(svg: bytes, side: int) -> Image.Image:
@@ -74,12 +81,67 @@ def _trim(image: Image.Image, side: int) -> Image.Image:
     return image
 
 
+def colour_in(
+    lines: np.ndarray, rng: np.random.Generator, coloured: np.ndarray | None = None
+) -> np.ndarray:
+    """A drawing of black lines with every area that they enclose filled by one colour.
+
+    Args:
+        lines: (h, w, 4) uint8 RGBA, transparent where there are no lines.
+        rng: chooses the colours.
+        coloured: (h, w, 4) uint8 RGBA, the same drawing in colours: an area takes its mean there.
+
+    Returns:
+        The same shape and dtype, opaque within the outline.
+    """
+    ink = np.pad(lines[..., 3], 1).astype(np.float32)[..., None] / 255
+    _, areas = cv2.connectedComponents((ink[..., 0] < 0.5).astype(np.uint8), connectivity=4)
+    count = int(areas.max()) + 1
+    colours = np.clip(rng.uniform(60, 255, 3) + rng.normal(0, 70, (count, 3)), 0, 255)
+    colours[rng.random(count) < 0.2] = 255
+    if coloured is not None:
+        given = np.pad(coloured, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
+        solid = given[..., 3] > 128
+        shown = np.bincount(areas[solid], minlength=count)
+        means = [np.bincount(areas[solid], given[solid, c], count) for c in range(3)]
+        known = shown > 0
+        colours[known] = np.stack(means, 1)[known] / shown[known, None]
+    # Under a line lies what is nearest to it.
+    _, nearest = cv2.distanceTransformWithLabels(
+        (areas == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    area_of = np.zeros(int(nearest.max()) + 1, np.int32)
+    area_of[nearest[areas > 0]] = areas[areas > 0]
+    under = area_of[nearest]
+    outside = under == areas[0, 0]
+    rgb = np.where(outside[..., None], 0.0, colours[under] * (1 - ink))
+    alpha = np.where(outside, ink[..., 0], 1.0)
+    return np.dstack([rgb, 255 * alpha]).astype(np.uint8)[1:-1, 1:-1]
+
+
+def _variants(
+    style: str, code: str, found: Image.Image, guide: _Style | None, side: int
+) -> list[tuple[str, Image.Image]]:
+    """Names and images to keep of one drawing."""
+    if style not in LINES:
+        return [(code, found)]
+    lines = np.asarray(found.convert("RGBA"))
+    same = guide.find(code, side) if guide else None
+    coloured = None if same is None else np.asarray(same.convert("RGBA").resize(found.size))
+    rng = np.random.default_rng(list(code.encode()))
+    return [
+        (f"{code}-{i}", Image.fromarray(colour_in(lines, rng, None if i else coloured)))
+        for i in range(COLOURINGS)
+    ]
+
+
 def build_drawings(node_modules: Path, out: Path, styles: Iterable[str], side: int = 96) -> int:
     """Sort the emoji drawings of npm packages by noun.
 
     Args:
         node_modules: folder that holds `emoji-datasource` and the packages of `STYLES`.
-        out: written as `out/STYLE/NOUN/CODE.png`, longest side at most `side` pixels.
+        out: written as `out/STYLE/NOUN/CODE.png`, longest side at most `side` pixels; `LINES` are
+            coloured in, `COLOURINGS` times each, as `CODE-0.png`, `CODE-1.png`, ...
         styles: keys of `STYLES`.
 
     Returns:
@@ -94,16 +156,19 @@ def build_drawings(node_modules: Path, out: Path, styles: Iterable[str], side: i
     written = 0
     for style in styles:
         drawings = _Style(node_modules, *STYLES[style])
+        guide = _Style(node_modules, *STYLES[LINES[style]]) if style in LINES else None
         for noun, names in DRAWINGS.items():
             folder = out / style / noun.replace(" ", "_")
             for name in names:
                 for code in dict.fromkeys(codes[name]):
                     found = drawings.find(code, side)
-                    if found is not None:
-                        folder.mkdir(parents=True, exist_ok=True)
-                        _trim(found, side).save(folder / f"{code}.png")
+                    if found is None:
+                        continue
+                    folder.mkdir(parents=True, exist_ok=True)
+                    for stem, image in _variants(style, code, found, guide, side):
+                        _trim(image, side).save(folder / f"{stem}.png")
                         written += 1
-                        break
+                    break
     return written
 
 
