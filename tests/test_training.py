@@ -196,6 +196,24 @@ def test_captions_name_what_they_are_given_and_only_that() -> None:
         assert "without" in absent and absent.index("apple") > absent.index("without")
 
 
+def test_a_batch_leaves_out_nouns_that_are_not_in_the_vocabulary(sprites: Sprites) -> None:
+    """Slots hold known nouns first, each with its own mask and its own image without it."""
+    nouns = ["sports ball", "cat"]
+    batch = next(scene_batches(Mixture(sprites), nouns, [(64, 96)], 24, 0))
+    ids = batch["nouns"]
+    used = (ids >= 0).sum(1)
+    assert set(used) == {0, 1, 2}
+    for b, count in enumerate(used):
+        assert (ids[b, :count] >= 0).all() and (ids[b, count:] == -1).all()
+        assert not batch["masks"][b, count:].any() and not batch["images"][b, 1 + count :].any()
+        for k in range(count):
+            changed = (batch["images"][b, 0] != batch["images"][b, 1 + k]).any(-1)
+            mask = batch["masks"][b, k]
+            assert changed[mask].mean() > 0.95
+            strongest = batch["images"][b, 0][mask].mean(0).argmax()
+            assert nouns[ids[b, k]] == {2: "sports ball", 1: "cat"}[int(strongest)]
+
+
 def _semantics(channels: int = 5) -> Semantics:
     """An untrained classifier of the right make, and a view of it."""
     torch.manual_seed(3)

@@ -31,7 +31,8 @@ EXAMPLES = """\
 the drawings of the shipped model:
   npm install emoji-datasource emoji-datasource-google emoji-datasource-twitter \\
       @lobehub/fluent-emoji-3d @iconify-json/noto-v1 @iconify-json/fluent-emoji-flat \\
-      @iconify-json/emojione @iconify-json/fxemoji @iconify-json/streamline-emojis
+      @iconify-json/emojione @iconify-json/fxemoji @iconify-json/streamline-emojis \\
+      @iconify-json/emojione-monotone @iconify-json/fluent-emoji-high-contrast
   textseg train --packages node_modules --hours 2 --work run -o my-mini
 
 more sources:

@@ -70,8 +70,8 @@ def scene_batches(
 
     Yields:
         `images` (B, 1 + K, H, W, 3) uint8: the scene, then the scene without each noun;
-        `masks` (B, K, H, W) bool; `nouns` (B, K) int64 indices into `nouns`, -1 where unused.
-        K is `MAX_NOUNS`.
+        `masks` (B, K, H, W) bool; `nouns` (B, K) int64 indices into `nouns`, -1 where unused,
+        which is at the end; other nouns of a scene are left out. K is `MAX_NOUNS`.
     """
     index = {n: i for i, n in enumerate(nouns)}
     rng = np.random.default_rng(seed)
@@ -83,8 +83,9 @@ def scene_batches(
         for b in range(batch):
             scene = mixture.sample(rng, (h, w))
             images[b, 0] = scene.image
-            for k, noun in enumerate(scene.nouns[:MAX_NOUNS]):
-                images[b, 1 + k] = scene.without[k]
-                masks[b, k] = scene.masks[k]
-                ids[b, k] = index.get(noun, -1)
+            known = [i for i, noun in enumerate(scene.nouns) if noun in index]
+            for k, i in enumerate(known[:MAX_NOUNS]):
+                images[b, 1 + k] = scene.without[i]
+                masks[b, k] = scene.masks[i]
+                ids[b, k] = index[scene.nouns[i]]
         yield {"images": images, "masks": masks, "nouns": ids}
