@@ -26,6 +26,7 @@ STYLES: dict[str, tuple[str, str]] = {
     "streamline": ("@iconify-json/streamline-emojis", "{name}"),
     "monotone": ("@iconify-json/emojione-monotone", "{name}"),
     "high-contrast": ("@iconify-json/fluent-emoji-high-contrast", "{name}"),
+    "emojione-v1": ("@iconify-json/emojione-v1", "{name}"),
     "openmoji": ("openmoji", "color/svg/{code}.svg"),
 }
 # Drawn in black lines alone, and the style of the same shapes that has their colours; coloured in
