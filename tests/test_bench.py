@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import textseg
 from textseg.backbone.latent_unet import LatentUNet
 from textseg.bench import (
     ARCHITECTURES,
@@ -118,6 +119,15 @@ def test_a_meter_counts_and_sees_memory(eps_backbone: Any) -> None:
         assert cost.peak_bytes > 0.9 * 8 * 2**23
     assert not eps_backbone.unet._forward_hooks and not eps_backbone.unet._forward_pre_hooks
     assert meter.run(lambda: None).evaluations == 0
+
+
+def test_mini_is_measured_and_left_as_it_was() -> None:
+    backbone: Any = textseg.load("mini", device="cpu")
+    options = BenchOptions(samples=1, queries=1, defaults=False, speed=False)
+    rows = compare(backbone, IMAGE, QUERIES, options)["rows"]
+    assert [r["method"] for r in rows] == ["diffusers", "textseg"]
+    assert all(r["stages"]["vae"] > 0 for r in rows)
+    assert not {"encode", "decode"} & set(vars(backbone.vae))
 
 
 def test_operations_of_the_unet_are_counted(eps_backbone: Any) -> None:

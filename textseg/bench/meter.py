@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -95,20 +96,35 @@ class Meter:
 
             return stop
 
+        def timed(work: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(work)
+            def run(*args: Any, **kwargs: Any) -> Any:
+                start = self._clock()
+                try:
+                    return work(*args, **kwargs)
+                finally:
+                    cost.stages["vae"] += self._clock() - start
+
+            return run
+
         model = self.backbone
-        watched = [("unet", model.unet), ("vae", model.vae.encoder), ("vae", model.vae.decoder),
-                   ("text", model.text_encoder)]  # fmt: skip
+        watched = [("unet", model.unet), ("text", model.text_encoder)]
         second = getattr(getattr(model, "pipe", None), "text_encoder_2", None)
         watched += [] if second is None else [("text", second)]
         hooks = []
         for stage, module in watched:
             hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
             hooks.append(module.register_forward_hook(after(stage), with_kwargs=True))
+        # All that autoencoders have in common are these two methods, which no hook sees.
+        for name in ("encode", "decode"):
+            setattr(model.vae, name, timed(getattr(model.vae, name)))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+            for name in ("encode", "decode"):
+                delattr(model.vae, name)
 
 
 @dataclass(frozen=True)
