@@ -100,10 +100,9 @@ class Meter:
             @functools.wraps(work)
             def run(*args: Any, **kwargs: Any) -> Any:
                 start = self._clock()
-                try:
-                    return work(*args, **kwargs)
-                finally:
-                    cost.stages["vae"] += self._clock() - start
+                result = work(*args, **kwargs)
+                cost.stages["vae"] += self._clock() - start
+                return result
 
             return run
 
