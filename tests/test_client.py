@@ -65,6 +65,19 @@ def test_several_queries_whole_options_and_exclusive(client):
     assert not (found[0].mask & found[1].mask).any()
 
 
+@pytest.mark.parametrize("refine", [None, textseg.RefineOptions.off(threshold="otsu", level=0.2)])
+def test_a_number_as_threshold_equals_the_library(client, refine):
+    given = {"refine": refine, "threshold": 0.75, "samples": 2}
+    found = client.segment(PICTURE, "the dog", **given)
+    assert found.refine_options.level == 0.75
+    same(found, textseg.segment(PICTURE, "the dog", model=HeldBackbone(), **given))
+    for wrong in (1.5, -0.5, "mine"):
+        with pytest.raises(InputError, match=r"threshold.* must be one of paper.*in \[0, 1\]"):
+            client.segment(PICTURE, "the dog", threshold=wrong)
+    with pytest.raises(InputError, match="level must be left out where threshold is a number"):
+        client.segment(PICTURE, "the dog", threshold=0.5, level=0.25)
+
+
 def test_edit_equals_the_library(client):
     found = client.edit(PICTURE, "the dog", "a cat", steps=4)
     alone = textseg.edit(PICTURE, "the dog", "a cat", model=HeldBackbone(), steps=4)

@@ -174,6 +174,11 @@ def test_one_model_is_served_under_its_own_name(server: Live):
         ({"options": {"batch_size": 1024}}, 422, "bad_input"),
         ({"options": {"crf_alpha": 1e-30}}, 422, "bad_input"),
         ({"options": {"threshold": "mine"}}, 422, "bad_input"),
+        ({"options": {"threshold": 1.5}}, 422, "bad_input"),
+        ({"options": {"threshold": True}}, 422, "bad_input"),
+        ({"options": {"threshold": []}}, 422, "bad_input"),
+        ({"options": {"threshold": 0.5, "level": 0.5}}, 422, "bad_input"),
+        ({"options": {"level": 1.5}}, 422, "bad_input"),
         ({"output": ["mask", "passwd"]}, 422, "bad_input"),
     ],
 )
@@ -529,8 +534,8 @@ def b64(data: bytes) -> str:
     [
         ({"host": "0.0.0.0"}, "host must be a loopback address"),
         ({"host": "::"}, "host must be a loopback address"),
-        ({"tokens": ("short",)}, "token must be 16 to 512"),
-        ({"tokens": ("x" * 20 + "\n",)}, "token must be 16 to 512"),
+        ({"tokens": ("short",)}, "tokens must be 16 to 512"),
+        ({"tokens": ("x" * 20 + "\n",)}, "tokens must be 16 to 512"),
         ({"queue": 0}, "queue must be a whole number"),
         ({"time_limit": 0}, "time_limit must be seconds"),
         ({"port": True}, "port must be a whole number"),
@@ -552,7 +557,7 @@ def test_loopback(host):
     ("arguments", "words"),
     [
         (["--host", "0.0.0.0"], "give --token or set TEXTSEG_TOKEN"),
-        (["--token", "hush"], "token must be 16 to 512"),
+        (["--token", "hush"], "tokens must be 16 to 512"),
         (["--port", "99999"], "port must be a whole number from 0 to 65535"),
         (["--caption-model", "mini"], "caption-model must be a BLIP model"),
     ],

@@ -174,7 +174,7 @@ def test_refinement_choices_say_what_they_set(session: Session) -> None:
 
 def test_options_wait_for_the_first_query(session: Session) -> None:
     actions.requery(session, reference="absent", samples=2)
-    actions.retune(session, level=0.3)
+    actions.retune(session, threshold=0.3)
     actions.ask(session, "the dog")
     found = session.work.layers[0]
     assert found.found.contrast_options == ContrastOptions("absent", samples=2, batch_size=2)

@@ -25,7 +25,13 @@ from .errors import (
     ServerError,
     TextsegError,
 )
-from .options import ContrastOptions, EditOptions, GenerateOptions, RefineOptions
+from .options import (
+    ContrastOptions,
+    EditOptions,
+    GenerateOptions,
+    RefineOptions,
+    spell_threshold,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,6 +116,7 @@ class Client:
         refine: RefineOptions | None = None,
         caption: str | None = None,
         exclusive: bool = False,
+        allow_url: bool = False,
         progress: Progress | None = None,
         **overrides: Any,
     ) -> Segmentation | list[Segmentation]:
@@ -119,6 +126,7 @@ class Client:
             image: anything `load_image` takes; a file is read here and sent.
             query, caption, exclusive, progress, **overrides: as for `Segmenter.query`.
             contrast, refine: whole options; the model's calibrated ones if None.
+            allow_url: whether `image` may be a URL, which is fetched here.
 
         Raises:
             InputError, ImageError, CancelledError: as for the library.
@@ -127,7 +135,7 @@ class Client:
         from .image import load_image
         from .masks import Segmentation
 
-        data = _encoded(image)
+        data = _encoded(image, allow_url)
         queries = [query] if isinstance(query, str) else list(query)
         fields = [("query", text) for text in queries] + [("output", "npz")]
         fields += _given(caption=caption)
@@ -152,6 +160,7 @@ class Client:
         options: EditOptions | None = None,
         patch: ImageLike | None = None,
         caption: str | None = None,
+        allow_url: bool = False,
         progress: Progress | None = None,
         **overrides: Any,
     ) -> Edit:
@@ -160,7 +169,7 @@ class Client:
         from .masks import Edit, Segmentation
         from .saving import encode_picture
 
-        data = _encoded(image)
+        data = _encoded(image, allow_url)
         files = {"image": data}
         segmentation = mask if isinstance(mask, Segmentation) else None
         if segmentation is not None:
@@ -168,7 +177,7 @@ class Client:
         if mask is not None:
             files["mask"] = encode_picture(_region(mask), ".png", {})
         if patch is not None:
-            files["patch"] = _encoded(patch)
+            files["patch"] = _encoded(patch, allow_url)
         fields = [("prompt", prompt), ("method", method)]
         fields += _given(query=query, caption=caption)
         fields += _options(options, overrides)
@@ -223,6 +232,7 @@ class Client:
         most: int = 3,
         least_presence: float = 0.5,
         samples: int = 2,
+        allow_url: bool = False,
         progress: Progress | None = None,
     ) -> Caption:
         """`textseg.caption` on the server; arguments and errors as there and in `segment`."""
@@ -230,7 +240,8 @@ class Client:
 
         fields = [("nouns", noun) for noun in nouns or ()]
         fields += _given(most=most, least_presence=least_presence, samples=samples)
-        answer = self._submit("/v1/caption", fields, {"image": _encoded(image)}, _JSON, progress)
+        files = {"image": _encoded(image, allow_url)}
+        answer = self._submit("/v1/caption", fields, files, _JSON, progress)
         found = json.loads(answer)
         pairs = tuple((noun, presence) for noun, presence in found["nouns"])
         return Caption(found["text"], found["model"], pairs, found["evaluations"])
@@ -354,11 +365,13 @@ def _error(said: Mapping[str, str], status: int, retry_after: float = 1.0) -> Te
     return kind(said["message"]) if kind else ServerError(said["message"], status, retry_after)
 
 
-def _encoded(image: ImageLike) -> bytes:
+def _encoded(image: ImageLike, allow_url: bool) -> bytes:
     """The image as a file: as it is where it is one, so that its metadata goes along, else PNG."""
-    from .image import load_image
+    from .image import fetch_image, is_url, load_image
     from .saving import encode_picture
 
+    if is_url(image):
+        return fetch_image(image, allow_url=allow_url)
     if isinstance(image, (str, os.PathLike)) and os.path.isfile(image):
         with open(image, "rb") as file:
             return file.read()
@@ -385,7 +398,10 @@ def _options(*given: Any) -> list[tuple[str, str]]:
     merged: dict[str, Any] = {}
     for one in given:
         if one is not None:
-            merged |= one if isinstance(one, dict) else asdict(one)
+            fields = one if isinstance(one, dict) else asdict(one)
+            if "threshold" in merged:
+                fields = spell_threshold(merged["threshold"], fields)
+            merged |= fields
     if not merged:
         return []
     try:

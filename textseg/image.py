@@ -81,14 +81,9 @@ def load_image(
         return _from_pil(source, "image", max_pixels)
     if _is_tensor(source):
         return _from_tensor(source, max_pixels)
-    if isinstance(source, str) and re.match(r"https?://", source, re.IGNORECASE):
-        if not allow_url:
-            raise ImageError(
-                f"image is a URL, which is fetched only with allow_url=True, got {_short(source)}"
-            )
-        from .remote import fetch
-
-        return _decode(io.BytesIO(fetch(source)), _short(source), max_pixels)
+    if is_url(source):
+        data = fetch_image(source, allow_url=allow_url)
+        return _decode(io.BytesIO(data), _short(source), max_pixels)
     if isinstance(source, (str, os.PathLike)):
         return _from_path(source, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -99,6 +94,26 @@ def load_image(
         "image must be a path, URL, bytes, binary file object, PIL image, array or tensor, "
         f"got {type(source).__name__}"
     )
+
+
+def is_url(source: object) -> TypeGuard[str]:
+    """Whether a source is the http(s) URL of an image."""
+    return isinstance(source, str) and bool(re.match(r"https?://", source, re.IGNORECASE))
+
+
+def fetch_image(source: str, *, allow_url: bool) -> bytes:
+    """The file at a URL.
+
+    Raises:
+        ImageError: `allow_url` is False, or the URL cannot be fetched.
+    """
+    if not allow_url:
+        raise ImageError(
+            f"image is a URL, which is fetched only with allow_url=True, got {_short(source)}"
+        )
+    from .remote import fetch
+
+    return fetch(source)
 
 
 def image_identity(image: np.ndarray) -> str:

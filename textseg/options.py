@@ -7,12 +7,25 @@ may carry calibrated ones (`Backbone.contrast_defaults`, `Backbone.refine_defaul
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
-from .checks import check as _check
-from .checks import check_whole as _check_whole
-from .checks import is_number as _number
+from .checks import (
+    FRACTION,
+    FRACTIONS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    Rule,
+    between,
+    check,
+    one_of,
+    option,
+    validate,
+    whole,
+)
 
 Measure = Literal["contrast", "evidence"]
 REFERENCES: tuple[str, ...] = ("null", "absent", "swap", "erase")
@@ -28,9 +41,20 @@ NO_REFINEMENT: dict[str, Any] = {
 """The fields of `RefineOptions` that leave a mask as the threshold cuts it."""
 
 
-def _check_guidance(value: float) -> None:
-    ok = _number(value) and 0 <= value < float("inf")
-    _check("guidance_scale", value, "a number of at least 0", ok)
+THRESHOLD = Rule(
+    f"one of {', '.join(THRESHOLD_RULES)} or a number in [0, 1]",
+    lambda v: v in THRESHOLD_RULES if isinstance(v, str) else SHARE.holds(v),
+)
+_POINTS = Rule(
+    "0, or a whole number from 16 to 8192",
+    lambda v: whole(0, 8192).holds(v) and not 0 < v < 16,
+    {"ge": 0, "le": 8192},
+)
+_REFERENCE = Rule("a strategy or a text", lambda v: isinstance(v, str) and len(v) <= 2000)
+_SCHEDULER = Rule(
+    "'ddim' or the name of a diffusers scheduler",
+    lambda v: isinstance(v, str) and v.isidentifier(),
+)
 
 
 @dataclass(frozen=True)
@@ -56,59 +80,21 @@ class ContrastOptions:
             where it is likeliest. Other models' contrast stays as it is.
     """
 
-    reference: str = "null"
-    measure: Measure = "contrast"
-    strength: tuple[float, ...] = (0.5,)
-    samples: int = 10
-    seed: int = 0
-    batch_size: int = 10
-    stop_risk: float = 0.0
-    naming: float = 0.0
+    reference: str = option("null", _REFERENCE)
+    measure: Measure = option("contrast", one_of("contrast", "evidence"))
+    strength: tuple[float, ...] = option((0.5,), FRACTIONS)
+    samples: int = option(10, whole(1, 1000))
+    seed: int = option(0, SEED)
+    batch_size: int = option(10, whole(0, 1024))
+    stop_risk: float = option(0.0, between(0, 1, "[)"))
+    naming: float = option(0.0, SHARE)
 
     def __post_init__(self) -> None:
-        given: Any = (self.strength,) if _number(self.strength) else self.strength
-        try:
-            levels = tuple(float(s) for s in given)
-        except (TypeError, ValueError):
-            levels = ()
-            _check("strength", given, "a number or numbers in (0, 1]", False)
-        object.__setattr__(self, "strength", levels)
-        fits = bool(levels) and all(0 < s <= 1 for s in levels)
-        _check("strength", levels, "one or more numbers in (0, 1]", fits)
-        _check(
-            "reference",
-            self.reference,
-            "a strategy or a text",
-            isinstance(self.reference, str) and len(self.reference) <= 2000,
-        )
-        _check(
-            "measure",
-            self.measure,
-            "'contrast' or 'evidence'",
-            self.measure in ("contrast", "evidence"),
-        )
-        _check_whole("samples", self.samples, 1, 1000)
-        _check_whole("batch_size", self.batch_size, 0, 1024)
-        _check(
-            "seed",
-            self.seed,
-            "a whole number from 0 to 2**63 - 1",
-            isinstance(self.seed, int)
-            and not isinstance(self.seed, bool)
-            and 0 <= self.seed < 2**63,
-        )
-        _check(
-            "stop_risk",
-            self.stop_risk,
-            "a number in [0, 1)",
-            _number(self.stop_risk) and 0 <= self.stop_risk < 1,
-        )
-        _check(
-            "naming",
-            self.naming,
-            "a number in [0, 1]",
-            _number(self.naming) and 0 <= self.naming <= 1,
-        )
+        given: Any = self.strength
+        given = tuple(given) if isinstance(given, Iterable) else (given,)
+        object.__setattr__(self, "strength", given)
+        validate(self)
+        object.__setattr__(self, "strength", tuple(map(float, given)))
 
 
 @dataclass(frozen=True)
@@ -123,6 +109,8 @@ class RefineOptions:
             "fixed": the map itself clipped to [0, 1], cut at `level`.
             "calibrated": score = c / (c + max(floor, relative * peak)), cut at `level`, where peak
             is the 99th percentile of the map c.
+            A number cuts at that `level` the score that "paper" makes or, given over other
+            options, the score of their rule.
         level: cut in [0, 1].
         clamp: multiple of the mean above which the map is cut off ("paper", "otsu", "quantile"),
             above 0.
@@ -148,65 +136,33 @@ class RefineOptions:
         min_area, max_hole: objects and holes below this fraction of the image's area go.
     """
 
-    threshold: str = "paper"
-    level: float = 0.5
-    clamp: float = 3.0
-    floor: float = 0.1
-    relative: float = 0.5
-    min_presence: float = 0.0
-    guided: float = 0.0
+    threshold: str | float = option("paper", THRESHOLD)
+    level: float = option(0.5, SHARE)
+    clamp: float = option(3.0, POSITIVE)
+    floor: float = option(0.1, POSITIVE)
+    relative: float = option(0.5, SHARE)
+    min_presence: float = option(0.0, SHARE)
+    guided: float = option(0.0, SHARE)
     crf: bool = True
-    crf_iterations: int = 5
-    crf_appearance: float = 10.0
-    crf_alpha: float = 80.0
-    crf_beta: float = 13.0
-    crf_smoothness: float = 3.0
-    crf_gamma: float = 3.0
-    crf_points: int = 1024
-    crf_spacing: float = 0.9
-    crf_stride: int = 1
-    opening: float = 0.0
-    closing: float = 0.0
-    min_area: float = 0.001
-    max_hole: float = 0.001
+    crf_iterations: int = option(5, whole(1, 50))
+    crf_appearance: float = option(10.0, NOT_NEGATIVE)
+    crf_alpha: float = option(80.0, POSITIVE)
+    crf_beta: float = option(13.0, POSITIVE)
+    crf_smoothness: float = option(3.0, NOT_NEGATIVE)
+    crf_gamma: float = option(3.0, POSITIVE)
+    crf_points: int = option(1024, _POINTS)
+    crf_spacing: float = option(0.9, between(0.3, 1.5))
+    crf_stride: int = option(1, whole(1, 16))
+    opening: float = option(0.0, SHARE)
+    closing: float = option(0.0, SHARE)
+    min_area: float = option(0.001, SHARE)
+    max_hole: float = option(0.001, SHARE)
 
     def __post_init__(self) -> None:
-        _check(
-            "threshold",
-            self.threshold,
-            f"one of {', '.join(THRESHOLD_RULES)}",
-            self.threshold in THRESHOLD_RULES,
-        )
-        for name in (
-            "level",
-            "relative",
-            "min_presence",
-            "guided",
-            "opening",
-            "closing",
-            "min_area",
-            "max_hole",
-        ):
-            value = getattr(self, name)
-            _check(name, value, "a number in [0, 1]", _number(value) and 0 <= value <= 1)
-        for name in ("clamp", "floor", "crf_alpha", "crf_beta", "crf_gamma"):
-            value = getattr(self, name)
-            _check(name, value, "a number above 0", _number(value) and 0 < value < float("inf"))
-        for name in ("crf_appearance", "crf_smoothness"):
-            value = getattr(self, name)
-            _check(
-                name, value, "a number of at least 0", _number(value) and 0 <= value < float("inf")
-            )
-        _check_whole("crf_iterations", self.crf_iterations, 1, 50)
-        _check_whole("crf_points", self.crf_points, 0, 8192)
-        _check("crf_points", self.crf_points, "0 or at least 16", not 0 < self.crf_points < 16)
-        _check_whole("crf_stride", self.crf_stride, 1, 16)
-        _check(
-            "crf_spacing",
-            self.crf_spacing,
-            "a number from 0.3 to 1.5",
-            _number(self.crf_spacing) and 0.3 <= self.crf_spacing <= 1.5,
-        )
+        validate(self)
+        if not isinstance(self.threshold, str):
+            object.__setattr__(self, "level", self.threshold)
+            object.__setattr__(self, "threshold", "paper")
 
     @classmethod
     def off(cls, **changes: Any) -> RefineOptions:
@@ -231,41 +187,18 @@ class EditOptions:
         seam: width in pixels of the blended seam just inside the mask's edge.
     """
 
-    encode_ratio: float = 0.5
-    steps: int = 50
-    guidance_scale: float = 7.5
+    encode_ratio: float = option(0.5, FRACTION)
+    steps: int = option(50, whole(1, 1000))
+    guidance_scale: float = option(7.5, NOT_NEGATIVE)
     negative_prompt: str = ""
-    seed: int = 0
-    fixed_point: int = 0
-    feather: float = 0.0
+    seed: int = option(0, SEED)
+    fixed_point: int = option(0, whole(0, 50))
+    feather: float = option(0.0, between(0, 64))
     invert_mask: bool = False
     composite: bool = True
-    seam: int = 3
+    seam: int = option(3, whole(0, 1000))
 
-    def __post_init__(self) -> None:
-        _check(
-            "encode_ratio",
-            self.encode_ratio,
-            "a number in (0, 1]",
-            _number(self.encode_ratio) and 0 < self.encode_ratio <= 1,
-        )
-        for name, low, high in (("steps", 1, 1000), ("fixed_point", 0, 50), ("seam", 0, 1000)):
-            _check_whole(name, getattr(self, name), low, high)
-        _check_guidance(self.guidance_scale)
-        _check(
-            "feather",
-            self.feather,
-            "a number in [0, 64]",
-            _number(self.feather) and 0 <= self.feather <= 64,
-        )
-        _check(
-            "seed",
-            self.seed,
-            "a whole number from 0 to 2**63 - 1",
-            isinstance(self.seed, int)
-            and not isinstance(self.seed, bool)
-            and 0 <= self.seed < 2**63,
-        )
+    __post_init__ = validate
 
 
 @dataclass(frozen=True)
@@ -281,30 +214,46 @@ class GenerateOptions:
         height, width: size in pixels, rounded to what the model can make; 0 is the model's own.
     """
 
-    steps: int = 50
-    guidance_scale: float = 7.5
+    steps: int = option(50, whole(1, 1000))
+    guidance_scale: float = option(7.5, NOT_NEGATIVE)
     negative_prompt: str = ""
-    seed: int = 0
-    scheduler: str = "ddim"
-    height: int = 0
-    width: int = 0
+    seed: int = option(0, SEED)
+    scheduler: str = option("ddim", _SCHEDULER)
+    height: int = option(0, whole(0, 8192))
+    width: int = option(0, whole(0, 8192))
 
-    def __post_init__(self) -> None:
-        ranges = (
-            ("steps", 1, 1000),
-            ("seed", 0, 2**63 - 1),
-            ("height", 0, 8192),
-            ("width", 0, 8192),
-        )
-        for name, low, high in ranges:
-            _check_whole(name, getattr(self, name), low, high)
-        _check_guidance(self.guidance_scale)
-        _check(
-            "scheduler",
-            self.scheduler,
-            "'ddim' or the name of a diffusers scheduler",
-            isinstance(self.scheduler, str) and self.scheduler.isidentifier(),
-        )
+    __post_init__ = validate
+
+
+_Options = TypeVar("_Options", ContrastOptions, RefineOptions, EditOptions, GenerateOptions)
+
+
+def override(options: _Options, changes: Mapping[str, Any]) -> _Options:
+    """Options with some fields changed; a number as `threshold` cuts the score of their rule.
+
+    >>> override(RefineOptions(threshold="calibrated"), {"threshold": 0.3}).level
+    0.3
+    """
+    if isinstance(options, RefineOptions):
+        changes = spell_threshold(str(options.threshold), changes)
+    return replace(options, **changes)
+
+
+def spell_threshold(rule: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes to options with that rule, with a number as `threshold` written as rule and level.
+
+    Raises:
+        InputError: the level is given twice, or is out of range.
+    """
+    number = changes.get("threshold")
+    if number is None or isinstance(number, str):
+        return dict(changes)
+    check("threshold", number, THRESHOLD.words, SHARE.holds(number))
+    check("level", changes.get("level"), "left out where threshold is a number",
+          "level" not in changes)  # fmt: skip
+    # "otsu" and "quantile" find the cut themselves, in the score of "paper".
+    rule = "paper" if rule in ("otsu", "quantile") else rule
+    return {**changes, "threshold": rule, "level": number}
 
 
 def field_docs(options: type) -> dict[str, str]:

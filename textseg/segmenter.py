@@ -22,7 +22,7 @@ from .contrast import Measured, Predictions, measure
 from .errors import CancelledError, InputError
 from .image import image_identity, load_image, resize_image
 from .masks import Segmentation
-from .options import ContrastOptions, RefineOptions
+from .options import ContrastOptions, RefineOptions, override
 from .prompts import known_query, object_noun, pair_for
 from .refine import Refiner
 
@@ -261,6 +261,7 @@ def remask(
     image: ImageLike | None = None,
     exclusive: bool = False,
     refine: RefineOptions | None = None,
+    allow_url: bool = False,
     progress: Progress | None = None,
     **overrides: Any,
 ) -> Segmentation | list[Segmentation]:
@@ -271,6 +272,7 @@ def remask(
         image: the image, where the results do not hold it.
         exclusive: the results compete, as in `Segmenter.query`.
         refine: options to start from; those of the (first) result if None.
+        allow_url: whether `image` may be a URL to fetch.
         progress: called as progress(done, total, "refine").
         **overrides: fields of `RefineOptions`, by name.
 
@@ -280,7 +282,7 @@ def remask(
     several = [segmentation] if isinstance(segmentation, Segmentation) else list(segmentation)
     if not several:
         return []
-    pixels = several[0].image if image is None else load_image(image)
+    pixels = several[0].image if image is None else load_image(image, allow_url=allow_url)
     if pixels is None:
         raise InputError("image must be given for results that do not hold it, got none")
     drafts = []
@@ -298,7 +300,7 @@ def remask(
     unknown = sorted(set(overrides) - _REFINE_FIELDS)
     if unknown:
         raise InputError(_unknown_option(unknown[0], _REFINE_FIELDS))
-    options = replace(refine or several[0].refine_options, **overrides)
+    options = override(refine or several[0].refine_options, overrides)
     cuts = _cut_out(drafts, Refiner(pixels, options), exclusive, _reporter(progress))
     results = [
         replace(one, mask=mask, score=score, notes=notes, refine_options=options, image=pixels)
@@ -418,8 +420,8 @@ def _override(
         if name not in _CONTRAST_FIELDS | _REFINE_FIELDS:
             raise InputError(_unknown_option(name, _CONTRAST_FIELDS | _REFINE_FIELDS))
     return (
-        replace(contrast, **{k: v for k, v in overrides.items() if k in _CONTRAST_FIELDS}),
-        replace(refine, **{k: v for k, v in overrides.items() if k in _REFINE_FIELDS}),
+        override(contrast, {k: v for k, v in overrides.items() if k in _CONTRAST_FIELDS}),
+        override(refine, {k: v for k, v in overrides.items() if k in _REFINE_FIELDS}),
     )
 
 

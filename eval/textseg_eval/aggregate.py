@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from textseg.checks import SEED, between, option, validate, whole
+
 from .counters import (
     BINS,
     Counts,
@@ -39,11 +41,15 @@ class Bootstrap:
         level: the intervals' coverage.
     """
 
-    replicates: int = 1000
-    seed: int = 0
-    level: float = 0.95
+    replicates: int = option(1000, whole(0, 10**6))
+    seed: int = option(0, SEED)
+    level: float = option(0.95, between(0, 1, "()"))
 
-    def interval(self, values: np.ndarray, least: float = 0.0) -> dict[str, float | None]:
+    __post_init__ = validate
+
+    def interval(
+        self, values: np.ndarray, least: float = 0.0, most: float = 1.0
+    ) -> dict[str, float | None]:
         """The sample's value (the first) and its percentile interval from the replicates.
 
         The replicates are shifted to have the sample's value as their mean: a replicate lacks some
@@ -51,7 +57,7 @@ class Bootstrap:
 
         Args:
             values: (1 + replicates,), NaN where undefined.
-            least: the figure's lower bound; the upper one is 1.
+            least, most: the figure's bounds.
         """
         value, draws = float(values[0]), self.centred(values)
         if np.isnan(value):
@@ -59,7 +65,7 @@ class Bootstrap:
         if not draws.size:
             return {"value": value, "low": None, "high": None}
         tail = (1 - self.level) / 2
-        low, high = np.clip(np.quantile(draws, [tail, 1 - tail]), least, 1.0)
+        low, high = np.clip(np.quantile(draws, [tail, 1 - tail]), least, most)
         return {"value": value, "low": float(low), "high": float(high)}
 
     def centred(self, values: np.ndarray) -> np.ndarray:

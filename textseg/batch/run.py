@@ -9,12 +9,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from ..checks import MAYBE_TEXT, Rule, option, validate, whole
 from .index import write_index
 from .journal import Journal
 from .local import run_local
 from .sources import Item, Plan
 from .stages import Job, Record
 from .storage import Folder, scheme_of
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or whole(1, 2**31).holds(value)
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,12 @@ class Engine:
         actors: models in memory at once, or None.
     """
 
-    workers: int = 0
+    workers: int = option(0, whole(0, 4096))
     ray: bool = False
-    address: str | None = None
-    actors: int | None = None
+    address: str | None = option(None, MAYBE_TEXT)
+    actors: int | None = option(None, Rule("None, or a whole number of at least 1", _is_count))
+
+    __post_init__ = validate
 
 
 @dataclass(frozen=True)

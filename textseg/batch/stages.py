@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks import MAYBE_TEXT, Rule, option, validate, whole
 from ..errors import ImageError, InputError, OutputError
 from ..formats import SUFFIXES, coco_data, write_json, write_result
-from ..options import NO_REFINEMENT, ContrastOptions, RefineOptions
+from ..options import NO_REFINEMENT, ContrastOptions, RefineOptions, override
 from .sources import Item
 from .storage import Folder, read_image
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from ..masks import Segmentation
 
 Record = dict[str, Any]
+
+_FORMATS = Rule(
+    f"of {', '.join(SUFFIXES)}",
+    lambda v: isinstance(v, (tuple, list)) and all(one in [*SUFFIXES] for one in v),
+)
 
 # What is wrong with one image and leaves the next one alone.
 _ONE_IMAGE = (ImageError, InputError, OutputError, MemoryError)
@@ -50,15 +56,17 @@ class Job:
 
     output: str
     model: str = "mini"
-    device: str | None = None
-    dtype: str | None = None
+    device: str | None = option(None, MAYBE_TEXT)
+    dtype: str | None = option(None, MAYBE_TEXT)
     contrast: Mapping[str, Any] = field(default_factory=dict)
     refine: Mapping[str, Any] = field(default_factory=dict)
     exclusive: bool = False
-    formats: tuple[str, ...] = ("mask",)
-    caption_model: str | None = None
+    formats: tuple[str, ...] = option(("mask",), _FORMATS)
+    caption_model: str | None = option(None, MAYBE_TEXT)
     allow_url: bool = False
-    threads: int = 1
+    threads: int = option(1, whole(1, 4096))
+
+    __post_init__ = validate
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for results to belong together, JSON-able."""
@@ -134,15 +142,13 @@ class Drafter:
     """
 
     def __init__(self, job: Job) -> None:
-        from dataclasses import replace
-
         from .. import backbone
         from ..segmenter import Segmenter
 
         self.job = job
         model = backbone.load(job.model, device=job.device, dtype=job.dtype)
-        contrast = replace(model.contrast_defaults, **job.contrast)
-        self._refine = replace(model.refine_defaults, **job.refine)
+        contrast = override(model.contrast_defaults, job.contrast)
+        self._refine = override(model.refine_defaults, job.refine)
         self._segmenter = Segmenter(model, contrast, self._refine)
 
     def draft(self, loaded: Loaded | Failure) -> Draft | Failure:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..backbone.families import SAMPLED
+from ..checks import Rule, option, validate, whole
 from ..errors import InputError
 from ..image import resize_image
 from ..options import ContrastOptions, EditOptions, RefineOptions
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 PUBLIC_SAMPLES = 10
 PUBLIC_STRENGTH = 0.5
 SHAPES = 16
+_DTYPES = Rule(
+    "bfloat16 or float16, or both",
+    lambda v: isinstance(v, (tuple, list)) and all(one in ("bfloat16", "float16") for one in v),
+)
 
 
 @dataclass(frozen=True)
@@ -42,27 +47,18 @@ class BenchOptions:
         rounding: also compare contrast maps in these dtypes with that in the model's own.
     """
 
-    samples: int = 10
-    queries: int = 8
-    size: int = 0
-    repeats: int = 1
+    samples: int = option(10, whole(1, 1000))
+    queries: int = option(8, whole(1, 100))
+    size: int = option(0, whole(0, 8192))
+    repeats: int = option(1, whole(1, 100))
     defaults: bool = False
     edit: bool = False
-    steps: int = 50
+    steps: int = option(50, whole(2, 1000))
     speed: bool = True
     profile: bool = False
-    rounding: tuple[str, ...] = field(default=())
+    rounding: tuple[str, ...] = option((), _DTYPES)
 
-    def __post_init__(self) -> None:
-        ranges = (("samples", 1, 1000), ("queries", 1, 100), ("size", 0, 8192),
-                  ("repeats", 1, 100), ("steps", 2, 1000))  # fmt: skip
-        for name, low, high in ranges:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise InputError(f"{name} must be a whole number from {low} to {high}, got {value}")
-        wrong = set(self.rounding) - {"bfloat16", "float16"}
-        if wrong:
-            raise InputError(f"rounding must be bfloat16 or float16, got {sorted(wrong)[0]!r}")
+    __post_init__ = validate
 
 
 def compare(

@@ -23,10 +23,13 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
+from ..checks import rule_of
 from ..errors import InputError
 from ..masks import decode_rle
 from ..options import (
     EDIT_METHODS,
+    THRESHOLD,
+    THRESHOLD_RULES,
     ContrastOptions,
     EditOptions,
     GenerateOptions,
@@ -43,21 +46,18 @@ MAX_IMAGES = 8
 # a caller is not trusted to know what a kernel of a millionth of a pixel costs.
 _BOUNDS: dict[str, dict[str, Any]] = {
     "strength": {"max_length": 8},
-    "samples": {"ge": 1, "le": 256},
+    "samples": {"le": 256},
     "batch_size": {"ge": 1, "le": 64},
-    "seed": {"ge": 0, "lt": 2**63},
-    "clamp": {"gt": 0, "le": 1e6},
-    "floor": {"gt": 0, "le": 1e6},
-    "crf_appearance": {"ge": 0, "le": 1e4},
+    "clamp": {"le": 1e6},
+    "floor": {"le": 1e6},
+    "crf_appearance": {"le": 1e4},
     "crf_alpha": {"ge": 1, "le": 1e4},
     "crf_beta": {"ge": 1, "le": 1e4},
-    "crf_smoothness": {"ge": 0, "le": 1e4},
+    "crf_smoothness": {"le": 1e4},
     "crf_gamma": {"ge": 0.1, "le": 500},
-    "steps": {"ge": 1, "le": 250},
-    "guidance_scale": {"ge": 0, "le": 100},
-    "fixed_point": {"ge": 0, "le": 10},
-    "height": {"ge": 0, "le": 8192},
-    "width": {"ge": 0, "le": 8192},
+    "steps": {"le": 250},
+    "guidance_scale": {"le": 100},
+    "fixed_point": {"le": 10},
 }
 
 METHODS = tuple(method for method in EDIT_METHODS if method != "inpaint")
@@ -88,6 +88,12 @@ def _check_method(method: str) -> str:
     return method
 
 
+def _check_threshold(value: object) -> object:
+    if not THRESHOLD.holds(value):
+        raise ValueError(f"must be {THRESHOLD.words}")
+    return value
+
+
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -100,6 +106,13 @@ Upload = Annotated[
 ]
 Texts = Annotated[
     list[Text], Field(min_length=1, max_length=MAX_QUERIES), BeforeValidator(_as_list)
+]
+Threshold = Annotated[
+    Any,
+    AfterValidator(_check_threshold),
+    WithJsonSchema(
+        {"anyOf": [{"enum": [*THRESHOLD_RULES]}, {"type": "number", "minimum": 0, "maximum": 1}]}
+    ),
 ]
 What = Literal["mask", "score", "overlay", "cutout", "rle", "polygon", "npz"]
 
@@ -115,11 +128,15 @@ def _options_model(name: str, *kinds: type) -> Any:
                 hint = Annotated[list[float], BeforeValidator(_number_as_list)]
             elif hint is str:
                 hint = Text
+            elif hint == str | float:
+                hint = Threshold
             elif hint is int:
                 hint = Annotated[int, Field(strict=True)]
+            rule = rule_of(field)
+            bounds = {**(rule.bounds if rule else {}), **_BOUNDS.get(field.name, {})}
             fields[field.name] = (
                 hint | None,
-                Field(None, description=said.get(field.name), **_BOUNDS.get(field.name, {})),
+                Field(None, description=said.get(field.name), **bounds),
             )
     return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
 

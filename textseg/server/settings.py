@@ -6,21 +6,10 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+from ..checks import between, check, option, validate, whole
 from ..errors import InputError
 
-_WHOLE = {
-    "port": (0, 65535),
-    "queue": (1, 10_000),
-    "workers": (1, 64),
-    "threads": (0, 1024),
-    "batch": (1, 256),
-    "scenes": (1, 1000),
-    "max_upload": (1024, 2**31),
-    "max_pixels": (1, 64_000_000),
-    "keep_bytes": (0, 2**40),
-    "max_jobs": (1, 100_000),
-}
-_SECONDS = ("head_seconds", "body_seconds", "send_seconds", "time_limit", "keep_seconds", "grace")
+_SECONDS = between(0, 86400, "(]", "seconds above 0, up to 86400")
 
 
 @dataclass(frozen=True)
@@ -56,40 +45,37 @@ class ServerOptions:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8300
+    port: int = option(8300, whole(0, 65535))
     tokens: tuple[str, ...] = ()
-    queue: int = 16
-    workers: int = 2
-    threads: int = 0
-    batch: int = 1
-    scenes: int = 4
-    max_upload: int = 32 * 2**20
-    max_pixels: int = 16_000_000
-    head_seconds: float = 10.0
-    body_seconds: float = 60.0
-    send_seconds: float = 60.0
-    time_limit: float = 300.0
-    keep_seconds: float = 600.0
-    keep_bytes: int = 2**28
-    max_jobs: int = 256
-    grace: float = 30.0
+    queue: int = option(16, whole(1, 10_000))
+    workers: int = option(2, whole(1, 64))
+    threads: int = option(0, whole(0, 1024))
+    batch: int = option(1, whole(1, 256))
+    scenes: int = option(4, whole(1, 1000))
+    max_upload: int = option(32 * 2**20, whole(1024, 2**31))
+    max_pixels: int = option(16_000_000, whole(1, 64_000_000))
+    head_seconds: float = option(10.0, _SECONDS)
+    body_seconds: float = option(60.0, _SECONDS)
+    send_seconds: float = option(60.0, _SECONDS)
+    time_limit: float = option(300.0, _SECONDS)
+    keep_seconds: float = option(600.0, _SECONDS)
+    keep_bytes: int = option(2**28, whole(0, 2**40))
+    max_jobs: int = option(256, whole(1, 100_000))
+    grace: float = option(30.0, _SECONDS)
     studio: bool = True
 
     def __post_init__(self) -> None:
+        validate(self)
+        listed = isinstance(self.tokens, (tuple, list)) and all(
+            isinstance(token, str) for token in self.tokens
+        )
+        # Values of tokens stay out of messages, which may be logged.
+        check("tokens", type(self.tokens), "a tuple of texts", listed)
         object.__setattr__(self, "tokens", tuple(self.tokens))
-        for name, (low, high) in _WHOLE.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise InputError(f"{name} must be a whole number from {low} to {high}, got {value}")
-        for name in _SECONDS:
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 < value <= 86400:
-                raise InputError(f"{name} must be seconds above 0, up to 86400, got {value!r}")
         for token in self.tokens:
-            # Its value stays out of the message, which may be logged.
             if not re.fullmatch(r"[!-~]{16,512}", token):
                 raise InputError(
-                    "token must be 16 to 512 visible ASCII characters, got one of "
+                    "tokens must be 16 to 512 visible ASCII characters each, got one of "
                     f"{len(token)} characters or with others"
                 )
         if not self.tokens and not is_loopback(self.host):

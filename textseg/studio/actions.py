@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, ModelNotFoundError
-from ..options import NO_REFINEMENT, ContrastOptions, EditOptions, RefineOptions
+from ..options import NO_REFINEMENT, ContrastOptions, EditOptions, RefineOptions, override
 from .pictures import Picture, view_size
 from .state import Correction, Layer, Session, Work
 
@@ -127,10 +127,10 @@ def retune(session: Session, **changes: Any) -> Done:
     work = session.work
     layer = work.layer
     if layer is None:
-        refine = replace(work.refine, **changes)
+        refine = override(work.refine, changes)
         session.change("Changed the mask's options", lambda now: replace(now, refine=refine))
         return Done("The next mask is cut this way.")
-    refine = replace(layer.refine, **changes)
+    refine = override(layer.refine, changes)
     if refine == layer.refine:
         return Done(_say(layer))
     cut = replace(_quick(layer.found, refine, work.picture), corrections=layer.corrections)

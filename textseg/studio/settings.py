@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..checks import MAYBE_TEXT, one_of, option, validate, whole
 from ..image import MAX_PIXELS
 from .pictures import SAMPLES
 
@@ -20,14 +20,8 @@ class StudioSettings:
         max_pixels: larger uploads are refused.
     """
 
-    sample: str = "table"
-    caption_model: str | None = None
-    max_pixels: int = MAX_PIXELS
+    sample: str = option("table", one_of(*(sample.name for sample in SAMPLES)))
+    caption_model: str | None = option(None, MAYBE_TEXT)
+    max_pixels: int = option(MAX_PIXELS, whole(1, 2**40))
 
-    def __post_init__(self) -> None:
-        names = [sample.name for sample in SAMPLES]
-        if self.sample not in names:
-            raise InputError(f"sample must be one of {', '.join(names)}, got {self.sample!r}")
-        count = self.max_pixels
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise InputError(f"max_pixels must be a whole number of at least 1, got {count!r}")
+    __post_init__ = validate

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checks import check, check_positive, check_share, check_whole, is_number
+from ..checks import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    RISING,
+    SEED,
+    SHARE,
+    one_of,
+    option,
+    validate,
+    whole,
+)
 
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -34,42 +44,24 @@ class LoraOptions:
         save_every: seconds between checkpoints.
     """
 
-    rank: int = 8
-    alpha: float = 0.0
-    lr: float = 1e-4
-    steps: int = 1000
-    batch: int = 1
-    accumulate: int = 1
-    warmup: int = 50
-    levels: tuple[float, float] = (0.02, 0.7)
-    absent: float = 0.2
-    contrast: float = 0.2
-    mixed_precision: Precision = "no"
+    rank: int = option(8, whole(1, 1024))
+    alpha: float = option(0.0, NOT_NEGATIVE)
+    lr: float = option(1e-4, POSITIVE)
+    steps: int = option(1000, whole(1, 10**9))
+    batch: int = option(1, whole(1, 4096))
+    accumulate: int = option(1, whole(1, 4096))
+    warmup: int = option(50, whole(0, 10**9))
+    levels: tuple[float, float] = option((0.02, 0.7), RISING)
+    absent: float = option(0.2, SHARE)
+    contrast: float = option(0.2, NOT_NEGATIVE)
+    mixed_precision: Precision = option("no", one_of("no", "fp16", "bf16"))
     checkpointing: bool = True
-    size: int = 0
-    workers: int = 0
-    seed: int = 0
-    save_every: float = 300.0
+    size: int = option(0, whole(0, 4096))
+    workers: int = option(0, whole(0, 256))
+    seed: int = option(0, SEED)
+    save_every: float = option(300.0, POSITIVE)
 
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("rank", 1, 1024), ("steps", 1, 10**9), ("batch", 1, 4096), ("accumulate", 1, 4096),
-            ("warmup", 0, 10**9), ("size", 0, 4096), ("workers", 0, 256), ("seed", 0, 2**63 - 1),
-        ):  # fmt: skip
-            check_whole(name, getattr(self, name), low, high)
-        for name in ("lr", "save_every"):
-            check_positive(name, getattr(self, name))
-        for name in ("alpha", "contrast"):
-            value = getattr(self, name)
-            ok = is_number(value) and 0 <= value < float("inf")
-            check(name, value, "a number of at least 0", ok)
-        check_share("absent", self.absent)
-        levels = self.levels
-        ok = len(levels) == 2 and all(map(is_number, levels)) and 0 < levels[0] < levels[1] <= 1
-        check("levels", levels, "two rising numbers in (0, 1]", ok)
-        rule = "'no', 'fp16' or 'bf16'"
-        check("mixed_precision", self.mixed_precision, rule,
-              self.mixed_precision in ("no", "fp16", "bf16"))  # fmt: skip
+    __post_init__ = validate
 
     @property
     def scale(self) -> float:

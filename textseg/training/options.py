@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checks import check, check_positive, check_whole, is_number
+from ..checks import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    between,
+    one_of,
+    option,
+    several,
+    validate,
+    whole,
+)
+
+_PAIR = several(SHARE, "two numbers in [0, 1]", count=2)
 
 
 @dataclass(frozen=True)
@@ -35,33 +48,24 @@ class TrainOptions:
         save_every: seconds between checkpoints.
     """
 
-    hours: float = 2.0
-    batch: int = 12
-    fresh: int = 8
-    pool: int = 1500
-    matrix_lr: float = 0.015
-    lr: float = 2e-3
-    warmup: int = 50
-    ema: float = 0.999
-    grounding: float = 0.7
-    heads: float = 0.7
-    contrast: float = 0.2
-    pairs: tuple[float, float] = (0.5, 1.0)
-    absent: float = 0.2
-    recognition: float = 0.4
-    recognition_batch: int = 24
-    negatives: int = 48
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-    save_every: float = 300.0
+    hours: float = option(2.0, POSITIVE)
+    batch: int = option(12, whole(1, 10**9))
+    fresh: int = option(8, whole(1, 10**9))
+    pool: int = option(1500, whole(1, 10**9))
+    matrix_lr: float = option(0.015, POSITIVE)
+    lr: float = option(2e-3, POSITIVE)
+    warmup: int = option(50, whole(0, 10**9))
+    ema: float = option(0.999, between(0, 1, "[)"))
+    grounding: float = option(0.7, NOT_NEGATIVE)
+    heads: float = option(0.7, NOT_NEGATIVE)
+    contrast: float = option(0.2, NOT_NEGATIVE)
+    pairs: tuple[float, float] = option((0.5, 1.0), _PAIR)
+    absent: float = option(0.2, between(0, 1, "[)"))
+    recognition: float = option(0.4, SHARE)
+    recognition_batch: int = option(24, whole(1, 10**9))
+    negatives: int = option(48, whole(0, 10**9))
+    precision: Literal["float32", "bfloat16"] = option("float32", one_of("float32", "bfloat16"))
+    seed: int = option(0, SEED)
+    save_every: float = option(300.0, POSITIVE)
 
-    def __post_init__(self) -> None:
-        for name in ("hours", "matrix_lr", "lr", "save_every"):
-            check_positive(name, getattr(self, name))
-        for name in ("batch", "fresh", "pool"):
-            check_whole(name, getattr(self, name), 1, 10**9)
-        for name in ("ema", "absent"):
-            value = getattr(self, name)
-            check(name, value, "a number in [0, 1)", is_number(value) and 0 <= value < 1)
-        ok = len(self.pairs) == 2 and all(is_number(p) and 0 <= p <= 1 for p in self.pairs)
-        check("pairs", self.pairs, "two numbers in [0, 1]", ok)
+    __post_init__ = validate

@@ -13,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..checks import RISING, SHARE, between, option, several, validate
+
 Sprites = dict[str, list[np.ndarray]]
 
 
@@ -52,15 +54,17 @@ class SceneOptions:
         restyle: probability that an object is drawn in another manner (`restyle`).
     """
 
-    counts: tuple[float, ...] = (0.2, 0.4, 0.4)
-    scale: tuple[float, float] = (0.24, 0.6)
-    rotation: float = 20.0
-    repeat: float = 0.08
-    min_visible: float = 0.6
-    photo_backgrounds: float = 0.5
-    blend: float = 0.0
-    degrade: float = 0.0
-    restyle: float = 0.0
+    counts: tuple[float, ...] = option((0.2, 0.4, 0.4), several(SHARE, "numbers in [0, 1]"))
+    scale: tuple[float, float] = option((0.24, 0.6), RISING)
+    rotation: float = option(20.0, between(0, 180))
+    repeat: float = option(0.08, SHARE)
+    min_visible: float = option(0.6, SHARE)
+    photo_backgrounds: float = option(0.5, SHARE)
+    blend: float = option(0.0, SHARE)
+    degrade: float = option(0.0, SHARE)
+    restyle: float = option(0.0, SHARE)
+
+    __post_init__ = validate
 
 
 _DEFAULTS = SceneOptions()

@@ -87,10 +87,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(options: object) -> None:
-    from textseg.options import ContrastOptions, RefineOptions
+    from textseg.options import ContrastOptions, RefineOptions, override
 
     from ..methods.noise_contrast import CONTRAST_FIELDS, REFINE_FIELDS
 
     assert isinstance(options, dict)
     ContrastOptions(**{k: v for k, v in options.items() if k in CONTRAST_FIELDS})
-    RefineOptions(**{k: v for k, v in options.items() if k in REFINE_FIELDS})
+    override(RefineOptions(), {k: v for k, v in options.items() if k in REFINE_FIELDS})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textseg.errors import InputError
-from textseg.options import ContrastOptions, RefineOptions
+from textseg.options import ContrastOptions, RefineOptions, override
 
 from .base import Answer, Method, MethodSpec, Query
 from .models import backbone_of
@@ -55,7 +55,7 @@ class NoiseContrast(Method):
             )
         # Refused before a model is loaded.
         ContrastOptions(**{k: v for k, v in options.items() if k in CONTRAST_FIELDS})
-        RefineOptions(**{k: v for k, v in options.items() if k in REFINE_FIELDS})
+        override(RefineOptions(), {k: v for k, v in options.items() if k in REFINE_FIELDS})
         self.options = options
         self.segmenter = _segmenter(backbone_of(spec))
 
