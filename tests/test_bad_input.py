@@ -164,6 +164,22 @@ def test_bad_arrays(image: Any, message: str, model: FakeBackbone) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("command", ["segment", "edit", "caption", "batch"])
+def test_a_url_is_refused_by_the_flag_s_name(
+    command: str, model: FakeBackbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {
+        "segment": ["-q", "dog", "-o", str(tmp_path)],
+        "edit": ["-q", "dog", "-p", "cat", "-o", str(tmp_path / "out.png")],
+        "caption": ["--nouns", "dog"],
+        "batch": ["-q", "dog", "-o", str(tmp_path / "out"), "--workers", "0"],
+    }[command]
+    assert main([command, "http://example.org/a.png", *words]) == 2
+    error = capsys.readouterr().err
+    assert "fetched only with --allow-url, got 'http://example.org/a.png'" in error
+    assert "=True" not in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [

@@ -161,6 +161,7 @@ def caption(
     most: int = 3,
     least_presence: float = 0.5,
     samples: int = 2,
+    allow_url: bool = False,
     progress: Progress | None = None,
 ) -> Caption:
     """Say what an image shows.
@@ -174,12 +175,13 @@ def caption(
         most: nouns in the caption at most.
         least_presence: nouns less present are left out, but for the most present one.
         samples: noise draws for the nouns.
+        allow_url: whether `image` may be a URL to fetch.
 
     Raises:
         ModelNotFoundError: the captioning model is not on this machine.
         InputError: no nouns to choose from.
     """
-    pixels = load_image(image)
+    pixels = load_image(image, allow_url=allow_url)
     if isinstance(model, str) and is_blip(model):
         model = _blip(BLIP if model == "blip" else model)
     if isinstance(model, BlipCaptioner):
@@ -191,7 +193,7 @@ def caption(
     if not candidates:
         raise InputError(
             f"nouns must be given for model {model.name!r}, which brings none; "
-            "or caption with BLIP (model='blip')"
+            "or caption with the model 'blip'"
         )
     if samples < 1 or most < 1:
         raise InputError(f"samples and most must be at least 1, got {samples} and {most}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import ImageError, InputError, ModelError
-from .image import image_identity, load_image, resize_image
+from .image import fetch_image, image_identity, is_url, load_image, resize_image
 from .inversion import Progress, Trajectory, ddim_decode, ddim_encode, edit_levels, report
 from .options import EDIT_METHODS, EditOptions
 
@@ -284,6 +284,7 @@ def edit(
     method: str = "diffedit",
     options: EditOptions | None = None,
     patch: ImageLike | None = None,
+    allow_url: bool = False,
     progress: Progress | None = None,
     keep: Steps | None = None,
     **overrides: Any,
@@ -302,6 +303,7 @@ def edit(
         method: one of `EDIT_METHODS`; "inpaint" needs an inpainting checkpoint as `model`.
         options: `EditOptions`; the model's or the paper's defaults if None.
         patch: the image that method "poisson" blends in.
+        allow_url: whether `image` and `patch` may be URLs to fetch.
         progress: called as progress(done, total, stage); returning False stops the edit.
         keep: a `Steps` to fill.
         overrides: single fields of `EditOptions`, and of the options `Segmenter.query` takes.
@@ -333,6 +335,8 @@ def edit(
             f"option must be a field of EditOptions when a mask is given, got {name!r}"
         )
 
+    if is_url(image):
+        image = fetch_image(image, allow_url=allow_url)
     input_xmp = _input_xmp(image)
     pixels = load_image(image)
     segmenter = _segmenter(model, needed=mask is None or method in LATENT_METHODS)
@@ -354,7 +358,7 @@ def edit(
         notes.append("the region is empty: the image is unchanged")
         edited = pixels
     elif method in PIXEL_METHODS:
-        given = load_image(patch) if patch is not None else None
+        given = load_image(patch, allow_url=allow_url) if patch is not None else None
         edited = PIXEL_METHODS[method](pixels, region, given)
         report(progress, 1, 1, method)
     elif method == "inpaint":

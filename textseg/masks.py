@@ -424,17 +424,19 @@ def overlay_many(
     *,
     alpha: float = 0.45,
     legend: bool = True,
+    allow_url: bool = False,
 ) -> np.ndarray:
     """The image with every mask in its own colour of `PALETTE`, later ones on top.
 
     Args:
         image: as for `load_image`, of the masks' size.
         legend: name the queries in the upper left corner, where there is room.
+        allow_url: whether `image` may be a URL to fetch.
 
     Returns:
         (H, W, 3) uint8.
     """
-    out = load_image(image)
+    out = load_image(image, allow_url=allow_url)
     colors = [PALETTE[index % len(PALETTE)] for index in range(len(segmentations))]
     for segmentation, color in zip(segmentations, colors, strict=True):
         _check_size("image", out, segmentation.mask)

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -32,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("textseg.cli.models", "list, fetch and remove models"),
     "train": ("textseg.cli.train", "train a model that knows absence"),
 }
+
+_ARGUMENT = re.compile(r"(?<![\w'\"])([a-z]+(?:_[a-z]+)+)(?:=True\b|(?= must ))")
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -76,9 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
 
 
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException | str) -> str:
+    """An error's message without line breaks, its Python arguments written as flags."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), text)
 
 
 class CommandParser(argparse.ArgumentParser):

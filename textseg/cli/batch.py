@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..formats import SUFFIXES
 from .options_arguments import (
+    Listed,
     add_mask_options,
     add_model_arguments,
     add_refine_switch,
@@ -56,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT",
                         help="folder for the results, made if need be, or URL of a "
                              "store")  # fmt: skip
-    parser.add_argument("--format", type=comma_list([*SUFFIXES, "none"]), default=["mask"],
-                        metavar="F[,F...]", dest="formats",
+    parser.add_argument("--format", type=comma_list([*SUFFIXES, "none"]), action=Listed,
+                        default=["mask"], metavar="F[,F...]", dest="formats",
                         help=f"{', '.join(SUFFIXES)}, as in `textseg segment`, or none: the index "
                              "only (default: mask)")  # fmt: skip
     parser.add_argument("--images", metavar="DIR",
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         refuse(value is None or value >= least, f"{name} must be at least {least}, got {value}")
     refuse(args.actors is None or args.ray is not None, f"actors need --ray, got {args.actors}")
+    refuse(args.output != "-", "-o must be a folder or a store for many results, got -")
     formats = () if args.formats == ["none"] else tuple(args.formats)
     refuse("none" not in formats, f"format none must stand alone, got {','.join(args.formats)}")
 
@@ -102,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from ..batch.sources import Item, make_plan
     from ..batch.stages import Job
     from ..workers import available_cores
+    from . import one_line
     from .progress import Progress
 
     cores = available_cores()
@@ -130,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         def failed(item: Item, error: str) -> None:
             where = "" if item.source in error or repr(item.source)[1:-1] in error else (
                 f"{item.source}: ")  # fmt: skip
-            bar.line(f"textseg: error: {where}{error}", error=True)
+            bar.line(f"textseg: error: {where}{one_line(error)}", error=True)
 
         bar.start(f"0/{len(plan.items)} images", 0, len(plan.items))
         summary = run_batch(job, plan, engine, args.sources, progress=progress, failed=failed)

@@ -7,7 +7,7 @@ import json
 import sys
 
 from ..errors import ImageError
-from .options_arguments import add_model_arguments, add_report_arguments, refuse
+from .options_arguments import Listed, add_model_arguments, add_report_arguments, comma_list
 
 DESCRIPTION = """\
 Say what images show. BLIP writes a caption (--model blip, once its weights are here: see
@@ -30,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='words the caption starts with (default: "a photograph of")',
     )
     parser.add_argument(
-        "--nouns", metavar="A,B,...", help="what to choose from (default: the model's own nouns)"
+        "--nouns",
+        type=comma_list(),
+        action=Listed,
+        metavar="A,B,...",
+        help="what to choose from (default: the model's own nouns)",
     )
     parser.add_argument(
         "--most", type=int, default=3, metavar="N", help="nouns in the caption at most (default: 3)"
@@ -38,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=int, default=2, metavar="N", help="noise draws for naming (default: 2)"
     )
+    parser.add_argument("--allow-url", action="store_true", help="fetch images given as http(s)")
     add_report_arguments(parser)
     add_model_arguments(parser)
 
@@ -47,10 +52,6 @@ def run(args: argparse.Namespace) -> int:
     from . import one_line
     from .progress import Progress
 
-    nouns = None
-    if args.nouns is not None:
-        nouns = [noun.strip() for noun in args.nouns.split(",") if noun.strip()]
-        refuse(bool(nouns), f"nouns must name something, got {args.nouns!r}")
     if is_blip(args.model):
         name = BLIP if args.model == "blip" else args.model
         model = BlipCaptioner.load(name, device=args.device)
@@ -67,9 +68,10 @@ def run(args: argparse.Namespace) -> int:
                     given,
                     model=model,
                     prefix=args.prefix,
-                    nouns=nouns,
+                    nouns=args.nouns,
                     most=args.most,
                     samples=args.samples,
+                    allow_url=args.allow_url,
                     progress=lambda d, n, stage: progress.start(stage, d, n),
                 )
             except ImageError as error:
