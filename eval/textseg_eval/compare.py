@@ -12,9 +12,10 @@ import numpy as np
 from textseg.errors import InputError
 
 from .aggregate import Bootstrap, Tally
+from .methods import METHODS
 from .protocols import BACKGROUND
 from .records import RecordFile
-from .run import RECORDS, load_results
+from .run import RECORDS, RESULTS, load_results
 
 FIGURES = ("miou", "image_iou", "query_iou")
 
@@ -24,7 +25,7 @@ class Compared:
     """One run among others.
 
     Attributes:
-        name: the folder's.
+        name: see `run_names`.
         results: its results.json.
         values: the sample's figure and the replicates', by figure, over the common images.
     """
@@ -55,6 +56,7 @@ def compare(
     """
     if len(runs) < 2:
         raise InputError(f"runs must be two or more, got {len(runs)}")
+    names = run_names(runs)
     loaded = [(run, load_results(run)) for run in runs]
     base = loaded[0][1]
     for run, results in loaded[1:]:
@@ -65,8 +67,11 @@ def compare(
             if one != other:
                 raise InputError(f"runs must share the {what}, got another in {run}")
     bootstrap = Bootstrap(replicates, seed, level)
-    common = _common([run for run, _ in loaded])
-    compared = [_count(run, results, common, bootstrap) for run, results in loaded]
+    common = common_images(runs)
+    compared = [
+        _count(run, name, results, common, bootstrap)
+        for name, (run, results) in zip(names, loaded, strict=True)
+    ]
     first = compared[0]
     return {
         "images": len(common),
@@ -90,7 +95,54 @@ def compare(
     }  # fmt: skip
 
 
-def _common(runs: Sequence[Path]) -> set[int | str]:
+def group(runs: Sequence[Path]) -> dict[str, list[Path]]:
+    """Which runs are set against each other.
+
+    The folder of a run of several methods holds a folder for each. Given alone, its methods are
+    set against each other; several such folders are compared method by method, over the methods
+    that all of them hold; beside the folder of a single run they stand for all their runs.
+
+    Returns:
+        the runs of the one comparison under "", or those of each method under its name.
+
+    Raises:
+        InputError: no method is in all of the folders.
+    """
+    parts = [_parts(run) for run in runs]
+    if len(runs) == 1 or any("" in each for each in parts):
+        return {"": [run for each in parts for run in each.values()]}
+    shared = [name for name in parts[0] if all(name in each for each in parts)]
+    if not shared:
+        held = " and ".join(", ".join(each) for each in parts)
+        raise InputError(f"runs of several methods must have one in common, got {held}")
+    return {name: [each[name] for each in parts] for name in shared}
+
+
+def _parts(run: Path) -> dict[str, Path]:
+    """The folders of a run of several methods, or of a sweep, by name; else the run itself under
+    ""."""
+    if (run / RESULTS).is_file():
+        return {"": run}
+    first = [*METHODS, "base"]
+    found = {path.parent.name: path.parent for path in run.glob(f"*/{RESULTS}")}
+    names = sorted(found, key=lambda n: (first.index(n) if n in first else len(first), n))
+    return {name: found[name] for name in names} or {"": run}
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """The folders' names, with as many of their parents' as tell them apart."""
+    paths = [run.resolve().parts for run in runs]
+    different = len(set(paths))
+    depth = next(n for n in range(1, 1000) if len({path[-n:] for path in paths}) == different)
+    return ["/".join(path[-depth:]) for path in paths]
+
+
+def common_images(runs: Sequence[Path]) -> set[int | str]:
+    """The test images that every run scored.
+
+    Raises:
+        InputError: there is none.
+    """
     common: set[int | str] | None = None
     for run in runs:
         with RecordFile(run / RECORDS, read_only=True) as file:
@@ -102,7 +154,7 @@ def _common(runs: Sequence[Path]) -> set[int | str]:
 
 
 def _count(
-    run: Path, results: dict[str, Any], common: set[int | str], bootstrap: Bootstrap
+    run: Path, name: str, results: dict[str, Any], common: set[int | str], bootstrap: Bootstrap
 ) -> Compared:
     with RecordFile(run / RECORDS, read_only=True) as file:
         classes = {
@@ -112,8 +164,8 @@ def _count(
         for record in file.records("test"):
             if record["image_id"] in common:
                 tally.add(record)
-    values = {name: tally.replicates(results["headline"], name) for name in FIGURES}
-    return Compared(run.name, results, values)
+    values = {figure: tally.replicates(results["headline"], figure) for figure in FIGURES}
+    return Compared(name, results, values)
 
 
 def _difference(values: np.ndarray, base: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:

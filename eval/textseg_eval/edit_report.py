@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import page
+from .sweep import figure
 
 NAMES = {
     "took": "edit took",
@@ -27,10 +28,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 316, 52, 44
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a Markdown table, means with their 95 % intervals."""
-    head, cells = _table(rows)
-    lines = [head, ["---"] * len(head)]
-    lines += [[cell.replace("\n", " ") for cell in row] for row in cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(*_table(rows))
 
 
 def write_report(path: Path, results: Mapping[str, Any]) -> None:
@@ -72,6 +70,47 @@ def write_report(path: Path, results: Mapping[str, Any]) -> None:
         ),
     ]
     write_atomic(path, page.page("textseg eval edit", parts).encode())
+
+
+def compared_table(compared: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of runs side by side: each setting's runs, and their gaps to the first."""
+    names = [n for n in NAMES if any(n in row["figures"] for row in compared["runs"][0]["rows"])]
+    head = ["method", "r", "threshold", "run", *(NAMES[name] for name in names)]
+    cells = []
+    for number, setting in enumerate(compared["runs"][0]["rows"]):
+        where = [setting["method"], _plain(setting["ratio"]), _plain(setting["level"])]
+        for run in compared["runs"]:
+            row = run["rows"][number]
+            cells.append([*where, run["name"], *(figure(row["figures"].get(n)) for n in names)])
+            if "difference" in row:
+                gaps = [_gap(row["difference"].get(name)) for name in names]
+                cells.append([*where, f"{run['name']}, against the first", *gaps])
+    return head, cells
+
+
+def _gap(interval: Mapping[str, Any] | None) -> str:
+    if interval is None or interval["higher"] is None:
+        return figure(interval)
+    return f"{figure(interval)}, higher in {interval['higher']:.1%}"
+
+
+def compared_edits(compared: Mapping[str, Any], title: str) -> list[str]:
+    """The parts of a page about runs of edits side by side."""
+    return [
+        page.heading(f"{title}{compared['data']['name']}, edits", 1),
+        page.paragraph(
+            f"{compared['images']} images that every run edited; paired bootstrap over images.",
+            soft=True,
+        ),
+        page.table(*compared_table(compared)),
+    ]
+
+
+def markdown(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    lines = [head, ["---"] * len(head)]
+    lines += [[cell.replace("\n", " ") for cell in row] for row in cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def curves(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> str:

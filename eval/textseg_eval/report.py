@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from textseg.saving import write_atomic
 
 from . import page
 from .coco import Dataset, Example
+from .edit_report import compared_edits
 from .protocols import BACKGROUND, LabelMap, Protocol
 from .records import RecordFile
 from .run import RECORDS, image_iou, load_results
@@ -263,12 +265,27 @@ def _short(value: Any) -> Any:
     return value
 
 
-def write_comparison(path: Path, compared: Mapping[str, Any]) -> Path:
-    """A comparison as one page.
+def write_comparison(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Comparisons, by the name of what they are about, as one page; "-" is standard output.
 
     Raises:
         OutputError: the page cannot be written.
     """
+    parts = []
+    for name, compared in groups.items():
+        made = compared_edits if compared.get("kind") == "edit" else _compared
+        parts += made(compared, f"{name}: " if name else "")
+    text = page.page("Comparison", parts)
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return path
+    try:
+        return _write(path, text)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(path)!r}: {error}") from error
+
+
+def _compared(compared: Mapping[str, Any], title: str) -> list[str]:
     rows = []
     for run in compared["runs"]:
         gap = run.get("difference", {}).get("miou")
@@ -284,16 +301,12 @@ def write_comparison(path: Path, compared: Mapping[str, Any]) -> Path:
         )
     head = ["run", "rule", "mIoU", "IoU per image", "IoU per query", "mIoU against the first",
             "s per image"]  # fmt: skip
-    parts = [
-        page.heading(f"{compared['data']['name']}, {compared['protocol']}", 1),
+    return [
+        page.heading(f"{title}{compared['data']['name']}, {compared['protocol']}", 1),
         page.paragraph(f"{compared['images']} images that every run scored; paired bootstrap over "
                        "images.", soft=True),
         page.table(head, rows),
     ]  # fmt: skip
-    try:
-        return _write(path, page.page("Comparison", parts))
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error}") from error
 
 
 def write_sweep(path: Path, records: Sequence[Mapping[str, Any]], title: str, command: str) -> Path:
