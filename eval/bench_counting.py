@@ -4,8 +4,8 @@
 
 Makes a synthetic set the size of COCO val2017 (5,000 images of 640 x 480, 36,000 instances as
 polygons, 80 categories) and predictions in COCO's results format, and runs what
-`textseg eval coco --masks` runs. Seconds are wall time and, where other programs share the machine,
-the fairer CPU time; memory is the process's peak.
+`textseg eval coco --results` runs. Seconds are wall time and, where other programs share the
+machine, the fairer CPU time; memory is the process's peak.
 """
 
 from __future__ import annotations

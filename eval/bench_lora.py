@@ -8,7 +8,7 @@
 style (OpenMoji) that is in none of them. The backgrounds of both are drawn. `measure` gives the
 mean IoU of the contrasts of `val`, unrefined, noise level and threshold from its other half.
 `memory` builds the networks of Stable Diffusion 1.5 with random weights and takes one optimiser
-step on one scene, as `textseg train --lora` does.
+step on one scene, as `textseg train --rank` does.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def main() -> None:
     scenes.add_argument("--held-out", type=int, default=40, help="scenes in the unseen style")
     figures = commands.add_parser("measure")
     figures.add_argument("sets", type=Path, help="what `compose` wrote")
-    figures.add_argument("lora", type=Path, help="what `textseg train --lora` wrote")
+    figures.add_argument("lora", type=Path, help="what `textseg train --rank` wrote")
     figures.add_argument("--samples", type=int, default=2, help="noise draws (default: 2)")
     step = commands.add_parser("memory")
     step.add_argument("--rank", type=int, default=16)

@@ -237,8 +237,8 @@ def test_the_command(
 ) -> None:
     monkeypatch.setitem(ARCHITECTURES, "sd15", TINY)
     out = tmp_path / "bench.json"
-    words = ["bench", "--arch", "sd15", "--random", "-n", "2", "--queries", "2", "--no-speed",
-             "--device", "cpu", "-o", str(out)]  # fmt: skip
+    words = ["bench", "--arch", "sd15", "--random", "--samples", "2", "--query-count", "2",
+             "--no-speed", "--device", "cpu", "-o", str(out)]  # fmt: skip
     assert main(words) == 0
     assert "| 1 query, n = 2 | diffusers | 8 |" in capsys.readouterr().out
     report = json.loads(out.read_text())
@@ -261,8 +261,10 @@ def test_the_command(
     [
         (["--arch", "sd15"], "--arch and --random must be given together"),
         (["--random"], "--arch and --random must be given together"),
-        (["-n", "0"], "samples must be a whole number from 1 to 1000, got 0"),
-        (["--queries", "99"], "queries must be at most 16"),
+        (["--samples", "0"], "samples must be a whole number from 1 to 1000, got 0"),
+        (["--queries", "99"], "--query-count must be at most 16, got 99"),
+        (["-n", "2"], "unrecognized arguments: -n"),
+        (["--rounding", "int8"], "must be one or more of bfloat16,float16, got 'int8'"),
         (["-o", "/nowhere/at/all.json"], "output must be in a folder that exists"),
     ],
 )

@@ -124,7 +124,9 @@ def test_options_and_images_in_any_order(
     ]
 
 
+@pytest.mark.parametrize("threshold", ["otsu", 0.25])
 def test_command_line_api_single_and_multi_query_give_the_same_bits(
+    threshold: str | float,
     eps_backbone: Any,
     park: Path,
     tiny_image: np.ndarray,
@@ -132,8 +134,8 @@ def test_command_line_api_single_and_multi_query_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("textseg.backbone.load", lambda *_, **__: eps_backbone)
-    chosen: dict[str, Any] = {"samples": 3, "seed": 4, "threshold": "otsu"}
-    flags = ["--samples", "3", "--seed", "4", "--threshold", "otsu"]
+    chosen: dict[str, Any] = {"samples": 3, "seed": 4, "threshold": threshold}
+    flags = ["--samples", "3", "--seed", "4", "--threshold", str(threshold)]
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert main(["segment", str(park), "-q", "the dog", "-o", str(alone), *flags]) == 0
     assert main(["segment", str(park), "-q", "the cat", "-q", "the dog", "-o", str(together),
@@ -272,6 +274,10 @@ def test_standard_input_and_output(
         (["--strength", "1.5"], "strength must be one or more numbers in (0, 1], got (1.5,)"),
         (["--samples", "0"], "samples must be a whole number from 1 to 1000, got 0"),
         (["--threshold", "magic"], "threshold must be one of paper,"),
+        (["--threshold", "1.5"], "or a number in [0, 1], got 1.5"),
+        (["--threshold", "nan"], "or a number in [0, 1], got nan"),
+        (["--threshold", "0.5", "--level", "0.4"], "level must be left out where threshold"),
+        (["--crf-points", "3"], "--crf-points must be 0, or a whole number from 16 to 8192"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )

@@ -143,7 +143,7 @@ def test_what_is_not_found_is_not_edited(picture: Path, model: FakeBackbone, cap
     [
         (
             ["-q", "the dog", "--encode-ratio", "0"],
-            "encode_ratio must be a number in (0, 1], got 0.0",
+            "--encode-ratio must be a number in (0, 1], got 0.0",
         ),
         (["-q", "the dog", "--steps", "0"], "steps must be a whole number from 1 to 1000, got 0"),
         ([], "give a --query or a --mask"),
@@ -157,6 +157,15 @@ def test_what_is_not_found_is_not_edited(picture: Path, model: FakeBackbone, cap
             "output must lie in a folder that is there",
         ),
         (["-q", "the dog", "--method", "inpaint"], "needs a --mask"),
+        (["-q", "the dog", "--ratio", "2"], "--encode-ratio must be a number in (0, 1], got 2.0"),
+        (["-q", "the dog", "--threshold", "1.5"], "or a number in [0, 1], got 1.5"),
+        (["-q", "the dog", "--threshold", "high"], "threshold must be one of paper"),
+        (["-q", "the dog", "--threshold", "0.5", "--level", "0.4"], "level must be left out"),
+        (["--mask", "mask.png", "--samples", "3"], "--samples is for finding the region"),
+        (["--mask", "mask.png", "--no-refine"], "--no-refine is for finding the region"),
+        (["-q", "the dog", "-o", "-", "--json"], "-o - cannot go with --json"),
+        (["-q", "the dog", "-o", "-", "--save-steps"], "--save-steps writes beside OUT"),
+        (["-q", "the dog", "-o", "-", "--approve"], "--approve writes beside OUT"),
         (["-q", "the dog", "--method", "poisson"], "patch must be an image"),
     ],
 )
@@ -168,6 +177,107 @@ def test_edit_refuses(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--mask", "found.npz"], ["--visible-label"]])
+def test_edit_writes_a_png_to_standard_output(
+    words: list[str], model: FakeBackbone, picture: Path, capsysbinary: Any
+) -> None:
+    Segmenter(model).set_image(picture).query("the dog").save(picture.with_name("found.npz"))
+    words = [str(picture.with_name(w)) if w.endswith(".npz") else w for w in words]
+    command = ["edit", str(picture), "-q", "the dog", "-p", "a zebra", "--steps", "2", *words]
+    assert main([*command, "-o", str(picture.with_name("out.png"))]) == 0
+    capsysbinary.readouterr()
+    assert main([*command, "-o", "-"]) == 0
+    shown = capsysbinary.readouterr()
+    assert shown.out == picture.with_name("out.png").read_bytes()
+    assert not picture.with_name("-").exists() and not Path("-").exists()
+
+
+def test_generate_writes_a_png_to_standard_output(
+    model: FakeBackbone, tmp_path: Path, capsysbinary: Any
+) -> None:
+    command = ["generate", "a dog", "--steps", "1"]
+    assert main([*command, "-o", str(tmp_path / "dog.png"), "--quiet"]) == 0
+    assert main([*command, "-o", "-"]) == 0
+    assert capsysbinary.readouterr().out == (tmp_path / "dog.png").read_bytes()
+    for words, message in (
+        (["-n", "2"], b"-o - takes one image, got 2"),
+        (["--json"], b"-o - cannot go with --json"),
+    ):
+        assert main([*command, "-o", "-", *words]) == 2
+        shown = capsysbinary.readouterr()
+        assert shown.out == b"" and message in shown.err and shown.err.count(b"\n") == 1
+
+
+def test_generate_keeps_what_is_made_before_it_is_stopped(
+    model: FakeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from textseg import generate
+
+    decode, calls = FakeBackbone.decode, []
+
+    def stopped(self: FakeBackbone, latents: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return decode(self, latents)
+
+    whole = generate("a dog", count=3, model=model, steps=1, seed=4)  # type: ignore[arg-type]
+    monkeypatch.setattr(FakeBackbone, "decode", stopped)
+    command = ["generate", "a dog", "-n", "3", "--steps", "1", "--seed", "4", "--quiet"]
+    assert main([*command, "-o", str(tmp_path / "dog.png")]) == 130
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dog-1.png", "dog-2.png"]
+    for number in (1, 2):
+        np.testing.assert_array_equal(
+            _pixels(tmp_path / f"dog-{number}.png"), whole[number - 1].image
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["-q", "a zebra", "--min-presence", "1"], 1, "'a zebra' was not found"),
+        (["-q", "the dog", "--method", "poisson"], 2, "patch must be an image"),
+        (["-q", "the dog", "--approve"], 1, "not approved; nothing was edited"),
+        (["-q", "?!"], 2, "query must name something"),
+    ],
+)
+def test_the_generated_picture_is_kept_where_the_edit_does_not_come_about(
+    words: list[str],
+    code: int,
+    message: str,
+    model: FakeBackbone,
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from textseg import generate
+
+    _answer(monkeypatch, "no\n")
+    out = tmp_path / "out.png"
+    command = ["edit", "--from-prompt", "a dog", "-p", "a cat", "-o", str(out), "--seed", "5"]
+    assert main([*command, *FAST, *words]) == code
+    kept = tmp_path / "out.input.png"
+    shown = capsys.readouterr()
+    assert message in shown.err and str(kept) in shown.err and shown.out == ""
+    assert not out.exists()
+    made = generate("a dog", model=model, seed=5)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(_pixels(kept), made.image)
+    assert read_label(kept).source_type == TRAINED
+
+
+def test_the_generated_picture_is_named_beside_the_edit(
+    model: FakeBackbone, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out.png"
+    command = ["edit", "--from-prompt", "a dog", "-q", "the dog", "-p", "a cat", "-o", str(out)]
+    assert main([*command, "--steps", "4", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["files"]["input"] == str(tmp_path / "out.input.png")
+    assert shown.err == "" and (tmp_path / "out.input.png").exists()
+    assert main([*command[:-1], "-"]) == 2
+    assert "--from-prompt writes beside OUT" in capsys.readouterr().err
 
 
 def test_generate_numbers_its_files(model: FakeBackbone, tmp_path: Path, capsys: Any) -> None:
@@ -186,6 +296,9 @@ def test_generate_numbers_its_files(model: FakeBackbone, tmp_path: Path, capsys:
 def test_caption_prints_one_line(model: FakeBackbone, picture: Path, capsys: Any) -> None:
     assert main(["caption", str(picture)]) == 0
     assert capsys.readouterr().out == "a photograph of a dog\n"
+    for nouns in (["--nouns", "ball, dog"], ["--nouns", "ball", "--nouns", "dog"]):
+        assert main(["caption", str(picture), *nouns]) == 0
+        assert capsys.readouterr().out == "a photograph of a dog\n"
     assert main(["caption", str(picture), "--json", "--nouns", "ball, dog"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert [noun for noun, _ in record["nouns"]] == ["dog", "ball"]

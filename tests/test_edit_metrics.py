@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 from fake_backbone import FakeBackbone
 from PIL import Image
 
+from textseg.cli import main
 from textseg.errors import InputError
 from textseg.options import EditOptions
 from textseg_eval.coco import load_coco
+from textseg_eval.compare_edits import compare_edits
 from textseg_eval.edit_command import swaps
 from textseg_eval.edit_metrics import (
     Scripted,
@@ -223,6 +226,85 @@ def test_encoding_once_for_all_ratios_changes_nothing(tmp_path: Path, fake: Fake
     rows = {(r["method"], r["ratio"]): r for r in both["rows"]}
     for row in alone["rows"]:
         assert rows[row["method"], row["ratio"]] == row
+
+
+def test_runs_of_edits_are_compared_setting_by_setting(
+    tmp_path: Path, fake: FakeBackbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, other = tmp_path / "first", tmp_path / "other"
+    plan = _run(tmp_path)
+    evaluate_edits(plan, fake, first)
+    changed = replace(plan, ratios=(1.0,), options=EditOptions(steps=4, guidance_scale=1.0))
+    evaluate_edits(changed, fake, other)
+    compared = compare_edits([first, other], replicates=200)
+    records = [
+        [json.loads(line) for line in (run / "per_image.jsonl").read_text().splitlines()]
+        for run in (first, other)
+    ]
+    base, run = compared["runs"]
+    assert [row["ratio"] for row in run["rows"]] == [None] + 5 * [1.0]
+    for row in run["rows"]:
+        key = {name: row[name] for name in ("method", "ratio", "level")}
+        for name in ("psnr", "change", "margin"):
+            values = [
+                np.array([next(r[name] for r in image["rows"] if key.items() <= r.items())
+                          for image in images])
+                for images in records
+            ]  # fmt: skip
+            gap = row["difference"][name]
+            assert row["figures"][name]["value"] == pytest.approx(values[1].mean())
+            assert gap["value"] == pytest.approx((values[1] - values[0]).mean())
+            # A resampled mean of gaps lies between the smallest and the largest of them.
+            spread = np.ptp(values[1] - values[0])
+            assert gap["value"] - spread - 1e-9 <= gap["low"] <= gap["high"] + 1e-12
+            assert gap["high"] <= gap["value"] + spread + 1e-9
+    assert "difference" not in base["rows"][0]
+    same = compare_edits([first, first], replicates=50)["runs"][1]["rows"]
+    assert all(gap["low"] == gap["high"] == 0 for row in same for gap in row["difference"].values())
+    assert main(["eval", "compare", str(first), str(other), "-o", str(tmp_path / "c.html")]) == 0
+    shown = capsys.readouterr().out
+    assert "2 common images, edits" in shown and "| other, against the first |" in shown
+    assert "against the first" in (tmp_path / "c.html").read_text()
+    assert main(["eval", "compare", str(first), str(other), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "edit"
+
+
+def test_runs_of_edits_that_differ_too_much_are_refused(
+    tmp_path: Path, fake: FakeBackbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = _run(tmp_path, methods=("sdedit",), ratios=(1.0,))
+    evaluate_edits(plan, fake, tmp_path / "a")
+    evaluate_edits(replace(plan, pairs={"dog": "a ball"}), fake, tmp_path / "b")
+    evaluate_edits(replace(plan, methods=("encode-decode",)), fake, tmp_path / "c")
+    for other, words in (
+        ("b", "runs must share the swaps, got another in"),
+        ("c", "must have a method, ratio and threshold in common"),
+        ("images", "run must be a folder with results.json"),
+    ):
+        assert main(["eval", "compare", str(tmp_path / "a"), str(tmp_path / other)]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+    assert main(["eval", "compare", str(tmp_path / "a")]) == 2
+    assert "runs must be two or more, got 1" in capsys.readouterr().err
+
+
+def test_the_command_takes_lists_and_old_names(
+    tmp_path: Path, fake: FakeBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textseg.backbone.load", lambda *_, **__: fake)
+    images, annotations = _dataset(tmp_path)
+    base = ["eval", "edit", "--images", str(images), "--annotations", str(annotations),
+            "--swap", "dog=a cat", "--steps", "2", "--draws", "1", "--quiet"]  # fmt: skip
+    ways = (
+        ["--method", "sdedit,diffedit", "--encode-ratio", "0.5,1", "--threshold", "0.25,0.5"],
+        ["--method", "sdedit", "--method", "diffedit", "--ratio", "0.5", "--encode-ratio", "1",
+         "--threshold", "0.25", "--threshold", "0.5"],
+    )  # fmt: skip
+    for number, way in enumerate(ways):
+        assert main([*base, *way, "-o", str(tmp_path / str(number))]) == 0
+        results = json.loads((tmp_path / str(number) / "results.json").read_text())
+        assert results["run"]["methods"] == ["sdedit", "diffedit"]
+        assert results["run"]["ratios"] == [0.5, 1.0] and results["run"]["levels"] == [0.25, 0.5]
 
 
 def test_refuses(tmp_path: Path) -> None:

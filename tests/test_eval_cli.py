@@ -110,7 +110,7 @@ def test_several_methods_and_protocols(data, tmp_path, capsys):
 def test_given_masks_and_a_threshold_from_elsewhere(data, tmp_path, capsys):
     first, second, other = (tmp_path / name for name in ("first", "second", "other.json"))
     assert eval_("coco", *data, "--method", "truth", "-o", first, "--quiet") == 0
-    words = ["--masks", first / "coco_results.json", "--fixed-threshold", first]
+    words = ["--results", first / "coco_results.json", "--fixed-threshold", first]
     assert eval_("coco", *data, *words, "-o", second, "--quiet") == 2
     assert "run on other images" in capsys.readouterr().err
     other.write_bytes((tmp_path / "instances.json").read_bytes())
@@ -131,19 +131,80 @@ def test_exit_codes(data, tmp_path, capsys):
     assert "not scored: 4.png: image is empty" in capsys.readouterr().out
     assert "image is empty" in look(tmp_path / "run" / "report.html").text
     for words, message in (
-        (["coco", *data, "-o", tmp_path / "x", "--method", "magic"], "method must be one of"),
+        (
+            ["coco", *data, "-o", tmp_path / "x", "--method", "magic"],
+            "--method: must be one or more of",
+        ),
+        (
+            ["coco", *data, "-o", tmp_path / "x", "--threshold", "own"],
+            "own rule alone are scored by --fixed-threshold own",
+        ),
+        (["coco", *data, "-o", tmp_path / "x", "--threshold", "2"], "a number in [0, 1], got 2.0"),
+        (
+            ["coco", *data, "-o", tmp_path / "x", "--method", "grabcut", "--crf-points", "16"],
+            "--crf-points is for method textseg, got grabcut",
+        ),
+        (
+            ["coco", *data, "-o", tmp_path / "x", "--method", "grabcut", "--no-refine"],
+            "--no-refine is for method textseg",
+        ),
+        (["coco", *data, "-o", "-"], "must be a folder for several files, got '-'"),
+        (
+            ["coco", *data, "-o", tmp_path / "x", "--results", "r.json", "--samples", "2"],
+            "results must come without methods",
+        ),
+        (["coco", *data, "-o", tmp_path / "x", "--absent-queries", "-1"], "must be at least 0"),
         (["coco", *data, "-o", tmp_path / "x", "--limit", "0"], "limit must be"),
-        (["coco", *data, "-o", tmp_path / "x", "--fixed-threshold", "2"], "must be in (0, 1]"),
+        (
+            ["coco", *data, "-o", tmp_path / "x", "--fixed-threshold", "2"],
+            "threshold must be a number in (0, 1]",
+        ),
         (["coco", *data, "-o", tmp_path / "x", "--set", "a=1"], "set must be METHOD.NAME=VALUE"),
         (["coco", *data, "-o", tmp_path / "x", "--samples", "0"], "samples must be"),
         (["coco", *data, "-o", tmp_path / "x", "--protocol", "predicted"], "tagger must be given"),
         (["sweep", *data, "-o", tmp_path / "x", "--vary", "loudness=1"], "vary must name"),
         (["compare", tmp_path], "runs must be two or more"),
-        (["compare", tmp_path, tmp_path], "results.json"),
+        (["compare", tmp_path / "images", tmp_path / "images"], "results.json"),
     ):
         assert eval_(*words) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("method", ["cross-attention", "cross-self-attention", "clipseg"])
+def test_own_is_refused_before_any_work_by_methods_without_masks(method, data, tmp_path, capsys):
+    words = ["--method", f"everything,{method}", "--fixed-threshold", "own", "-o", tmp_path / "x"]
+    assert eval_("coco", *data, *words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and not (tmp_path / "x").exists()
+    assert f"for {method}, got own: it gives scores and no masks" in error
+    assert "all methods but cross-attention, cross-self-attention, clipseg have masks" in error
+
+
+def test_methods_are_listed_with_commas_or_repeated(data, tmp_path, capsys):
+    ways = (["--method", "everything,nothing"], ["--method", "everything", "--method", "nothing"],
+            ["--method", "everything", "--method", "nothing,everything"])  # fmt: skip
+    for number, way in enumerate(ways):
+        out = tmp_path / str(number)
+        assert eval_("coco", *data, *way, "-o", out, "--quiet", "--no-report") == 0
+        assert sorted(p.name for p in out.iterdir()) == ["everything", "nothing"]
+    capsys.readouterr()
+    assert eval_("coco", *data, "--method", "everything,magic", "-o", tmp_path / "x") == 2
+    assert "got 'magic'" in capsys.readouterr().err
+
+
+def test_old_names_of_flags_still_work(data, tmp_path, capsys):
+    first = tmp_path / "first"
+    words = ["--method", "truth", "--absent", "1", "--fixed-threshold", "own", "-o", first]
+    assert eval_("coco", *data, *words, "--quiet") == 0
+    assert load_results(first)["protocol"]["absent"] == 1
+    words = ["--masks", first / "coco_results.json", "--fixed-threshold", "own"]
+    assert eval_("coco", *data, *words, "--quiet", "-o", tmp_path / "again") == 0
+    assert load_results(tmp_path / "again")["method"]["method"] == "masks"
+    with pytest.raises(SystemExit):
+        raise SystemExit(eval_("coco", "--help"))
+    shown = capsys.readouterr().out
+    assert "--results" in shown and "--masks" not in shown and "--absent-queries" in shown
 
 
 def test_sweep(data, tiny_folder, tmp_path, capsys):
@@ -181,6 +242,68 @@ def test_compare(data, tmp_path, capsys):
     assert eval_("coco", *data, "--limit", "6", "--method", "truth", "-o", tmp_path / "few") == 0
     with pytest.raises(InputError, match="share the data set"):
         compare([runs[0], tmp_path / "few"])
+    capsys.readouterr()
+    assert eval_("compare", *runs, "-o", "-") == 0
+    page = (tmp_path / "page.html").read_text()
+    assert capsys.readouterr().out == page
+    assert eval_("compare", *runs, "-o", "-", "--json") == 2
+
+
+def test_compare_runs_of_several_methods(data, tmp_path, capsys):
+    alone, before, after = (tmp_path / name for name in ("alone", "before", "after"))
+    common = [*data, "--quiet", "--no-report", "--fixed-threshold", "own"]
+    assert eval_("coco", *common, "--method", "centre-box", "-o", alone) == 0
+    assert eval_("coco", *common, "--method", "centre-box,everything", "-o", before) == 0
+    assert eval_("coco", *common, "--method", "truth,everything,centre-box", "-o", after) == 0
+    capsys.readouterr()
+
+    def said(*runs):
+        assert eval_("compare", *runs, "--json") == 0
+        return json.loads(capsys.readouterr().out)
+
+    # One such run: its methods, in the order of the table of methods.
+    one = said(before)
+    assert [run["name"] for run in one["runs"]] == ["everything", "centre-box"]
+    assert one == said(before / "everything", before / "centre-box")
+    # Two: method by method, over what both have.
+    both = said(before, after)["methods"]
+    assert list(both) == ["everything", "centre-box"]
+    for method, compared in both.items():
+        assert [r["name"] for r in compared["runs"]] == [f"before/{method}", f"after/{method}"]
+        assert compared["runs"][1]["difference"]["miou"]["value"] == 0
+        assert compared == said(before / method, after / method)
+    # Beside a run of one method each of the others counts as one.
+    mixed = said(alone, after)
+    assert [run["name"].split("/")[-1] for run in mixed["runs"]] == [
+        "alone", "everything", "centre-box", "truth",
+    ]  # fmt: skip
+    truth = mixed["runs"][-1]
+    assert truth["figures"]["miou"]["value"] == 1 and truth["difference"]["miou"]["better"] == 1
+    assert eval_("compare", before, after, "-o", tmp_path / "page.html") == 0
+    assert "everything: 10 common images" in capsys.readouterr().out
+    assert "centre-box: " in look(tmp_path / "page.html").text
+    (after / "everything").rename(after / "all")
+    (after / "centre-box").rename(after / "box")
+    assert eval_("compare", before, after) == 2
+    error = capsys.readouterr().err
+    assert "must have one in common, got everything, centre-box and" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[1, 2]", b"{}", b"null", b'{"format": 1}', b"\xff{", b'{"format": 1, "kind": "edit"}'],
+)
+def test_compare_refuses_foreign_folders_in_one_line(content, data, tmp_path, capsys):
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert eval_("coco", *data, "--method", "truth", "-o", run, "--quiet", "--no-report") == 0
+    other.mkdir()
+    (other / "results.json").write_bytes(content)
+    capsys.readouterr()
+    for runs in ((run, other), (other, run), (run, tmp_path / "none"), (run, run / "run.json")):
+        assert eval_("compare", *runs) == 2
+        shown = capsys.readouterr()
+        assert shown.out == "" and shown.err.count("\n") == 1 and "run must" in shown.err
 
 
 @pytest.fixture

@@ -163,7 +163,7 @@ def test_a_missing_image_and_a_bad_file_are_named(
         ({"lr": 0}, "lr must be a number above 0, got 0"),
         ({"levels": (0.5, 0.2)}, r"levels must be two rising numbers in \(0, 1\]"),
         ({"absent": 1.5}, r"absent must be a number in \[0, 1\], got 1.5"),
-        ({"mixed_precision": "fp8"}, "mixed_precision must be 'no', 'fp16' or 'bf16'"),
+        ({"mixed_precision": "fp8"}, "mixed_precision must be one of no, fp16, bf16"),
     ],
 )
 def test_options_name_what_is_wrong(change: dict[str, Any], message: str) -> None:
@@ -405,10 +405,10 @@ def test_the_threshold_of_a_query_is_not_fitted_to_it() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--lora", "4"], "--annotations must be given with --lora, got none"),
-        (["--annotations", "a.json", "--work", "w"], "--annotations must come with --lora RANK"),
-        (["--steps", "4", "--work", "w"], "--steps must come with --lora RANK"),
-        (["--packages", "p"], "--work must be given without --lora, got none"),
+        (["--rank", "4"], "--annotations must be given with --rank, got none"),
+        (["--annotations", "a.json", "--work", "w"], "--annotations must come with --rank N"),
+        (["--steps", "4", "--work", "w"], "--steps must come with --rank N"),
+        (["--packages", "p"], "--work must be given without --rank, got none"),
     ],
 )
 def test_arguments_of_the_two_ways_do_not_mix(
@@ -421,12 +421,12 @@ def test_arguments_of_the_two_ways_do_not_mix(
 def test_bad_sources_and_foreign_options_are_refused(
     annotated: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = ["train", "-o", str(tmp_path / "o"), "--init", "mini", "--lora", "4", "--images"]
+    base = ["train", "-o", str(tmp_path / "o"), "--init", "mini", "--rank", "4", "--images"]
     assert main([*base, str(tmp_path / "none"), "--annotations", str(annotated[1])]) == 2
     assert "images must be a folder, got" in capsys.readouterr().err
     good = [*base, str(annotated[0]), "--annotations", str(annotated[1])]
     assert main([*good, "--hours", "2"]) == 2
-    assert "--hours cannot go with --lora" in capsys.readouterr().err
+    assert "--hours cannot go with --rank" in capsys.readouterr().err
     assert main(["0" if word == "4" else word for word in good]) == 2
     assert "rank must be a whole number" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()

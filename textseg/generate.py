@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, overload
 
@@ -123,6 +123,19 @@ def generate(
     Raises:
         InputError: a bad argument; CancelledError: `progress` returned False.
     """
+    made = list(generate_each(prompt, count, model, options, progress, **overrides))
+    return made[0] if isinstance(prompt, str) and count is None else made
+
+
+def generate_each(
+    prompt: str | Sequence[str],
+    count: int | None = None,
+    model: Backbone | str = "mini",
+    options: GenerateOptions | None = None,
+    progress: Progress | None = None,
+    **overrides: Any,
+) -> Iterator[Generation]:
+    """The images of `generate`, each as soon as it is made; arguments and errors as there."""
     from .editing import prompt_notes
     from .segmenter import Segmenter, lock_of
 
@@ -137,15 +150,15 @@ def generate(
         raise InputError(f"options of generate have no field {sorted(unknown)[0]!r}")
     defaults = GenerateOptions(**backbone.calibration.get("generate", {}))
     chosen = replace(options or defaults, **overrides)
-    made: list[Generation] = []
     jobs = [p for p in prompts for _ in range(count or 1)]
+    # The last image's seed is refused before the first image is made.
+    replace(chosen, seed=chosen.seed + len(jobs) - 1)
     for i, text in enumerate(jobs):
         this = replace(chosen, seed=chosen.seed + i)
         notes = prompt_notes(backbone, text, this.negative_prompt)
         with lock_of(backbone):
             image = _generate_one(backbone, text, this, progress, f"image {i + 1} of {len(jobs)}")
-        made.append(Generation(image, text, this, backbone.name, notes=tuple(notes)))
-    return made[0] if isinstance(prompt, str) and count is None else made
+        yield Generation(image, text, this, backbone.name, notes=tuple(notes))
 
 
 def _generate_one(

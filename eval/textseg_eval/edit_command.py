@@ -28,8 +28,17 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from textseg.cli.options_arguments import add_model_arguments, add_options
+    from textseg.cli.options_arguments import (
+        Listed,
+        add_alias,
+        add_model_arguments,
+        add_options,
+        comma_list,
+        result_folder,
+    )
     from textseg.options import EditOptions
+
+    from .edit_run import METHODS
 
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="pictures")
     parser.add_argument(
@@ -45,26 +54,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", type=Path, metavar="FILE", help='swaps as JSON: {"dog": "a cat", ...}'
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="results")
     parser.add_argument(
-        "--method",
-        type=_words,
-        metavar="M[,M...]",
-        help="reconstruct, sdedit, encode-decode, diffedit-no-encoding, diffedit, "
-        "diffedit-composited (default: all)",
+        "-o", "--output", type=result_folder, required=True, metavar="DIR", help="results"
     )
     parser.add_argument(
-        "--ratio",
+        "--method",
+        type=comma_list(METHODS),
+        action=Listed,
+        metavar="M[,M...]",
+        help=f"{', '.join(METHODS)} (default: all)",
+    )
+    parser.add_argument(
+        "--encode-ratio",
+        dest="ratios",
         type=_numbers,
+        action=Listed,
         metavar="R[,R...]",
         help="encoding ratios (default: 0.5,0.6,0.7,0.8,0.9)",
     )
     parser.add_argument(
         "--threshold",
         type=_numbers,
+        action=Listed,
         metavar="T[,T...]",
         help="mask thresholds (default: 0.25,0.5,0.75)",
     )
+    add_alias(parser, "--ratio", "--encode-ratio")
     parser.add_argument(
         "--truth-mask",
         action="store_true",
@@ -115,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     plan = EditRun(
         dataset=dataset,
         pairs=pairs,
-        ratios=args.ratio or RATIOS,
+        ratios=args.ratios or RATIOS,
         levels=args.threshold or LEVELS,
         options=replace(edit_defaults(backbone), **given_options(args, EditOptions)),
         truth_mask=args.truth_mask,
@@ -157,10 +172,6 @@ def swaps(given: list[str], path: Path | None) -> dict[str, str]:
             raise InputError(f"swap must be CATEGORY=PROMPT, got {text!r}")
         pairs[category.strip()] = prompt.strip()
     return pairs
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _numbers(text: str) -> tuple[float, ...]:

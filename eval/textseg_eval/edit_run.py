@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textseg.checks import FRACTIONS, SEED, SHARE, one_of, option, several, validate, whole
 from textseg.errors import ImageError, InputError
 from textseg.options import EditOptions
 
@@ -38,8 +39,12 @@ ABLATION = ("sdedit", "encode-decode", "diffedit-no-encoding", "diffedit")
 MASKED = ("diffedit-no-encoding", "diffedit")
 RECONSTRUCT, SHIPPED = "reconstruct", "diffedit-composited"
 """Rows of our own: the autoencoder alone, and `textseg.edit` as it is by default."""
+METHODS = (RECONSTRUCT, *ABLATION, SHIPPED)
 FIGURES = ("took", "margin", "presence", "psnr", "ssim", "lpips", "change", "clip")
 RATIOS, LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9), (0.25, 0.5, 0.75)
+
+
+_METHODS = several(one_of(*METHODS), f"of {', '.join(METHODS)}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class EditRun:
     Attributes:
         dataset: images with annotated regions.
         pairs: category name -> what it is turned into.
-        methods: of `ABLATION`, `RECONSTRUCT` and `SHIPPED`.
+        methods: of `METHODS`.
         ratios: encoding ratios r.
         levels: mask thresholds, for the methods with a mask.
         options: the rest of the settings; its `encode_ratio` is not used.
@@ -62,20 +67,17 @@ class EditRun:
 
     dataset: Dataset
     pairs: Mapping[str, str]
-    methods: Sequence[str] = (RECONSTRUCT, *ABLATION, SHIPPED)
-    ratios: Sequence[float] = RATIOS
-    levels: Sequence[float] = LEVELS
+    methods: Sequence[str] = option(METHODS, _METHODS)
+    ratios: Sequence[float] = option(RATIOS, FRACTIONS)
+    levels: Sequence[float] = option(LEVELS, several(SHARE, "one or more numbers in [0, 1]"))
     options: EditOptions = EditOptions()
     truth_mask: bool = False
-    draws: int = 4
-    seed: int = 0
+    draws: int = option(4, whole(1, 1000))
+    seed: int = option(0, SEED)
     save_images: bool = False
 
     def __post_init__(self) -> None:
-        known = (RECONSTRUCT, *ABLATION, SHIPPED)
-        wrong = [m for m in self.methods if m not in known]
-        if wrong or not self.methods:
-            raise InputError(f"methods must be of {', '.join(known)}, got {wrong or 'none'}")
+        validate(self)
         if not self.pairs:
             raise InputError("pairs must hold at least one 'category=prompt', got none")
         names = set(self.dataset.categories.values())

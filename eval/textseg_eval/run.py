@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from textseg import __version__
+from textseg.checks import FRACTION, SEED, between, check, one_of, option, validate, whole
 from textseg.errors import InputError, OutputError
 
 from .aggregate import Bootstrap, Tally, calibrated_threshold
 from .coco import Dataset, Example, read_json
 from .counters import BINS, image_hash
-from .methods import MethodSpec
+from .methods import SCORES_ONLY, MethodSpec
 from .protocols import BACKGROUND, Present, Protocol, Refer
 from .records import Record, RecordFile, write_coco_results, write_json
 from .taggers import TaggerSpec
@@ -27,6 +28,9 @@ FORMAT = 1
 RECORDS, RESULTS, COCO_RESULTS, IDENTITY = (
     "per_image.jsonl", "results.json", "coco_results.json", "run.json",
 )  # fmt: skip
+_KINDS = {"masks": "masks (eval coco, refer, folder or sweep)", "edit": "edits (eval edit)"}
+_KEYS = {"masks": {"data", "protocol", "method", "headline", "figures", "counts", "time"},
+         "edit": {"run", "rows"}}  # fmt: skip
 EXAMPLES = 6
 """Images listed in the results as best, as median and as worst."""
 
@@ -45,19 +49,16 @@ class Split:
         source: where a given threshold is from, for the record.
     """
 
-    rule: str = "calibrate"
-    fraction: float = 0.2
-    seed: int = 0
+    rule: str = option("calibrate", one_of("calibrate", "own", "given"))
+    fraction: float = option(0.2, between(0, 1, "()"))
+    seed: int = option(0, SEED)
     threshold: float | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.rule not in ("calibrate", "own", "given"):
-            raise InputError(f"threshold rule must be calibrate, own or given, got {self.rule!r}")
-        if not 0 < self.fraction < 1:
-            raise InputError(f"calibration fraction must be in (0, 1), got {self.fraction}")
-        if self.rule == "given" and not (self.threshold and 0 < self.threshold <= 1):
-            raise InputError(f"threshold must be in (0, 1], got {self.threshold}")
+        validate(self)
+        if self.rule == "given":
+            check("threshold", self.threshold, FRACTION.words, FRACTION.holds(self.threshold))
 
     def part(self, example: Example) -> str:
         """ "calibration" or "test"."""
@@ -95,6 +96,17 @@ def threshold_of(run: Path, dataset: Dataset) -> float:
     if "oracle" not in results["figures"]:
         raise InputError(f"threshold must come from a run with objects, got {run}")
     return float(results["figures"]["oracle"]["threshold"])
+
+
+def refuse_scores_only(methods: Iterable[str]) -> None:
+    """Raise InputError if one of the methods has no masks of its own, for the rule "own"."""
+    for name in methods:
+        if name in SCORES_ONLY:
+            raise InputError(
+                f"fixed threshold must be calibrate, a number or a run for {name}, got own: it "
+                "gives scores and no masks; all methods but "
+                f"{', '.join(SCORES_ONLY)} have masks of their own"
+            )
 
 
 @dataclass(frozen=True)
@@ -147,10 +159,12 @@ class Run:
     split: Split = field(default_factory=Split)
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     tagger: TaggerSpec | None = None
-    workers: int = 1
-    threads: int = 1
+    workers: int = option(1, whole(1, 4096))
+    threads: int = option(1, whole(1, 4096))
     command: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    __post_init__ = validate
 
     def identity(self, variant: Variant) -> dict[str, Any]:
         """What must be the same for a run to be taken up again."""
@@ -185,10 +199,8 @@ def evaluate(run: Run, progress: Callable[[Progress], None] | None = None) -> di
     """
     if not run.dataset.examples:
         raise InputError("images must hold at least one that is annotated, got none")
-    if run.workers < 1 or run.threads < 1:
-        raise InputError(
-            f"workers and threads must be at least 1, got {run.workers} and {run.threads}"
-        )
+    if run.split.rule == "own":
+        refuse_scores_only(variant.spec.method for variant in run.variants)
     files = _open(run)
     try:
         return _evaluate(run, files, progress)
@@ -271,13 +283,6 @@ def _work(
     clock.phase = part
     for records in work(job, tasks(), run.workers):
         for name, record in records.items():
-            if run.split.rule == "own" and any(
-                row.get("own") is None and not row.get("dropped") for row in record.get("rows", ())
-            ):
-                raise InputError(
-                    f"threshold must be calibrate or a number for {name}, which has no rule of "
-                    "its own, got own"
-                )
             files[name].append(record)
         clock.tick()
 
@@ -419,12 +424,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def load_results(run: Path) -> dict[str, Any]:
-    """The results of a finished run."""
+def load_results(run: Path, kind: str = "masks") -> dict[str, Any]:
+    """The results of a finished run of a kind, "masks" or "edit".
+
+    Raises:
+        InputError: no finished run lies there, or one of another kind or format.
+    """
     path = run / RESULTS
     if not path.is_file():
         raise InputError(f"run must be a folder with {RESULTS}, got {run}")
     value, _ = read_json(path, "run")
-    if value.get("format") != FORMAT:
-        raise InputError(f"run must have format {FORMAT}, got {value.get('format')!r} in {run}")
-    return value
+    found = value if isinstance(value, dict) else {}
+    if found.get("format") != FORMAT:
+        raise InputError(f"run must have format {FORMAT}, got {found.get('format')!r} in {run}")
+    if found.get("kind", "masks") != kind or not found.keys() >= _KEYS[kind]:
+        raise InputError(f"run must be of {_KINDS[kind]}, got another in {run}")
+    return found

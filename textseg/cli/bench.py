@@ -8,6 +8,8 @@ import os
 
 from ..errors import InputError
 from .options_arguments import (
+    Listed,
+    add_alias,
     add_model_arguments,
     add_report_arguments,
     comma_list,
@@ -22,7 +24,7 @@ do."""
 EXAMPLES = """\
 examples:
   textseg bench
-  textseg bench --arch sd15 --random -n 2 --queries 2
+  textseg bench --arch sd15 --random --samples 2 --query-count 2
   textseg bench --model sd-legacy/stable-diffusion-v1-5 --dtype float16 --edit --json > bench.json
   textseg bench --arch sdxl --random --dtype bfloat16 --profile -o bench.json
 """
@@ -36,13 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--arch", choices=_ARCHITECTURES,
         help="measure this architecture instead of a model; needs --random")  # fmt: skip
     add("--random", action="store_true", help="fill it with random weights; nothing is downloaded")
-    add("-n", "--samples", type=int, default=10, metavar="N",
+    add("--samples", type=int, default=10, metavar="N",
         help="noise draws of both at equal n (default: 10)")  # fmt: skip
-    add("--queries", type=int, default=8, metavar="N",
+    add("--query-count", dest="queries", type=int, default=8, metavar="N",
         help="queries where several are asked of one image (default: 8)")  # fmt: skip
     add("--image", metavar="FILE", help="picture (default: noise of the model's own size)")
     add("--size", type=int, default=0, metavar="N",
         help="side of the default picture in pixels (default: the model's own)")  # fmt: skip
+    add_alias(parser, "--queries", "--query-count")
     add("--repeats", type=int, default=1, metavar="N", help="the fastest counts (default: 1)")
     add(
         "--defaults",
@@ -56,13 +59,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--speed", action=argparse.BooleanOptionalAction, default=True,
         help="the share of the machine's speed that the UNet reaches")  # fmt: skip
     add("--profile", action="store_true", help="where the UNet's time goes")
-    add("--rounding", type=comma_list(("bfloat16", "float16")), default=[], metavar="DTYPE[,...]",
+    add("--rounding", type=comma_list(("bfloat16", "float16")), action=Listed, default=[],
+        metavar="DTYPE[,...]",
         help="compare contrast maps in these dtypes with that in the model's own")  # fmt: skip
     add("--channels-last", action="store_true", help="keep the networks' weights channels last")
     add("--keep-memory", action="store_true",
         help="on the CPU, keep what a call frees for the next (Linux)")  # fmt: skip
     add("--compile", action="store_true", help="compile the UNet with torch.compile")
-    add("-o", "--output", metavar="FILE", help="also write the figures as JSON")
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="also write the figures as JSON; - writes them to stdout alone",
+    )
     add_report_arguments(parser)
     add_model_arguments(parser)
 
@@ -74,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     )
     refuse(not (args.arch and args.model != "mini"),
            f"--arch cannot go with --model, got {args.arch} and {args.model}")  # fmt: skip
-    refuse(args.queries <= len(_THINGS), f"queries must be at most {len(_THINGS)}")
+    refuse(args.queries <= len(_THINGS),
+           f"--query-count must be at most {len(_THINGS)}, got {args.queries}")  # fmt: skip
 
     import numpy as np
 
@@ -90,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         steps=args.steps, speed=args.speed, profile=args.profile, rounding=tuple(args.rounding),
     )  # fmt: skip
     image = load_image(args.image) if args.image else None
+    to_stdout = args.output == "-"
     if args.output and not os.path.isdir(os.path.dirname(args.output) or "."):
         raise InputError(f"output must be in a folder that exists, got {args.output!r}")
     with Progress("measurement", quiet=args.quiet) as progress:
@@ -113,9 +124,9 @@ def run(args: argparse.Namespace) -> int:
             lambda done, total, what: progress.start(what, done, total),
         )  # fmt: skip
         text = json.dumps(report, indent=2)
-        if args.output:
+        if args.output and not to_stdout:
             write_atomic(args.output, (text + "\n").encode())
-        if args.json:
+        if args.json or to_stdout:
             progress.line(text)
         elif not args.quiet:
             progress.line(table(report))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..options import EDIT_METHODS, ContrastOptions, EditOptions, RefineOptions
 from .options_arguments import (
+    add_alias,
     add_beside_arguments,
     add_model_arguments,
     add_options,
@@ -35,7 +36,8 @@ Change what a query names in an image, by prompt. The rest of the image keeps it
 bit (in PNG and WebP; JPEG loses some everywhere). The file says that it was edited with AI."""
 EXAMPLES = """\
 An empty prompt removes what the query names. The steps of --save-steps go to OUT's name with
-.steps.png, the overlay of --approve to the same with .overlay.png.
+.steps.png, the overlay of --approve to the same with .overlay.png, and the image of --from-prompt,
+kept whatever becomes of the edit, to the same with .input.png.
 
 exit codes: 0 done, 1 nothing edited (not found, or not approved), 2 usage or bad input
 
@@ -67,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="OUT",
-        help="result: .png, .webp, .jpg, or .npz for everything",
+        help="result: .png, .webp, .jpg, or .npz for everything; - writes a PNG to stdout",
     )
     parser.add_argument(
         "--mask",
@@ -106,6 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_beside_arguments(parser)
     add_options(parser, EditOptions, title="edit (default: what the model was tuned with)")
+    add_alias(parser, "--ratio", "--encode-ratio")
     add_options(parser, ContrastOptions, title="contrast, finds the region", exclude=_SHARED)
     add_options(parser, RefineOptions, title="mask, cuts the region")
 
@@ -122,17 +125,30 @@ def run(args: argparse.Namespace) -> int:
     )
     refuse(args.query is not None or args.mask is not None, "give a --query or a --mask")
     refuse(not (args.approve and args.image == "-"), "--approve needs stdin for the answer")
-    check_output(args.output, ".npz")
+    unused = finding.keys() - {"seed"} if args.mask is not None else ()
+    if unused:
+        name = "no-refine" if not args.refine else min(unused).replace("_", "-")
+        raise InputError(f"--{name} is for finding the region, which --mask gives")
+    if args.output == "-":
+        for name in ("from_prompt", "approve", "save_steps"):
+            flag = name.replace("_", "-")
+            refuse(not getattr(args, name), f"--{flag} writes beside OUT, which must not be -")
+    check_output(args.output, ".npz", json=args.json)
 
     from .progress import Progress
 
-    with Progress("step", quiet=args.quiet) as progress:
-        return _run(args, changes, finding, progress)
+    with Progress("step", quiet=args.quiet) as progress, ExitStack() as undone:
+        return _run(args, changes, finding, progress, undone)
 
 
 def _run(
-    args: argparse.Namespace, changes: dict[str, Any], finding: dict[str, Any], progress: Progress
+    args: argparse.Namespace,
+    changes: dict[str, Any],
+    finding: dict[str, Any],
+    progress: Progress,
+    undone: ExitStack,
 ) -> int:
+    """`undone` says what is left where the edit does not come about."""
     from ..contact_sheet import contact_sheet
     from ..editing import PIXEL_METHODS, Steps, edit
     from ..image import load_image
@@ -142,16 +158,23 @@ def _run(
     def step(done: int, total: int, stage: str) -> None:
         progress.start(stage, done, total)
 
+    mask: Any = None if args.mask is None else _mask(args.mask)
+    patch = None if args.patch is None else load_image(args.patch, allow_url=args.allow_url)
+    refuse(mask is not None or args.method != "inpaint",
+           "--method inpaint needs a --mask: its model finds none")  # fmt: skip
     out = Path(args.output)
     model: Any = args.model
     plain = args.method not in (*PIXEL_METHODS, "inpaint")
     if plain or args.mask is None or args.from_prompt is not None:
         model = Segmenter(load_given(args))
     source, carried = _source(args, model, step)
-    mask: Any = None if args.mask is None else _mask(args.mask)
+    made = out.with_suffix(".input.png")
+    if args.from_prompt is not None:
+        source.save(made)
+        source = source.image
+        undone.callback(progress.line, f"textseg: made from the prompt: {made}", error=True)
     if mask is None:
         pixels = load_image(source)
-        refuse(args.method != "inpaint", "--method inpaint needs a --mask: its model finds none")
         if finding.get("reference") == "erase":
             finding["caption"] = args.caption or _caption(args, pixels, model.model, step)
         if "seed" in changes:
@@ -169,7 +192,6 @@ def _run(
         progress.line("textseg: not approved; nothing was edited", error=True)
         return 1
     steps = Steps() if args.save_steps else None
-    patch = None if args.patch is None else load_image(args.patch)
     done = edit(
         source,
         args.query,
@@ -189,8 +211,14 @@ def _run(
     if not done.mask.any():
         progress.line("textseg: error: the region is empty; nothing was edited", error=True)
         return 1
+    if args.output == "-":
+        write_stdout(done.to_bytes(".png", args.visible_label))
+        return 0
     done.save(out, visible_label=args.visible_label)
+    undone.pop_all()
     files = {"image": str(out)}
+    if args.from_prompt is not None:
+        files["input"] = str(made)
     if steps is not None:
         sheet = out.with_suffix(".steps.png")
         write_atomic(
@@ -203,7 +231,8 @@ def _run(
 
 
 def _source(args: argparse.Namespace, model: Any, step: Any) -> tuple[Any, str]:
-    """The image in a form that still has its metadata, and the XMP it is to carry on."""
+    """The image in a form that still has its metadata, or a `Generation`, and the XMP it is to
+    carry on."""
     if args.from_prompt is not None:
         from ..generate import generate
         from ..labels import TRAINED, build_packet
@@ -211,13 +240,13 @@ def _source(args: argparse.Namespace, model: Any, step: Any) -> tuple[Any, str]:
         words: str = args.from_prompt
         seed = getattr(args, "seed", 0)
         made = generate(words, model=model.model, seed=seed, progress=step)
-        return made.image, build_packet(TRAINED)
+        return made, build_packet(TRAINED)
     if args.image == "-":
         return sys.stdin.buffer.read(), ""
-    if args.allow_url and re.match(r"https?://", args.image, re.IGNORECASE):
-        from ..remote import fetch
+    from ..image import fetch_image, is_url
 
-        return fetch(args.image), ""
+    if is_url(args.image):
+        return fetch_image(args.image, allow_url=args.allow_url), ""
     return args.image, ""
 
 
@@ -259,14 +288,23 @@ def _approved(
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def check_output(name: str, *more_suffixes: str) -> Path:
-    """The path of a picture to write, before any work is done for it."""
+def check_output(name: str, *more_suffixes: str, json: bool) -> Path:
+    """The path of a picture to write, before any work is done for it; "-" is standard output."""
     from ..saving import PICTURE_SUFFIXES, picture_suffix
 
+    if name == "-":
+        refuse(not json, "-o - cannot go with --json: both write to standard output")
+        return Path(name)
     picture_suffix(name, (*PICTURE_SUFFIXES, *more_suffixes))
     if not Path(name).parent.is_dir():
         raise InputError(f"output must lie in a folder that is there, got {name!r}")
     return Path(name)
+
+
+def write_stdout(data: bytes) -> None:
+    """A file's bytes as the command's whole standard output."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def _report(

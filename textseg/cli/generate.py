@@ -6,7 +6,7 @@ import argparse
 import json
 
 from ..options import GenerateOptions
-from .edit import check_output
+from .edit import check_output, write_stdout
 from .options_arguments import (
     add_beside_arguments,
     add_model_arguments,
@@ -33,7 +33,11 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to make")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="OUT", help="result: .png, .webp or .jpg"
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="result: .png, .webp or .jpg; - writes one PNG to stdout",
     )
     parser.add_argument(
         "-n", "--count", type=int, default=1, metavar="N", help="images per prompt (default: 1)"
@@ -52,22 +56,27 @@ def run(args: argparse.Namespace) -> int:
     # Bad options are refused here, before a model is loaded.
     GenerateOptions(**changes)
     refuse(args.count >= 1, f"count must be at least 1, got {args.count}")
-    out, prompts = check_output(args.output), list[str](args.prompts)
+    out, prompts = check_output(args.output, json=args.json), list[str](args.prompts)
+    total = len(prompts) * args.count
+    refuse(args.output != "-" or total == 1, f"-o - takes one image, got {total}")
 
-    from ..generate import generate
+    from ..generate import generate_each
     from .progress import Progress
 
     model = load_given(args)
     with Progress("step", quiet=args.quiet) as progress:
-        made = generate(
+        made = generate_each(
             prompts,
-            count=args.count,
-            model=model,
-            **changes,
+            args.count,
+            model,
             progress=lambda done, total, stage: progress.start(stage, done, total),
+            **changes,
         )
         for number, one in enumerate(made, 1):
-            path = out if len(made) == 1 else out.with_stem(f"{out.stem}-{number}")
+            if args.output == "-":
+                write_stdout(one.to_bytes(".png", args.visible_label))
+                break
+            path = out if total == 1 else out.with_stem(f"{out.stem}-{number}")
             one.save(path, visible_label=args.visible_label)
             if args.json:
                 progress.line(json.dumps({"file": str(path)} | one.describe()))

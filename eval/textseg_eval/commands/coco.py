@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from textseg.errors import InputError
 
-from .shared import add_method_arguments, add_run_arguments, exit_code, measure, say
+from .shared import (
+    add_absent_argument,
+    add_method_arguments,
+    add_run_arguments,
+    exit_code,
+    measure,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..coco import Dataset
@@ -32,12 +39,14 @@ examples:
   textseg eval coco --images val2017 --annotations instances_val2017.json -o runs/mini
   textseg eval coco --images val2017 --annotations instances_val2017.json --protocol object \\
       --method textseg --method cross-attention --method centre-box -o runs/object
-  textseg eval coco --images val2017 --annotations instances_val2017.json --masks results.json \\
+  textseg eval coco --images val2017 --annotations instances_val2017.json --results results.json \\
       -o runs/others
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from textseg.cli.options_arguments import add_alias
+
     add_data_arguments(parser)
     parser.add_argument("--protocol", choices=("present", "object", "predicted"),
                         default="present", help="default: present")  # fmt: skip
@@ -45,8 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="what names the classes under predicted: FILE.json (names by image), "
                              "presence[:LEAST] (textseg's own), caption[:MODEL] (BLIP), "
                              "clip:FOLDER[:LEAST]")  # fmt: skip
-    parser.add_argument("--masks", type=Path, metavar="FILE",
+    parser.add_argument("--results", type=Path, metavar="FILE",
                         help="score the masks of a COCO results file; no model runs")  # fmt: skip
+    add_alias(parser, "--masks", "--results")
     add_run_arguments(parser)
     add_method_arguments(parser)
 
@@ -59,22 +69,21 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--maps", type=Path, metavar="DIR",
                         help="label pictures: a panoptic file's PNGs, or COCO-Stuff pixel maps "
                              "that replace the polygons under object and predicted")  # fmt: skip
-    parser.add_argument("--absent", type=int, default=2, metavar="N",
-                        help="absent classes asked an image (default: 2)")  # fmt: skip
+    add_absent_argument(parser, "absent classes asked an image (default: 2)")
 
 
 def run(args: argparse.Namespace) -> int:
     from ..coco import load_coco, with_given_masks
     from ..methods import MethodSpec
-    from .shared import method_specs
+    from .shared import method_specs, textseg_options
 
     dataset = load_coco(args.images, args.annotations, maps=args.maps)
     dataset = dataset.limited(args.limit, args.split_seed)
-    if args.masks is not None:
-        if args.methods:
-            raise InputError("masks and method exclude each other, got both")
-        dataset = with_given_masks(dataset, args.masks)
-        specs = {"masks": MethodSpec("masks", options={"file": digest(args.masks)})}
+    if args.results is not None:
+        if args.methods or textseg_options(args):
+            raise InputError("results must come without methods and their options, got both")
+        dataset = with_given_masks(dataset, args.results)
+        specs = {"masks": MethodSpec("masks", options={"file": digest(args.results)})}
     else:
         specs = method_specs(args, labels=args.protocol != "present")
     code = 0
@@ -98,7 +107,7 @@ def protocol_of(
 
     texts = texts_of(args, dataset, method)
     if args.absent < 0:
-        raise InputError(f"absent must be at least 0, got {args.absent}")
+        raise InputError(f"absent-queries must be at least 0, got {args.absent}")
     if args.protocol == "present":
         return dataset, Present(texts, args.absent, args.split_seed), None
     if args.protocol == "object":

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from textseg.errors import InputError
 
-from .shared import add_method_arguments, add_run_arguments, exit_code, measure, say
+from .shared import (
+    add_absent_argument,
+    add_method_arguments,
+    add_run_arguments,
+    exit_code,
+    measure,
+    say,
+)
 
 DESCRIPTION = """\
 Measure masks against a folder of mask pictures with the images' names.
@@ -34,9 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "(default: 255)")  # fmt: skip
     parser.add_argument("--protocol", choices=("present", "object"), default="present",
                         help="default: present")  # fmt: skip
-    parser.add_argument("--absent", type=int, default=2, metavar="N",
-                        help="absent queries asked per image under present, drawn from those of "
-                             "other images (default: 2)")  # fmt: skip
+    add_absent_argument(parser, "absent queries asked per image under present, drawn from those of "
+                                "other images (default: 2)")  # fmt: skip
     add_run_arguments(parser)
     add_method_arguments(parser)
 
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from .shared import method_specs, texts_of
 
     if args.absent < 0:
-        raise InputError(f"absent must be at least 0, got {args.absent}")
+        raise InputError(f"absent-queries must be at least 0, got {args.absent}")
     dataset = load_folder(
         args.images, args.masks, query=args.query, queries=args.queries, labels=args.labels,
         ignore=None if args.ignore < 0 else args.ignore,

@@ -28,7 +28,9 @@ SCORES = ("miou", "image_iou", "query_iou", "pooled_iou", "pixel_accuracy", "bou
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Output, split, intervals, workers."""
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
+    from textseg.cli.options_arguments import result_folder
+
+    parser.add_argument("-o", "--output", type=result_folder, required=True, metavar="DIR",
                         help="folder of the results; a stopped run goes on there")  # fmt: skip
     group = parser.add_argument_group("images, threshold and intervals")
     group.add_argument(
@@ -54,9 +56,24 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quiet", action="store_true", help="errors only")
 
 
+def add_absent_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """How many absent queries an image is asked."""
+    from textseg.cli.options_arguments import add_alias
+
+    parser.add_argument("--absent-queries", dest="absent", type=int, default=2, metavar="N",
+                        help=text)  # fmt: skip
+    add_alias(parser, "--absent", "--absent-queries")
+
+
 def add_method_arguments(parser: argparse.ArgumentParser, *, one: bool = False) -> None:
     """The compared methods and their options."""
-    from textseg.cli.options_arguments import add_model_arguments, add_options, add_refine_switch
+    from textseg.cli.options_arguments import (
+        Listed,
+        add_model_arguments,
+        add_options,
+        add_refine_switch,
+        comma_list,
+    )
     from textseg.options import ContrastOptions, RefineOptions
 
     from ..methods import METHODS
@@ -65,9 +82,11 @@ def add_method_arguments(parser: argparse.ArgumentParser, *, one: bool = False) 
         f"{name}: {text}" for name, (_, text) in METHODS.items() if name != "masks"
     )
     if not one:
-        parser.add_argument("--method", action="append", metavar="M", dest="methods",
-                            help=f"{described} (default: textseg). Repeatable: each then has a "
-                                 "folder of its own in DIR")  # fmt: skip
+        names = [name for name in METHODS if name != "masks"]
+        parser.add_argument("--method", type=comma_list(names), action=Listed,
+                            metavar="M[,M...]", dest="methods",
+                            help=f"{described} (default: textseg). Several, with commas or "
+                                 "repeated, have a folder each in DIR")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="METHOD.NAME=VALUE",
                         dest="settings", help="an option of another method than textseg, as "
                         "cross-attention.samples=4; repeatable")  # fmt: skip
@@ -93,6 +112,9 @@ def textseg_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options given for textseg, JSON-able."""
     from textseg.cli.options_arguments import given_mask_options
 
+    if getattr(args, "threshold", None) == "own":
+        raise InputError("threshold must be a rule or a number, got 'own'; the masks of a method's "
+                         "own rule alone are scored by --fixed-threshold own")  # fmt: skip
     contrast, refine = given_mask_options(args)
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in (contrast | refine).items()}
     for name in ("exclusive", "weigh"):
@@ -105,7 +127,8 @@ def textseg_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def method_specs(args: argparse.Namespace, *, labels: bool = False) -> dict[str, MethodSpec]:
     """The methods asked for, by name."""
-    from ..methods import METHODS, MethodSpec
+    from ..methods import MethodSpec
+    from ..run import refuse_scores_only
 
     names = args.methods or ["textseg"]
     given: dict[str, dict[str, Any]] = {}
@@ -119,13 +142,17 @@ def method_specs(args: argparse.Namespace, *, labels: bool = False) -> dict[str,
         except ValueError:
             given.setdefault(method, {})[name] = value
     specs = {}
+    own = textseg_options(args)
+    if own and "textseg" not in names:
+        flag = min(own).replace("_", "-") if args.refine else "no-refine"
+        raise InputError(f"--{flag} is for method textseg, got {', '.join(names)}; "
+                         "--set gives another method an option")  # fmt: skip
+    if args.fixed_threshold == "own":
+        refuse_scores_only(names)
     for name in names:
-        if name not in METHODS or name == "masks":
-            allowed = ", ".join(known for known in METHODS if known != "masks")
-            raise InputError(f"method must be one of {allowed}, got {name!r}")
         options = given.get(name, {})
         if name == "textseg":
-            options = textseg_options(args) | options
+            options = own | options
         if name == "truth" and labels:
             options = {"labels": True}
         modelled = name not in ("nothing", "everything", "centre-box", "grabcut", "truth")

@@ -29,6 +29,10 @@ METHODS: dict[str, tuple[str, str]] = {
 }
 
 
+SCORES_ONLY = ("cross-attention", "cross-self-attention", "clipseg")
+"""Methods without a rule of their own that makes masks of their scores."""
+
+
 def build(spec: MethodSpec) -> Method:
     """Make a method ready to answer.
 
@@ -42,4 +46,4 @@ def build(spec: MethodSpec) -> Method:
     return factory(spec)
 
 
-__all__ = ["METHODS", "Answer", "Method", "MethodSpec", "Query", "build"]
+__all__ = ["METHODS", "SCORES_ONLY", "Answer", "Method", "MethodSpec", "Query", "build"]
