@@ -27,7 +27,7 @@ class RecordFile:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._places: dict[int | str, tuple[int, str]] = {}
-        self.failed = 0
+        self._failed: set[int | str] = set()
         try:
             self._file = path.open("rb" if read_only else "a+b")
         except OSError as error:
@@ -61,16 +61,30 @@ class RecordFile:
             if not line.endswith(b"\n"):
                 break
             try:
-                record = json.loads(line)
-                self._places[record["image_id"]] = end, record["part"]
+                self._note(json.loads(line), end)
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"per-image records must be whole JSON lines, got a damaged one at byte {end} "
                     f"of {self.path}"
                 ) from error
-            self.failed += "error" in record
             end += len(line)
         return end
+
+    def _note(self, record: Record, place: int) -> None:
+        image_id = record["image_id"]
+        self._places[image_id] = place, record["part"]
+        (self._failed.add if "error" in record else self._failed.discard)(image_id)
+
+    @property
+    def failed(self) -> int:
+        """How many of the records are of images that failed."""
+        return len(self._failed)
+
+    def forget_failed(self) -> None:
+        """Let go of the records of failures, so that their images are done again."""
+        for image_id in self._failed:
+            del self._places[image_id]
+        self._failed.clear()
 
     def __contains__(self, image_id: int | str) -> bool:
         return image_id in self._places
@@ -92,8 +106,7 @@ class RecordFile:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputError(f"cannot write {str(self.path)!r}: {error.strerror}") from error
-        self._places[record["image_id"]] = place, record["part"]
-        self.failed += "error" in record
+        self._note(record, place)
 
     def read(self, image_id: int | str) -> Record:
         """One record."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -155,7 +156,7 @@ def _parquet(folder: Folder, job: Job) -> Iterator[Callable[[Any], object] | Non
 
 
 def _valid(value: Any) -> Any:
-    """A text that is valid in UTF-8: file names need not be."""
-    if not isinstance(value, str):
-        return value
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Texts that are valid in UTF-8: file names and queries need not be."""
+    if isinstance(value, list):
+        return [_valid(one) for one in value]
+    return re.sub(r"[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value

@@ -39,15 +39,19 @@ class Journal:
     def __init__(self, folder: Folder, identity: Mapping[str, Any]) -> None:
         self._folder = folder
         self._spool = None if folder.local else tempfile.TemporaryDirectory()
+        self._segments = 0
         path = Path(self._spool.name) if self._spool else folder.local
         assert path is not None
         self._records = RecordFile(path / JOURNAL)
         try:
             self._check({"format": FORMAT, "version": __version__, **identity})
             if self._spool:
-                for name in folder.names(SEGMENTS):
+                names = folder.names(SEGMENTS)
+                self._segments = len(names)
+                for name in names:
                     for line in (folder.read(name) or b"").splitlines():
                         self._records.append(json.loads(line))
+            self._records.forget_failed()
         except BaseException:
             self.close()
             raise
@@ -71,7 +75,7 @@ class Journal:
 
     def done(self, key: str) -> bool:
         """Whether an image is done; one that failed is not."""
-        return key in self._records and self._records.part(key) == "done"
+        return key in self._records
 
     def get(self, key: str) -> Record | None:
         """An image's record, or None."""
@@ -81,8 +85,9 @@ class Journal:
         """Add records; they are safe when this returns."""
         if self._spool and records:
             lines = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records)
-            name = f"{SEGMENTS}/{len(self._records):09d}-{secrets.token_hex(4)}.jsonl"
+            name = f"{SEGMENTS}/{self._segments:09d}-{secrets.token_hex(4)}.jsonl"
             self._folder.write(name, lines.encode())
+            self._segments += 1
         for record in records:
             self._records.append(record)
 

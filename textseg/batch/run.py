@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checks import MAYBE_TEXT, Rule, option, validate, whole
+from ..faults import log_entry
 from .index import write_index
 from .journal import Journal
 from .local import run_local
@@ -68,6 +69,7 @@ class Summary:
         masks: not empty, of all images.
         seconds: time taken.
         files: that cover the whole run, by name.
+        log: where the tracebacks of this call's failures are, by name; "" without any.
     """
 
     images: int
@@ -76,6 +78,7 @@ class Summary:
     masks: int
     seconds: float
     files: tuple[str, ...]
+    log: str = ""
 
 
 def run_batch(
@@ -97,7 +100,7 @@ def run_batch(
 
     Raises:
         InputError: the output holds a run with other settings.
-        OutputError: the journal or the index cannot be written.
+        OutputError: the journal, the log of errors or the index cannot be written.
         TextsegError: the model cannot be loaded, a worker died, or Ray failed.
     """
     folder = Folder(job.output)
@@ -106,10 +109,12 @@ def run_batch(
     with Journal(folder, {**job.identity(), "sources": places}) as journal:
         keys = {job.key(item): item for item in plan.items}
         left = [item for key, item in keys.items() if not journal.done(key)]
-        before, broken = len(keys) - len(left), 0
+        before, broken, log = len(keys) - len(left), 0, ""
         if left:
             with closing(_run(job, left, engine)) as records:
                 for number, record in enumerate(records, 1):
+                    if entry := log_entry(record["name"], record):
+                        log = folder.log(entry, record["image_id"])
                     journal.append([record])
                     if "error" in record:
                         broken += 1
@@ -120,7 +125,7 @@ def run_batch(
                         progress(Progress(before + number, len(keys), broken, rate))
         files = write_index(job, plan, journal, folder)
         masks = sum(_masks(journal.get(key)) for key in keys)
-    return Summary(len(keys), before, broken, masks, time.monotonic() - start, tuple(files))
+    return Summary(len(keys), before, broken, masks, time.monotonic() - start, tuple(files), log)
 
 
 def _run(job: Job, items: list[Item], engine: Engine) -> Generator[Record, None, None]:

@@ -4,7 +4,7 @@
     draft    the model: a contrast map for each query
     finish   threshold, refinement and files; needs no model
 
-A step hands a failure on instead of its result; only what is wrong with one image counts as one.
+A step hands a failure on instead of its result: whatever goes wrong with one image alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import MAYBE_TEXT, Rule, option, validate, whole
-from ..errors import ImageError, InputError, OutputError
+from ..faults import Fault, Guard
 from ..formats import SUFFIXES, coco_data, write_json, write_result
 from ..options import NO_REFINEMENT, ContrastOptions, RefineOptions, override
 from .sources import Item
@@ -33,9 +33,6 @@ _FORMATS = Rule(
     f"of {', '.join(SUFFIXES)}",
     lambda v: isinstance(v, (tuple, list)) and all(one in [*SUFFIXES] for one in v),
 )
-
-# What is wrong with one image and leaves the next one alone.
-_ONE_IMAGE = (ImageError, InputError, OutputError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -89,10 +86,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that cannot be done, and why, in one line."""
+    """An image that cannot be done, and why."""
 
     item: Item
-    error: str
+    fault: Fault
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +125,10 @@ class Draft:
 
 def load(job: Job, item: Item) -> Loaded | Failure:
     """The first step."""
-    try:
+    with Guard(item.name) as guard:
+        guard.at("decode")
         return Loaded(item, read_image(item.source, allow_url=job.allow_url))
-    except _ONE_IMAGE as error:
-        return _failure(item, error)
+    return Failure(item, guard.fault)
 
 
 class Drafter:
@@ -155,10 +152,10 @@ class Drafter:
         """Contrast maps of an image's queries."""
         if isinstance(loaded, Failure):
             return loaded
-        try:
+        with Guard(loaded.item.name) as guard:
+            guard.at("predict")
             return self._draft(loaded)
-        except _ONE_IMAGE as error:
-            return _failure(loaded.item, error)
+        return Failure(loaded.item, guard.fault)
 
     def _draft(self, loaded: Loaded) -> Draft:
         segmenter = self._segmenter.set_image(loaded.pixels)
@@ -199,23 +196,25 @@ class Finisher:
         self._folder = Folder(job.output)
 
     def finish(self, draft: Draft | Failure) -> Record:
-        """The image's record: with "error", or with "size" and one of "results" per query."""
-        head = {"image_id": self.job.key(draft.item), "name": draft.item.name}
+        """The image's record: with a `Fault`'s fields, or "size" and one of "results" per query."""
+        item = draft.item
+        head = {"image_id": self.job.key(item), "name": item.name}
         if isinstance(draft, Failure):
-            return head | {"part": "failed", "error": draft.error}
-        try:
+            return head | {"part": "failed"} | draft.fault.record()
+        with Guard(item.name) as guard:
+            guard.at("refine")
             results = cut(draft, self.job.exclusive)
-            files = self._write(draft.item, results)
-        except _ONE_IMAGE as error:
-            return head | {"part": "failed", "error": _failure(draft.item, error).error}
-        return head | {
-            "part": "done",
-            "size": list(draft.pixels.shape[:2]),
-            "results": [
-                _summary(result) | {"files": names}
-                for result, names in zip(results, files, strict=True)
-            ],
-        }
+            guard.at("save")
+            files = self._write(item, results)
+            return head | {
+                "part": "done",
+                "size": list(draft.pixels.shape[:2]),
+                "results": [
+                    _summary(result) | {"files": names}
+                    for result, names in zip(results, files, strict=True)
+                ],
+            }
+        return head | {"part": "failed"} | guard.fault.record()
 
     def _write(self, item: Item, results: list[Segmentation]) -> list[dict[str, str]]:
         names: list[dict[str, str]] = [{} for _ in results]
@@ -282,7 +281,3 @@ def _summary(result: Segmentation) -> dict[str, Any]:
         "rle": record["segmentation"]["counts"],
         "notes": list(result.notes),
     }
-
-
-def _failure(item: Item, error: BaseException) -> Failure:
-    return Failure(item, " ".join(str(error).split()) or "out of memory")

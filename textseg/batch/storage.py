@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, InputError, MissingDependencyError, OutputError
+from ..faults import LOG, append_entry
 from ..image import load_image
 from ..saving import write_atomic
 
@@ -162,6 +163,25 @@ class Folder:
             if scheme_of(self.place) not in _OBJECT_STORES:
                 self._store.makedirs(target.rpartition("/")[0], exist_ok=True)
             self._store.pipe_file(target, data)
+
+    def log(self, entry: str, key: str) -> str:
+        """Add an entry to the log of errors; in a store, which cannot append, it is an object of
+        its own under errors/.
+
+        Args:
+            key: names the entry.
+
+        Returns:
+            the log's name.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self.local is not None:
+            append_entry(self.local / LOG, entry)
+            return LOG
+        self.write(f"errors/{key}.log", entry.encode("utf-8", "backslashreplace"))
+        return "errors/"
 
     def local_file(self, name: str) -> Path:
         """The path of a file in a local folder, whose own folder is there."""

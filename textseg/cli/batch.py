@@ -146,11 +146,12 @@ def _report(summary: Summary, unasked: int, args: argparse.Namespace) -> None:
         print(json.dumps({
             "images": summary.images, "done_before": summary.before, "failed": summary.failed,
             "masks": summary.masks, "unasked": unasked, "seconds": round(summary.seconds, 3),
-            "output": args.output, "files": list(summary.files),
+            "output": args.output, "files": list(summary.files), "log": summary.log,
         }))  # fmt: skip
     elif not args.quiet:
         notes = [f"{summary.before} done before"] * bool(summary.before)
-        notes += [f"{summary.failed} failed"] * bool(summary.failed)
+        log = f", tracebacks in {summary.log}" * bool(summary.log)
+        notes += [f"{summary.failed} failed{log}"] * bool(summary.failed)
         notes += [f"{unasked} without a category left out"] * bool(unasked)
         tail = f" ({', '.join(notes)})" if notes else ""
         print(f"{summary.images} images, {summary.masks} masks{tail}: "
