@@ -45,7 +45,9 @@ def write_json(path: Path, content: Any) -> None:
     """
     from .saving import write_atomic
 
-    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # File names need not be UTF-8; what is not becomes JSON's own escapes.
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def coco_data(results: Sequence[Segmentation], source: str, number: int) -> dict[str, Any]:

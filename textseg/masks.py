@@ -215,7 +215,8 @@ class Segmentation:
         picture_suffix(f"result{suffix}", (".png", ".json", ".npz"))
         if suffix == ".json":
             record = self.describe() | {"rle": self.to_rle(), "bbox": _bounding_box(self.mask)}
-            return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+            return text.encode("utf-8", "backslashreplace")
         if suffix == ".npz":
             arrays = {"image": self.image, "contrast": self.contrast}
             return _pack(self.describe(), {"mask": self.mask, "score": self.score} | arrays)
