@@ -15,7 +15,7 @@ from .aggregate import Bootstrap, Tally
 from .methods import METHODS
 from .protocols import BACKGROUND
 from .records import RecordFile
-from .run import RECORDS, RESULTS, load_results
+from .run import RECORDS, RESULTS, failed_in, load_results
 
 FIGURES = ("miou", "image_iou", "query_iou")
 
@@ -83,6 +83,7 @@ def compare(
                 "name": run.name,
                 "method": run.results["method"],
                 "headline": run.results["headline"],
+                "failed": failed_in(run.results),
                 "figures": {name: bootstrap.interval(v) for name, v in run.values.items()},
                 **({} if run is first else {"difference": {
                     name: _difference(values, first.values[name], bootstrap)

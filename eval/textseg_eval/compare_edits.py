@@ -52,7 +52,8 @@ def compare_edits(
     """
     if len(runs) < 2:
         raise InputError(f"runs must be two or more, got {len(runs)}")
-    loaded = [load_results(run, "edit")["run"] for run in runs]
+    results = [load_results(run, "edit") for run in runs]
+    loaded = [each["run"] for each in results]
     for run, about in zip(runs[1:], loaded[1:], strict=True):
         for what, key in (("data set", "dataset"), ("swaps", "pairs"), ("pair seed", "seed")):
             if about[key] != loaded[0][key]:
@@ -71,13 +72,14 @@ def compare_edits(
         "runs": [
             {
                 "name": name,
-                "model": about["model"],
+                "model": each["run"]["model"],
+                "failed": each["failed"],
                 "rows": [
-                    _row(key, each[key], None if each is values[0] else values[0][key], bootstrap)
+                    _row(key, found[key], None if found is values[0] else values[0][key], bootstrap)
                     for key in settings
                 ],
             }
-            for name, about, each in zip(run_names(runs), loaded, values, strict=True)
+            for name, each, found in zip(run_names(runs), results, values, strict=True)
         ],
     }
 

@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     from textseg.options import EditOptions
 
     from .coco import load_coco
+    from .commands.shared import exit_code
     from .edit_metrics import Clip, Scripted
     from .edit_report import table
     from .edit_run import LEVELS, RATIOS, EditRun, Judges, evaluate_edits
@@ -139,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.method:
         plan = replace(plan, methods=args.method)
-    fitting = dataset.keeping(e.image_id for e in dataset.examples if plan.choose(e) is not None)
+    fitting = dataset.keeping(e.image_id for e in dataset.examples if plan.fits(e))
     plan = replace(plan, dataset=fitting.limited(args.limit, plan.seed))
     judges = Judges(
         lpips=Scripted(args.lpips, resize_images=False, return_lpips=True) if args.lpips else None,
@@ -153,7 +154,11 @@ def run(args: argparse.Namespace) -> int:
         elif not args.quiet:
             progress.line(table(results["rows"]))
             progress.line(f"\n{args.output / 'edit.html'}")
-    return 1 if results["failed"] else 0
+        for failure in results["failures"]:
+            progress.line(f"textseg: error: {failure['file_name']}: {failure['error']}", error=True)
+        if not results["images"]:
+            progress.line("textseg: error: no image could be edited", error=True)
+    return exit_code([(results["images"], results["failed"])])
 
 
 def swaps(given: list[str], path: Path | None) -> dict[str, str]:

@@ -65,11 +65,13 @@ def write_report(path: Path, results: Mapping[str, Any]) -> None:
         page.table(*_table(rows)),
         page.paragraph(
             "Means with 95 % bootstrap intervals over images. Identical backgrounds count as "
-            f"100 dB. {results['failed']} images failed.",
+            f"100 dB. {results['failed']} images failed and are left out.",
             soft=True,
         ),
     ]
-    write_atomic(path, page.page("textseg eval edit", parts).encode())
+    for failure in results["failures"]:
+        parts.append(page.paragraph(f"Not edited: {failure['file_name']}: {failure['error']}"))
+    write_atomic(path, page.page("textseg eval edit", parts).encode("utf-8", "xmlcharrefreplace"))
 
 
 def compared_table(compared: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from textseg.checks import FRACTIONS, SEED, SHARE, one_of, option, several, validate, whole
-from textseg.errors import ImageError, InputError
+from textseg.errors import InputError
+from textseg.faults import Guard
 from textseg.options import EditOptions
 
 from . import counters
@@ -27,8 +28,8 @@ from .edit_metrics import (
     evidence_inside,
     frechet_distance,
 )
-from .records import Record, RecordFile, write_json
-from .run import RECORDS, RESULTS, versions
+from .records import Record, RecordFile, keep, write_json
+from .run import MOST_FAILURES, RECORDS, RESULTS, versions
 
 if TYPE_CHECKING:
     from textseg.backbone.base import Backbone
@@ -95,6 +96,13 @@ class EditRun:
         key = fitting[image_hash("pair", self.seed, example.image_id) % len(fitting)]
         return key, names[key], self.pairs[names[key]]
 
+    def fits(self, example: Example) -> bool:
+        """Whether a pair fits an image; also where its annotations cannot be read, which is told
+        when its turn comes."""
+        with Guard(example.file_name):
+            return self.choose(example) is not None
+        return True
+
     def settings(self) -> Iterator[tuple[str, float | None, float | None]]:
         """Every (method, ratio, level); None where a method has no such setting."""
         for method in self.methods:
@@ -139,7 +147,8 @@ def evaluate_edits(
 ) -> dict[str, Any]:
     """Edit every image that has a pair, in every setting; taken up again where it was stopped.
 
-    Writes per_image.jsonl, results.json and edit.html into the folder.
+    Writes per_image.jsonl, results.json and edit.html into the folder. Images that failed are left
+    out of the figures, counted, and tried again by the next run.
 
     Returns:
         the results, as in results.json.
@@ -148,27 +157,30 @@ def evaluate_edits(
 
     judges = judges or Judges()
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [e for e in run.dataset.examples if run.choose(e) is not None]
+    chosen = [e for e in run.dataset.examples if run.fits(e)]
     if not chosen:
         raise InputError("images must hold a category of the pairs, got none that does")
     identity = run.describe() | {"model": backbone.name}
     _same_run(folder / "run.json", identity)
     started, before = time.monotonic(), 0
     with RecordFile(folder / RECORDS) as records:
+        records.forget_failed()
         before = len(records)
         for example in chosen:
             if example.image_id not in records:
-                records.append(_record(run, backbone, example, folder, judges))
+                keep(records, _record(run, backbone, example, folder, judges))
             if progress is not None:
                 progress(len(records), len(chosen))
         done = len(records) - before
+        failures = [record for record in records.records() if "error" in record]
         results = {
             "format": FORMAT,
             "kind": "edit",
             "run": identity,
             "versions": versions(),
             "images": len(records) - records.failed,
-            "failed": records.failed,
+            "failed": len(failures),
+            "failures": failures[:MOST_FAILURES],
             "seconds_per_image": (time.monotonic() - started) / done if done else None,
             "rows": _rows(run, list(records.records("test")), folder, judges),
         }
@@ -193,25 +205,29 @@ def _record(
 ) -> Record:
     from textseg.image import load_image
 
-    record: Record = {"image_id": example.image_id, "part": "test"}
-    picked = run.choose(example)
-    assert picked is not None
-    key, category, prompt = picked
-    try:
+    head = {"image_id": example.image_id, "file_name": example.file_name, "part": "test"}
+    with Guard(example.file_name) as guard:
+        guard.at("decode")
+        picked = run.choose(example)
+        assert picked is not None
+        key, category, prompt = picked
         image = load_image(example.path)
-    except ImageError as error:
-        return record | {"error": str(error)}
-    region, _ = example.truth.region(key)
-    if region.shape != image.shape[:2]:
-        return record | {"error": f"image must be of its annotations' size, got {image.shape[:2]}"}
-    record |= {"category": category, "prompt": prompt, "rows": []}
-    for setting, edited in _edits(run, backbone, image, region, category, prompt):
-        if run.save_images or judges.inception is not None:
-            _save(folder, setting, example.image_id, edited)
-        method, ratio, level = setting
-        figures = _figures(backbone, image, edited, region, category, prompt, run, judges)
-        record["rows"].append({"method": method, "ratio": ratio, "level": level} | figures)
-    return record
+        region, _ = example.truth.region(key)
+        if region.shape != image.shape[:2]:
+            raise InputError(f"image must be of its annotations' size, got {image.shape[:2]}")
+        guard.at("edit")
+        rows = []
+        for setting, edited in _edits(run, backbone, image, region, category, prompt):
+            if run.save_images or judges.inception is not None:
+                guard.at("save")
+                _save(folder, setting, example.image_id, edited)
+            guard.at("score")
+            figures = _figures(backbone, image, edited, region, category, prompt, run, judges)
+            method, ratio, level = setting
+            rows.append({"method": method, "ratio": ratio, "level": level} | figures)
+            guard.at("edit")
+        return head | {"category": category, "prompt": prompt, "rows": rows}
+    return head | guard.fault.record()
 
 
 def _edits(
@@ -330,6 +346,8 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """Means over images with 95 % intervals (bootstrap over images), one row per setting."""
     good = [r for r in records if "error" not in r]
+    if not good:
+        return []
     weights = np.stack([replicate_weights(r["image_id"], 0, 1000) for r in good]).astype(float)
     inputs: np.ndarray | None = None
     table = []

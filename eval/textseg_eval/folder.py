@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from textseg.errors import InputError
+from textseg.faults import Guard
 
 from .coco import Dataset, Example, fingerprint, read_json
-from .truth import MapTruth, PictureTruth, Truth
+from .truth import BrokenTruth, MapTruth, PictureTruth, Truth
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -56,7 +57,9 @@ def load_folder(
         truths: dict[str, Truth] = {}
         for stem, path in found.items():
             values = {value: value for value in names}
-            truths[stem] = MapTruth(*_size(path), str(path), values, ignored_values=spared)
+            size = _size(path)
+            truths[stem] = BrokenTruth(size) if isinstance(size, str) else MapTruth(
+                *size, str(path), values, ignored_values=spared)  # fmt: skip
         return _dataset(images, masks, pictures, truths, names, content)
     asked: dict[str, dict[str, Path]] = {}
     if query is not None or queries is not None:
@@ -81,10 +84,9 @@ def load_folder(
     keys = {text: number for number, text in enumerate(texts, start=1)}
     truths = {}
     for stem, each in asked.items():
-        height, width = _size(next(iter(each.values())))
-        truths[stem] = PictureTruth(
-            height, width, {keys[text]: str(path) for text, path in each.items()}
-        )
+        size = _size(next(iter(each.values())))
+        truths[stem] = BrokenTruth(size) if isinstance(size, str) else PictureTruth(
+            *size, {keys[text]: str(path) for text, path in each.items()})  # fmt: skip
     return _dataset(images, masks, pictures, truths, {k: t for t, k in keys.items()}, content)
 
 
@@ -134,12 +136,10 @@ def _label_names(table: object, path: Path) -> dict[int, str]:
     return names
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Height and width from a picture's header."""
-    from PIL import Image, UnidentifiedImageError
+def _size(path: Path) -> tuple[int, int] | str:
+    """Height and width from a picture's header, or why it has none."""
+    from PIL import Image
 
-    try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"masks must be pictures, got {path}: {error}") from error
+    with Guard(path.name) as guard, Image.open(path) as picture:
+        return picture.height, picture.width
+    return f"masks must be pictures, got {path}: {guard.fault.error}"

@@ -9,16 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from textseg.errors import OutputError
+from textseg.faults import LOG, append_entry, log_entry
 from textseg.records import Record, RecordFile
 
-__all__ = ["Record", "RecordFile", "coco_results", "write_coco_results", "write_json"]
+__all__ = ["Record", "RecordFile", "coco_results", "keep", "write_coco_results", "write_json"]
+
+
+def keep(records: RecordFile, record: Record) -> None:
+    """Add a record; the traceback of one that failed goes to errors.log beside the file."""
+    if entry := log_entry(record["file_name"], record):
+        append_entry(records.path.with_name(LOG), entry)
+    records.append(record)
 
 
 def write_json(path: Path, value: Any) -> None:
     """A value as an indented JSON file, whole or not at all."""
     from textseg.saving import write_atomic
 
-    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    # File names need not be UTF-8; what is not becomes JSON's own escapes.
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_coco_results(records: RecordFile, path: Path) -> None:

@@ -20,8 +20,9 @@ from .coco import Dataset, Example
 from .edit_report import compared_edits
 from .protocols import BACKGROUND, LabelMap, Protocol
 from .records import RecordFile
-from .run import RECORDS, image_iou, load_results
+from .run import RECORDS, failed_in, image_iou, load_results
 from .sweep import figure as interval_text
+from .sweep import left_out
 from .workers import read_stored
 
 REPORT = "report.html"
@@ -58,7 +59,7 @@ def write_report(folder: Path, dataset: Dataset, protocol: Protocol) -> Path:
 
 
 def _write(path: Path, text: str) -> Path:
-    write_atomic(path, text.encode())
+    write_atomic(path, text.encode("utf-8", "xmlcharrefreplace"))
     return path
 
 
@@ -80,8 +81,8 @@ def _head(results: Mapping[str, Any]) -> list[str]:
     lines = f"{counts['scored']} images scored"
     if counts["calibration"]:
         lines += f", {counts['calibration']} more used to fix the threshold"
-    if counts["failed"] + counts["failed_in_calibration"]:
-        lines += f", {counts['failed'] + counts['failed_in_calibration']} could not be read"
+    if failed := failed_in(results):
+        lines += f", {failed} failed and are left out"
     level = round(100 * results["bootstrap"]["level"])
     return [
         page.heading(_title(results), 1),
@@ -251,6 +252,8 @@ def _origin(results: Mapping[str, Any]) -> list[str]:
     )
     for failure in results["failures"]:
         parts.append(page.paragraph(f"Not scored: {failure['file_name']}: {failure['error']}"))
+    if unlisted := failed_in(results) - len(results["failures"]):
+        parts.append(page.paragraph(f"Not scored: {unlisted} more."))
     keep = ("method", "protocol", "tagger", "split", "threshold", "counts", "versions")
     text = json.dumps({key: _short(results[key]) for key in keep}, indent=1, ensure_ascii=False)
     parts.append(page.preformatted(text, "All settings"))
@@ -275,6 +278,7 @@ def write_comparison(path: Path, groups: Mapping[str, Mapping[str, Any]]) -> Pat
     for name, compared in groups.items():
         made = compared_edits if compared.get("kind") == "edit" else _compared
         parts += made(compared, f"{name}: " if name else "")
+        parts += [page.paragraph(f"{line}.") for line in left_out(compared["runs"])]
     text = page.page("Comparison", parts)
     if str(path) == "-":
         sys.stdout.write(text)
@@ -316,12 +320,14 @@ def write_sweep(path: Path, records: Sequence[Mapping[str, Any]], title: str, co
                "empty_when_absent": "empty when absent", "presence_ap": "presence AP"}  # fmt: skip
     rows = [[record["name"], *(_cell(record[key]) for key in columns)] for record in records]
     key = "own" if any(record["own"] for record in records) else "fixed"
-    heights = {record["name"]: (record[key] or {}).get("value") or 0.0 for record in records}
+    known = {record["name"]: (record[key] or {}).get("value") for record in records}
+    heights = {name: value for name, value in known.items() if value is not None}
     parts = [
         page.heading(title, 1),
         page.paragraph("Each setting differs from the base in what its name says; all share the "
                        "model's predictions.", soft=True),
         page.table(["setting", *columns.values()], rows),
+        *(page.paragraph(f"{line}.") for line in left_out(records)),
         page.heading(columns[key]),
         page.bars(heights),
         page.heading("How it was made"),

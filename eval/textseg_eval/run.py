@@ -20,7 +20,7 @@ from .coco import Dataset, Example, read_json
 from .counters import BINS, image_hash
 from .methods import SCORES_ONLY, MethodSpec
 from .protocols import BACKGROUND, Present, Protocol, Refer
-from .records import Record, RecordFile, write_coco_results, write_json
+from .records import Record, RecordFile, keep, write_coco_results, write_json
 from .taggers import TaggerSpec
 from .workers import Job, Task, peak_memory, work
 
@@ -33,6 +33,8 @@ _KEYS = {"masks": {"data", "protocol", "method", "headline", "figures", "counts"
          "edit": {"run", "rows"}}  # fmt: skip
 EXAMPLES = 6
 """Images listed in the results as best, as median and as worst."""
+MOST_FAILURES = 100
+"""Images that failed listed in the results; the records have all."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Progress:
 
     Attributes:
         done, total: images with a record, and all.
-        failed: images that could not be read.
+        failed: images of which one of the methods failed.
         rate: images a second since this process began.
         seconds_left: at that rate; None before the first image.
         phase: "calibration" or "test".
@@ -184,7 +186,9 @@ def evaluate(run: Run, progress: Callable[[Progress], None] | None = None) -> di
     """Measure every variant, taking up what an earlier run of the same left behind.
 
     Images are worked on in any order; the figures do not depend on it. With a calibrated threshold
-    the calibration images come first.
+    the calibration images come first. Images that failed are left out of the figures, counted, and
+    tried again by the next run; a variant without a calibration image that did not fail is not
+    measured any further.
 
     Args:
         run: what to measure.
@@ -227,7 +231,10 @@ def _open(run: Run) -> dict[str, RecordFile]:
                 )
         else:
             write_json(path, identity)
-    return {v.name: RecordFile(v.folder / RECORDS) for v in run.variants}
+    files = {v.name: RecordFile(v.folder / RECORDS) for v in run.variants}
+    for file in files.values():
+        file.forget_failed()
+    return files
 
 
 def _evaluate(
@@ -244,8 +251,12 @@ def _evaluate(
                          "fraction or change the split seed")  # fmt: skip
     if run.split.rule == "calibrate":
         _work(run, job, files, "calibration", dict.fromkeys(files), clock)
+        lost = {name for name, file in files.items() if _all_failed(file, "calibration")}
         for name, file in files.items():
             best, miou = calibrated_threshold(file.records("calibration"), classes)
+            calibration[name] = {"images": parts.count("calibration"), "miou": miou}
+            if name in lost:
+                continue
             if best is None:
                 raise InputError(
                     "calibration images must show at least one object, got none among "
@@ -253,8 +264,8 @@ def _evaluate(
                     "split seed, or give a threshold"
                 )
             thresholds[name] = best
-            calibration[name] = {"images": parts.count("calibration"), "miou": miou}
-    _work(run, job, files, "test", thresholds, clock)
+        clock.files = {name: file for name, file in files.items() if name not in lost}
+    _work(run, job, clock.files, "test", thresholds, clock)
     results = {}
     for variant in run.variants:
         name = variant.name
@@ -263,6 +274,12 @@ def _evaluate(
         write_json(variant.folder / RESULTS, result)
         results[name] = result
     return results
+
+
+def _all_failed(file: RecordFile, part: str) -> bool:
+    """Whether there are records of a part, and of failures only."""
+    failed = ["error" in record for record in file.records(part)]
+    return bool(failed) and all(failed)
 
 
 def _work(
@@ -276,19 +293,27 @@ def _work(
     def tasks() -> Iterator[Task]:
         for example in run.dataset.examples:
             if run.split.part(example) == part:
-                wanted = {n: thresholds[n] for n, f in files.items() if example.image_id not in f}
+                wanted = {n: thresholds[n] for n, f in files.items()
+                          if not _holds(f, example, thresholds[n])}  # fmt: skip
                 if wanted:
                     yield Task(example, part, wanted)
 
     clock.phase = part
     for records in work(job, tasks(), run.workers):
         for name, record in records.items():
-            files[name].append(record)
+            keep(files[name], record)
         clock.tick()
 
 
+def _holds(file: RecordFile, example: Example, threshold: int | None) -> bool:
+    """Whether an image is done: one counted at another threshold, which stood before calibration
+    images that had failed were done, is not."""
+    there = example.image_id in file
+    return there and file.read(example.image_id).get("threshold") == threshold
+
+
 class _Clock:
-    """Counts images and time for `Progress`."""
+    """Counts images and time for `Progress`, over the records of the variants in `files`."""
 
     def __init__(
         self,
@@ -296,14 +321,14 @@ class _Clock:
         files: Mapping[str, RecordFile],
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._files, self._progress = files, progress
+        self.files, self._progress = files, progress
         self._total = len(run.dataset.examples)
         self._before = self._done()
         self._start = time.monotonic()
         self.phase = ""
 
     def _done(self) -> int:
-        return min(len(file) for file in self._files.values())
+        return min((len(file) for file in self.files.values()), default=0)
 
     def tick(self) -> None:
         if self._progress is None:
@@ -311,7 +336,7 @@ class _Clock:
         done = self._done()
         rate = (done - self._before) / max(time.monotonic() - self._start, 1e-9)
         left = (self._total - done) / rate if rate else None
-        failed = max(file.failed for file in self._files.values())
+        failed = max(file.failed for file in self.files.values())
         self._progress(Progress(done, self._total, failed, rate, left, self.phase))
 
 
@@ -337,14 +362,17 @@ def summarize(
     if isinstance(run.protocol, Refer):
         names = {1: "expression"}
     tally = Tally(classes, run.bootstrap)
-    failures: list[dict[str, Any]] = []
+    failures = [
+        {key: record[key] for key in ("image_id", "file_name", "part", "stage", "error")}
+        for record in file.records()
+        if "error" in record
+    ]
     seconds = scoring = 0.0
     resized = without = 0
     ranked: list[tuple[float, int | str]] = []
     rule = "own" if threshold is None else "fixed"
     for record in file.records("test"):
         if "error" in record:
-            failures.append({key: record[key] for key in ("image_id", "file_name", "error")})
             continue
         tally.add(record)
         seconds, scoring = seconds + record["seconds"], scoring + record["scoring_seconds"]
@@ -353,7 +381,7 @@ def summarize(
         without += iou is None
         if iou is not None:
             ranked.append((iou, record["image_id"]))
-    broken = sum("error" in record for record in file.records("calibration"))
+    broken = sum(failure["part"] == "calibration" for failure in failures)
     ranked.sort(key=lambda pair: (pair[0], str(pair[1])))
     return {
         "format": FORMAT,
@@ -372,7 +400,7 @@ def summarize(
                       "level": run.bootstrap.level},
         "counts": {"scored": tally.images, "calibration": sum(
                        1 for e in run.dataset.examples if run.split.part(e) == "calibration"),
-                   "failed": len(failures), "failed_in_calibration": broken,
+                   "failed": len(failures) - broken, "failed_in_calibration": broken,
                    "without_objects": without, "resized": resized,
                    "queries_present": tally.rows["present"],
                    "queries_absent": tally.rows["absent"],
@@ -382,7 +410,7 @@ def summarize(
         "curve": [None if math.isnan(v) else v for v in tally.curve().tolist()],
         "classes": tally.class_table(names),
         "examples": _examples([image_id for _, image_id in ranked]),
-        "failures": failures[:100],
+        "failures": failures[:MOST_FAILURES],
         "time": {"method_seconds": round(seconds, 3), "scoring_seconds": round(scoring, 3),
                  "scoring_share": scoring / (seconds + scoring) if seconds + scoring else None,
                  "workers": run.workers, "threads": run.threads, "peak_bytes": peak_memory()},
@@ -390,6 +418,11 @@ def summarize(
         "command": run.command,
         **run.extra,
     }  # fmt: skip
+
+
+def failed_in(results: Mapping[str, Any]) -> int:
+    """How many images of a run failed."""
+    return results["counts"]["failed"] + results["counts"]["failed_in_calibration"]
 
 
 def image_iou(record: Record | Mapping[str, Any], rule: str) -> float | None:

@@ -13,7 +13,7 @@ from textseg.errors import InputError
 
 from .methods import MethodSpec
 from .methods.noise_contrast import CONTRAST_FIELDS, REFINE_FIELDS
-from .run import Variant
+from .run import Variant, failed_in
 
 REFINEMENTS: dict[str, dict[str, Any]] = {
     "off": {"crf": False, "guided": 0.0, "opening": 0.0, "closing": 0.0, "min_area": 0.0,
@@ -171,6 +171,8 @@ def table(rows: Sequence[Setting], results: Mapping[str, Any]) -> list[dict[str,
                 "oracle": result["figures"].get("oracle", {}).get("miou"),
                 "presence_ap": presence,
                 "seconds": result["time"]["method_seconds"],
+                "scored": result["counts"]["scored"],
+                "failed": failed_in(result),
             }
         )
     return records
@@ -189,7 +191,18 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
                     "empty_when_absent", "presence_ap"):  # fmt: skip
             cells.append(figure(record[key]))
         lines.append("| " + " | ".join(cells) + " |")
+    if told := left_out(records):
+        lines += ["", *(f"- {line}" for line in told)]
     return "\n".join(lines)
+
+
+def left_out(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each setting whose figures lack images that failed."""
+    return [
+        f"{record['name']}: {record['failed']} images failed and are left out"
+        for record in records
+        if record["failed"]
+    ]
 
 
 def figure(interval: Mapping[str, float | None] | None, digits: int = 3) -> str:

@@ -186,6 +186,28 @@ class PictureTruth(Truth):
         return values > (0 if values.max() == 1 else 127)
 
 
+@dataclass(frozen=True)
+class BrokenTruth(Truth):
+    """Annotations that cannot be read: an image that fails when its turn comes.
+
+    Attributes:
+        why: the message of the ImageError that everything raises.
+    """
+
+    why: str
+    height: int = 0
+    width: int = 0
+
+    def keys(self) -> tuple[set[int], set[int]]:
+        raise ImageError(self.why)
+
+    def region(self, key: int) -> tuple[np.ndarray, np.ndarray | None]:
+        raise ImageError(self.why)
+
+    def labels(self, classes: Mapping[int, int]) -> np.ndarray:
+        raise ImageError(self.why)
+
+
 def is_crowd(annotation: Annotation) -> bool:
     return bool(annotation.get("iscrowd") or annotation.get("ignore"))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from textseg.errors import ImageError
+from textseg.faults import Guard
 from textseg.workers import Threads, available_cores, peak_memory, spread
 
 from .coco import Example
@@ -68,39 +68,51 @@ class Worker:
         return self._methods[name]
 
     def answer(self, task: Task) -> dict[str, dict[str, Any]]:
-        """The record of each run that wants this image."""
+        """The record of each run that wants this image; of a failure, with a `Fault`'s fields."""
         # A copy, so that what the truth caches goes away with it.
         example = replace(task.example, truth=copy.copy(task.example.truth))
         head = {"image_id": example.image_id, "file_name": example.file_name, "part": task.part}
         methods = {name: self.method(name) for name in task.thresholds}
-        try:
+        if self.job.tagger is not None and self._tagger is None:
+            self._tagger = build_tagger(self.job.tagger)
+        with Guard(example.file_name) as guard:
             image = None
-            if self.job.tagger or any(m.needs_image for m in methods.values()):
+            if self._tagger or any(m.needs_image for m in methods.values()):
+                guard.at("decode")
                 image = read_stored(example.path)
-            if self.job.tagger is not None:
-                self._tagger = self._tagger or build_tagger(self.job.tagger)
+            if self._tagger is not None:
+                guard.at("tag")
                 assert image is not None
                 example = replace(example, tags=tuple(self._tagger(example, image)))
+            guard.at("ask")
             queries = self.job.protocol.queries(example)
-        except ImageError as error:
-            failure = {**head, "error": " ".join(str(error).split())}
-            return dict.fromkeys(methods, failure)
-        records = {}
-        for name, method in methods.items():
+            return {
+                name: head | self._measure(method, example, image, queries, task.thresholds[name])
+                for name, method in methods.items()
+            }
+        return {name: head | guard.fault.record() for name in methods}
+
+    def _measure(
+        self,
+        method: Method,
+        example: Example,
+        image: np.ndarray | None,
+        queries: list[Query],
+        threshold: int | None,
+    ) -> dict[str, Any]:
+        """What a record says of one method."""
+        with Guard(example.file_name) as guard:
             start = time.perf_counter()
-            try:
-                answer, resized = self._ask(method, example, image, queries)
-                asked = time.perf_counter()
-                rows = self.job.protocol.rows(example, queries, answer, task.thresholds[name])
-            except ImageError as error:
-                records[name] = {**head, "error": " ".join(str(error).split())}
-                continue
+            guard.at("predict")
+            answer, resized = self._ask(method, example, image, queries)
+            asked = time.perf_counter()
+            guard.at("score")
+            rows = self.job.protocol.rows(example, queries, answer, threshold)
             scored = time.perf_counter()
-            records[name] = {**head, "rows": rows, "seconds": round(asked - start, 6),
-                             "scoring_seconds": round(scored - asked, 6)}  # fmt: skip
-            if resized:
-                records[name]["resized"] = True
-        return records
+            record = {"threshold": threshold, "rows": rows, "seconds": round(asked - start, 6),
+                      "scoring_seconds": round(scored - asked, 6)}  # fmt: skip
+            return record | ({"resized": True} if resized else {})
+        return guard.fault.record()
 
     def _ask(
         self, method: Method, example: Example, image: np.ndarray | None, queries: list[Query]

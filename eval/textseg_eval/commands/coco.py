@@ -12,7 +12,7 @@ from .shared import (
     add_absent_argument,
     add_method_arguments,
     add_run_arguments,
-    exit_code,
+    exit_code_of,
     measure,
     say,
 )
@@ -33,7 +33,7 @@ protocols (docs/evaluation.md states each in full):
   object     all classes and a background by threshold; mIoU over classes and background
   predicted  as object, over the classes a tagger names
 
-exit codes: 0 all done, 1 some images could not be read, 2 usage or bad input, 130 interrupted
+exit codes: 0 all done, 1 some images failed, 2 all did, usage or bad input, 130 interrupted
 
 examples:
   textseg eval coco --images val2017 --annotations instances_val2017.json -o runs/mini
@@ -86,14 +86,14 @@ def run(args: argparse.Namespace) -> int:
         specs = {"masks": MethodSpec("masks", options={"file": digest(args.results)})}
     else:
         specs = method_specs(args, labels=args.protocol != "present")
-    code = 0
+    done = []
     for name, spec in specs.items():
         asked, protocol, tagger = protocol_of(args, dataset, name)
         folder = args.output / name if len(specs) > 1 else args.output
         results = measure(args, asked, protocol, spec, folder, tagger)
         say(args, results, folder)
-        code = max(code, exit_code(results))
-    return code
+        done.append(results)
+    return exit_code_of(done)
 
 
 def protocol_of(

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from ..compare_edits import compare_edits, is_edit
     from ..edit_report import compared_table, markdown
     from ..report import write_comparison
+    from ..sweep import left_out
 
     refuse(str(args.output) != "-" or not args.json,
            "-o - cannot go with --json: both write to standard output")  # fmt: skip
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
                     out.line(markdown(*compared_table(compared)))
                 else:
                     out.line("\n".join(map(_line, compared["runs"])))
+                for line in left_out(compared["runs"]):
+                    out.line(line)
     return 0
 
 

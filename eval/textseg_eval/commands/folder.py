@@ -11,7 +11,7 @@ from .shared import (
     add_absent_argument,
     add_method_arguments,
     add_run_arguments,
-    exit_code,
+    exit_code_of,
     measure,
     say,
 )
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     dataset = dataset.limited(args.limit, args.split_seed)
     specs = method_specs(args, labels=args.protocol != "present")
-    code = 0
+    done = []
     for name, spec in specs.items():
         texts = texts_of(args, dataset, name)
         protocol: Protocol = LabelMap(texts)
@@ -69,5 +69,5 @@ def run(args: argparse.Namespace) -> int:
         folder = args.output / name if len(specs) > 1 else args.output
         results = measure(args, dataset, protocol, spec, folder)
         say(args, results, folder)
-        code = max(code, exit_code(results))
-    return code
+        done.append(results)
+    return exit_code_of(done)

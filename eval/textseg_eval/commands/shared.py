@@ -7,17 +7,21 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textseg.errors import InputError
+from textseg.faults import LOG
 
 if TYPE_CHECKING:
+    from textseg.cli.progress import Progress
+
     from ..coco import Dataset
     from ..methods import MethodSpec
     from ..protocols import Protocol
-    from ..run import Progress, Split
+    from ..run import Progress as State
+    from ..run import Split
 
 TEMPLATES = {"clipseg": "a photo of a {}"}
 """Template a method is asked with; the others fill in the bare name and have their own."""
@@ -222,10 +226,11 @@ def measure(
 
 
 def say(args: argparse.Namespace, results: Mapping[str, Any], folder: Path) -> None:
-    """A run's figures on standard output."""
+    """A run's figures on standard output, and that images failed on standard error."""
     from textseg.cli.progress import Progress
 
     with Progress("image", quiet=True) as out:
+        complain(out, results, folder)
         if args.json:
             out.line(json.dumps(results))
         elif not args.quiet:
@@ -235,12 +240,12 @@ def say(args: argparse.Namespace, results: Mapping[str, Any], folder: Path) -> N
 
 def summary(results: Mapping[str, Any]) -> str:
     """The main figures of a run as lines of text."""
+    from ..run import failed_in
     from ..sweep import figure
 
     counts = results["counts"]
     lines = [f"{results['method']['method']}: {counts['scored']} images scored, "
-             f"{counts['calibration']} for calibration, "
-             f"{counts['failed'] + counts['failed_in_calibration']} failed"]  # fmt: skip
+             f"{counts['calibration']} for calibration, {failed_in(results)} failed"]  # fmt: skip
     for rule, figures in results["figures"].items():
         shown = [f"{name} {figure(figures[name])}" for name in SCORES
                  if (figures.get(name) or {}).get("value") is not None]  # fmt: skip
@@ -251,13 +256,42 @@ def summary(results: Mapping[str, Any]) -> str:
         lines.append(f"  presence: average precision {figure(presence)}")
     for failure in results["failures"]:
         lines.append(f"  not scored: {failure['file_name']}: {failure['error']}")
+    if unlisted := failed_in(results) - len(results["failures"]):
+        lines.append(f"  not scored: {unlisted} more")
     return "\n".join(lines)
 
 
-def exit_code(results: Mapping[str, Any]) -> int:
-    """0, or 1 where an image could not be read."""
-    counts = results["counts"]
-    return 1 if counts["failed"] + counts["failed_in_calibration"] else 0
+def complain(out: Progress, results: Mapping[str, Any], folder: Path) -> None:
+    """One line on standard error where images failed: how many, the first, where tracebacks are."""
+    from ..run import failed_in
+
+    failed, counts = failed_in(results), results["counts"]
+    if not failed:
+        return
+    first = results["failures"][0]
+    tried = counts["scored"] + counts["failed"] + counts["calibration"]
+    text = f"{folder}: {failed} of {tried} images failed"
+    text += "" if counts["scored"] else " and none could be scored"
+    text += f"; the first: {first['file_name']}: {first['error']}"
+    text += f"; tracebacks in {folder / LOG}" if (folder / LOG).is_file() else ""
+    out.line(f"textseg: error: {text}", error=True)
+
+
+def exit_code(runs: Iterable[tuple[int, int]]) -> int:
+    """0, 1 where some images failed, 2 where nothing else is there.
+
+    Args:
+        runs: how many images were done and how many failed, of each method or setting.
+    """
+    done, failed = (sum(counts) for counts in zip(*runs, strict=True))
+    return 0 if not failed else 1 if done else 2
+
+
+def exit_code_of(results: Iterable[Mapping[str, Any]]) -> int:
+    """`exit_code` of runs by their results."""
+    from ..run import failed_in
+
+    return exit_code((each["counts"]["scored"], failed_in(each)) for each in results)
 
 
 def command_line() -> str:
@@ -273,7 +307,7 @@ class Ticker:
         self._terminal = sys.stderr.isatty()
         self._last = time.monotonic()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: State) -> None:
         if self.quiet:
             return
         now = time.monotonic()

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from .coco import add_data_arguments, protocol_of
-from .shared import add_method_arguments, add_run_arguments, exit_code
+from .shared import add_method_arguments, add_run_arguments, exit_code_of
 
 DESCRIPTION = """\
 Measure many settings of textseg side by side on COCO annotations, sharing the model's predictions.
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from ..report import REPORT, write_report, write_sweep
     from ..run import Run, evaluate
     from ..sweep import DEFAULT_AXES, markdown, parse_axis, settings, table, variants
-    from .shared import Ticker, command_line, split_of, textseg_options
+    from .shared import Ticker, command_line, complain, split_of, textseg_options
 
     axes = dict(parse_axis(text) for text in args.vary) or DEFAULT_AXES
     rows = settings(textseg_options(args), axes, cross=args.cross)
@@ -78,12 +78,14 @@ def run(args: argparse.Namespace) -> int:
         title = f"{args.model}: what each choice is worth on {dataset.name}"
         write_sweep(args.output / REPORT, records, title, command_line())
     with Progress("image", quiet=True) as out:
+        for variant in runs:
+            complain(out, results[variant.name], variant.folder)
         if args.json:
             out.line(json.dumps(records))
         elif not args.quiet:
             out.line(text)
             out.line(f"{args.output}/sweep.json")
-    return max(exit_code(result) for result in results.values())
+    return exit_code_of(results.values())
 
 
 def _check(options: object) -> None:
