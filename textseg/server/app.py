@@ -84,7 +84,10 @@ def build(
     rendering = anyio.CapacityLimiter(options.workers)
 
     async def render(render: Callable[[Any, str], Response], result: Any, accept: str) -> Response:
-        return await anyio.to_thread.run_sync(render, result, accept, limiter=rendering)
+        try:
+            return await anyio.to_thread.run_sync(render, result, accept, limiter=rendering)
+        except Exception as error:
+            raise engine.refusal(error, "writing an answer") from None
 
     async def answer(
         request: Request,
@@ -119,6 +122,10 @@ def build(
             return await render(task.render, result, accept)
         except ClientDisconnect:
             return Response(status_code=LEFT)
+        except HTTPException:
+            raise
+        except Exception as error:
+            raise engine.refusal(error, kind) from None
         finally:
             if slot is not None:
                 slot.free()

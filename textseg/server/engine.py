@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CancelledError, TextsegError
 from ..segmenter import Segmenter
 from ..workers import Threads
-from .answers import Refusal
+from .answers import Refusal, refusal_of
 from .batching import predict_ahead
 from .settings import ServerOptions
 
@@ -232,6 +232,14 @@ class Engine:
             thread.join(timeout=2)
         self._cores.__exit__()
 
+    def refusal(self, error: BaseException, what: str, image_key: str = "") -> Refusal:
+        """What the caller is told about an error; one nobody foresaw is counted and logged."""
+        if not isinstance(error, (TextsegError, Refusal)):
+            self.failures += 1
+            image = f" of image {image_key[:12]}" if image_key else ""
+            _log.error("%s%s failed", what, image, exc_info=error)
+        return refusal_of(error)
+
     def scene(self, key: str, read: Callable[[], Any]) -> Segmenter:
         """A segmenter with an image set that nobody sets anew, made or remembered.
 
@@ -312,11 +320,8 @@ class Engine:
             else:
                 work.settle(error=CancelledError(f"Cancelled: {reason}."))
         except BaseException as error:
-            if not isinstance(error, (TextsegError, Refusal)):
-                self.failures += 1
-                _log.exception("%s failed", work.kind)
-            # Its frames hold the request's files.
-            work.settle(error=error.with_traceback(None))
+            # Its frames hold the request's files, and a future takes no StopIteration.
+            work.settle(error=self.refusal(error, work.kind, work.image_key))
         else:
             work.settle(result)
             self._seconds += 0.1 * (time.monotonic() - begun - self._seconds)
