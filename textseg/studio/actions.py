@@ -7,6 +7,7 @@ computes is kept by the segmenter, and a mask is first cut quickly (`Layer.settl
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from ..caption import Caption
     from ..masks import Segmentation
     from ..segmenter import Progress
+
+_log = logging.getLogger(__name__)
+
+ROUGH = "the mask has quick edges: the final cut failed"
+"""Note of a mask whose refinement failed."""
 
 QUICK_GUIDED = 0.02
 """Radius of the guided filter that stands in for the dense CRF until that is done."""
@@ -163,20 +169,14 @@ def refinement_name(session: Session, refine: RefineOptions) -> str:
 def settle(session: Session) -> bool:
     """Cut the masks that were cut quickly as their options say; no step of the history.
 
-    Returns:
-        whether a mask was cut.
-    """
-    from ..segmenter import remask
+    One that cannot be cut so stays as it is, with a note that says so.
 
+    Returns:
+        whether a mask was settled.
+    """
     with session.cutting:
         work = session.work
-        cut = {}
-        for layer in work.layers:
-            if not layer.settled:
-                full = _at_size(layer.found, work.picture.pixels.shape[:2])
-                found = remask(full, image=work.picture.pixels, refine=layer.refine)
-                found = replace(found, image=work.picture.pixels)
-                cut[layer] = replace(layer, found=found, settled=True)
+        cut = {layer: _settled(layer, work.picture) for layer in work.layers if not layer.settled}
         with session.lock:
             now = session.work
             if any(layer in cut for layer in now.layers):
@@ -425,11 +425,26 @@ def _quick(found: Segmentation, refine: RefineOptions, picture: Picture) -> Laye
     quick = refine
     if refine.crf:
         quick = replace(refine, crf=False, guided=refine.guided or QUICK_GUIDED)
+    found = replace(found, notes=tuple(note for note in found.notes if note != ROUGH))
     size = picture.pixels.shape[:2]
     small = view_size(size)
     cut = remask(_at_size(found, small), image=picture.view, refine=quick)
     settled = small == size and quick == refine
     return Layer(replace(_at_size(cut, size), image=picture.pixels), refine, settled)
+
+
+def _settled(layer: Layer, picture: Picture) -> Layer:
+    """A layer cut as its options say; with its quick cut where that fails."""
+    from ..segmenter import remask
+
+    try:
+        full = _at_size(layer.found, picture.pixels.shape[:2])
+        found = remask(full, image=picture.pixels, refine=layer.refine)
+        found = replace(found, image=picture.pixels)
+    except Exception:
+        _log.exception("%s: the mask of %r cannot be refined", picture.name, layer.query)
+        found = replace(layer.found, notes=(*layer.found.notes, ROUGH))
+    return replace(layer, found=found, settled=True)
 
 
 def _at_size(found: Segmentation, size: tuple[int, ...]) -> Segmentation:
@@ -456,7 +471,8 @@ def _say(layer: Layer) -> str:
             )
         return f"“{layer.query}”: the mask is empty."
     share = f"{layer.mask.mean():.1%}".replace("%", " %")
-    return f"“{layer.query}”: {share} of the picture, presence {found.presence:.2f}."
+    rough = " Its edges are quick ones: the final cut failed." if ROUGH in found.notes else ""
+    return f"“{layer.query}”: {share} of the picture, presence {found.presence:.2f}.{rough}"
 
 
 def _layer(session: Session) -> Layer:

@@ -109,10 +109,10 @@ class Wiring:
         job([page.describe.click], self._describe)
         on([page.caption.blur, page.caption.submit], _recaption, page.caption)
 
-        page.view.input(self.look, [*mine, page.view], [page.stage], **always)
+        page.view.input(self.look, [*mine, page.view], [page.stage, page.status], **always)
         for tab in (page.look_tab, page.paint_tab, page.after_tab):
-            tab.select(partial(self.turned, painting=tab is page.paint_tab), mine, [page.editor],
-                       **always)  # fmt: skip
+            tab.select(partial(self.turned, painting=tab is page.paint_tab), mine,
+                       [page.editor, page.status], **always)  # fmt: skip
 
         page.level.input(
             self.live, [*mine, page.level], everything, **always, trigger_mode="always_last"
@@ -151,8 +151,8 @@ class Wiring:
         session = Session(self.model)
         try:
             first = self._first_view()
-        except TextsegError as error:
-            _log.warning("the first view cannot be made: %s", error)
+        except Exception:
+            _log.exception("the first view cannot be made")
             actions.open_picture(session, pictures.open_sample(self.settings.sample))
         else:
             session.history.steps = list(first.history.steps)
@@ -176,16 +176,13 @@ class Wiring:
             try:
                 done = action(session, *values)
                 session.told = done, time.monotonic() - started
-            except TextsegError as error:
-                return self._failed(session, plain(error))
-            except Exception:
-                _log.exception("an action of the studio failed")
-                return self._failed(session, _BROKEN)
-            return {
-                **self.show(session),
-                **self._turn(session, tab, panel),
-                self.page.status: _status(done.said, done.rows, time.monotonic() - started),
-            }
+                return {
+                    **self.show(session),
+                    **self._turn(session, tab, panel),
+                    self.page.status: _status(done.said, done.rows, time.monotonic() - started),
+                }
+            except Exception as error:
+                return self._failed(session, error)
 
         return handler
 
@@ -234,12 +231,9 @@ class Wiring:
                 if not unasked:
                     said = _status("Cancelled. Nothing was changed.")
                     yield {**self.show(session), **back, page.status: said}
-            except TextsegError as error:
-                if not unasked:
-                    yield {**self._failed(session, plain(error)), **back}
-            except Exception:
-                _log.exception("a job of the studio failed")
-                yield {**self._failed(session, _BROKEN), **back}
+            except Exception as error:
+                if not (unasked and isinstance(error, TextsegError)):
+                    yield {**self._failed(session, error), **back}
 
         return handler
 
@@ -252,11 +246,11 @@ class Wiring:
         try:
             done = actions.retune(session, level=round(float(level), 4))
             session.told = done, time.monotonic() - started
-        except TextsegError as error:
-            return {page.status: _status(plain(error), bad=True)}
-        image = apart(look(session.work, session.view))
-        said = _status(done.said, done.rows, time.monotonic() - started, timed=True)
-        return {page.stage: image, page.status: said, **self._approval(session)}
+            image = apart(look(session.work, session.view))
+            said = _status(done.said, done.rows, time.monotonic() - started, timed=True)
+            return {page.stage: image, page.status: said, **self._approval(session)}
+        except Exception as error:
+            return {page.status: _status(self._sentence(session, error), bad=True)}
 
     async def settle_later(self, session: Session | None) -> Any:
         """When the threshold has come to rest: the final edges."""
@@ -271,28 +265,38 @@ class Wiring:
 
     def settle_now(self, session: Session | None) -> Any:
         """The final edges; leaves alone what the user may be setting meanwhile."""
-        if session is None or not actions.settle(session):
-            return gr.skip()
-        done, seconds = session.told
-        said = actions.sum_up(session, done.about) if done is not None else ""
-        told = {}
-        if done is not None and said:
-            told[self.page.status] = _status(said, done.rows, seconds, timed=True)
-        return {**self.show(session, controls=False), **told}
+        try:
+            if session is None or not actions.settle(session):
+                return gr.skip()
+            done, seconds = session.told
+            said = actions.sum_up(session, done.about) if done is not None else ""
+            told = {}
+            if done is not None and said:
+                told[self.page.status] = _status(said, done.rows, seconds, timed=True)
+            return {**self.show(session, controls=False), **told}
+        except Exception as error:
+            assert session is not None
+            return self._told(session, error)
 
     def look(self, session: Session | None, view: str) -> Any:
         """The stage alone, as another view."""
         if session is None:
             return gr.skip()
         session.view = view
-        return apart(look(session.work, view))
+        try:
+            return {self.page.stage: apart(look(session.work, view))}
+        except Exception as error:
+            return self._told(session, error)
 
     def turned(self, session: Session | None, *, painting: bool) -> Any:
         """Another tab of the stage is in sight."""
         if session is None:
             return gr.skip()
         session.painting, session.ground = painting, session.work.layer
-        return self._ground(session) if painting else gr.skip()
+        try:
+            return {self.page.editor: self._ground(session)} if painting else gr.skip()
+        except Exception as error:
+            return self._told(session, error)
 
     def cancel(self, session: Session | None) -> Any:
         """End the job at its next step."""
@@ -309,12 +313,11 @@ class Wiring:
                 return {page.file: None, **self._lost()}
             # A folder nobody can guess, emptied with Gradio's own files.
             folder = Path(page.file.GRADIO_CACHE) / secrets.token_hex(16)
-            folder.mkdir(parents=True)
             try:
+                folder.mkdir(parents=True)
                 path = export(session, kind, folder)
-            except TextsegError as error:
-                gr.Warning(escape(plain(error)), title="Not saved")
-                return {page.file: None, page.status: _status(plain(error), bad=True)}
+            except Exception as error:
+                return {page.file: None, **self._told(session, error, "Not saved")}
             return {page.file: str(path), page.status: _status(f"{path.name} is on its way.")}
 
         return handler
@@ -421,9 +424,31 @@ class Wiring:
             turned[self.page.panel] = gr.update(selected=panel)
         return turned
 
-    def _failed(self, session: Session, sentence: str) -> Updates:
-        gr.Warning(escape(sentence), title="That did not work")
-        return {**self.show(session), self.page.status: _status(sentence, bad=True)}
+    # No handler of an event raises: the browser would show "Error" and drop the next event.
+
+    def _failed(self, session: Session, error: Exception) -> Updates:
+        """What went wrong, with the components as the work wants them."""
+        told = self._told(session, error)
+        try:
+            return {**self.show(session), **told}
+        except Exception:
+            _log.exception("the studio's page cannot be shown")
+            return told
+
+    def _told(
+        self, session: Session, error: Exception, title: str = "That did not work"
+    ) -> Updates:
+        sentence = self._sentence(session, error)
+        gr.Warning(escape(sentence), title=title)
+        return {self.page.status: _status(sentence, bad=True)}
+
+    def _sentence(self, session: Session, error: Exception) -> str:
+        """An error for the user; one nobody foresaw goes to the log."""
+        if isinstance(error, TextsegError):
+            return plain(error)
+        name = session.work.picture.name if session.history.steps else "no picture"
+        _log.error("%s: something in the studio failed", name, exc_info=error)
+        return _BROKEN
 
     def _lost(self) -> Updates:
         return {self.page.status: _status(_LOST, bad=True)}
@@ -464,7 +489,7 @@ class Wiring:
         return actions.describe(session, self.settings.caption_model, progress)
 
 
-_BROKEN = "Something went wrong inside the studio; its log says what. Nothing was changed."
+_BROKEN = "Something went wrong inside the studio; its log says what."
 _FETCH = """(file) => {
   if (!file?.url) return;
   const link = document.createElement("a");

@@ -74,7 +74,11 @@ def run(
         session.busy.release()
         told.put(outcome)
 
-    threading.Thread(target=work, name="textseg-studio-job", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="textseg-studio-job", daemon=True).start()
+    except BaseException:
+        session.busy.release()
+        raise
     shown = 0.0
     try:
         while True:
