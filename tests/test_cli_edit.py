@@ -181,8 +181,15 @@ def test_edit_refuses(
 
 @pytest.mark.parametrize("words", [[], ["--mask", "found.npz"], ["--visible-label"]])
 def test_edit_writes_a_png_to_standard_output(
-    words: list[str], model: FakeBackbone, picture: Path, capsysbinary: Any
+    words: list[str],
+    model: FakeBackbone,
+    picture: Path,
+    capsysbinary: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(
+        model, "unknown_words", lambda prompt: ["zebra"] if "zebra" in prompt else []
+    )
     Segmenter(model).set_image(picture).query("the dog").save(picture.with_name("found.npz"))
     words = [str(picture.with_name(w)) if w.endswith(".npz") else w for w in words]
     command = ["edit", str(picture), "-q", "the dog", "-p", "a zebra", "--steps", "2", *words]
@@ -191,6 +198,7 @@ def test_edit_writes_a_png_to_standard_output(
     assert main([*command, "-o", "-"]) == 0
     shown = capsysbinary.readouterr()
     assert shown.out == picture.with_name("out.png").read_bytes()
+    assert shown.err == b"textseg: warning: words the model does not know: zebra\n"
     assert not picture.with_name("-").exists() and not Path("-").exists()
 
 

@@ -172,7 +172,9 @@ def _run(
     if args.from_prompt is not None:
         source.save(made)
         source = source.image
-        undone.callback(progress.line, f"textseg: made from the prompt: {made}", error=True)
+        undone.callback(
+            progress.line, f"textseg: the picture made from the prompt is kept: {made}", error=True
+        )
     if mask is None:
         pixels = load_image(source)
         if finding.get("reference") == "erase":
@@ -211,6 +213,8 @@ def _run(
     if not done.mask.any():
         progress.line("textseg: error: the region is empty; nothing was edited", error=True)
         return 1
+    for note in () if args.quiet or args.json else done.notes:
+        progress.line(f"textseg: warning: {note}", error=True)
     if args.output == "-":
         write_stdout(done.to_bytes(".png", args.visible_label))
         return 0
@@ -313,6 +317,4 @@ def _report(
     if args.json:
         progress.line(json.dumps({"files": files} | done.describe()))
     elif not args.quiet:
-        for note in done.notes:
-            progress.line(f"textseg: warning: {note}", error=True)
         progress.line(f"{' '.join(files.values())}\tarea {done.mask.mean():.1%}")

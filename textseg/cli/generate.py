@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
             **changes,
         )
         for number, one in enumerate(made, 1):
+            for note in () if args.quiet or args.json else one.notes:
+                progress.line(f"textseg: warning: {one.prompt!r}: {note}", error=True)
             if args.output == "-":
                 write_stdout(one.to_bytes(".png", args.visible_label))
                 break
@@ -81,7 +83,5 @@ def run(args: argparse.Namespace) -> int:
             if args.json:
                 progress.line(json.dumps({"file": str(path)} | one.describe()))
             elif not args.quiet:
-                for note in one.notes:
-                    progress.line(f"textseg: warning: {one.prompt!r}: {note}", error=True)
                 progress.line(f"{path}\tseed {one.options.seed}\t{one.prompt}")
     return 0

@@ -333,7 +333,7 @@ def duration(seconds: float | None) -> str:
     """Seconds for people.
 
     >>> duration(None), duration(42.4), duration(150), duration(7300)
-    ('?', '42 s', '2 min 30 s', '2 h 2 min')
+    ('?', '42 s', '2 min 30 s', '2 h 1 min')
     """
     if seconds is None:
         return "?"
