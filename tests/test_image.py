@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
+import tracemalloc
 import zlib
 
 import cv2
@@ -16,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from textseg.errors import ImageError
+from textseg.errors import ImageError, ImageWarning
 from textseg.image import MAX_PIXELS, image_identity, load_image, resize_image
+from textseg.labels import read_label
+from textseg.saving import read_provenance
 
 HEIGHT, WIDTH = 18, 25
 
@@ -537,3 +542,112 @@ def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch):
 )
 def test_malformed_urls(url):
     one_line(url, "URL", allow_url=True)
+
+
+# What a file holds beside its pixels, and values that use a part of their range
+
+
+def png_with(data: bytes, kind: bytes, body: bytes, last: bool = False) -> bytes:
+    """A PNG with one more chunk, behind its header or before its end."""
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    place = len(data) - 12 if last else 33
+    return data[:place] + chunk + data[place:]
+
+
+LONG = zlib.compress(b"a" * (2**20 + 1))
+TEXTS = [(b"zTXt", b"note\0\0" + LONG), (b"iTXt", b"note\0\1\0\0\0" + LONG),
+         (b"iCCP", b"profile\0\0" + LONG), (b"tEXt", b"note\0" + b"a" * 70_000_000)]  # fmt: skip
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("kind", "body"), TEXTS, ids=[kind.decode() for kind, _ in TEXTS])
+def test_long_texts_do_not_keep_a_png_from_being_read(rgb, tmp_path, kind, body, last):
+    data = png_with(encoded(Image.fromarray(rgb)), kind, body, last)
+    with pytest.raises(ValueError, match=r"[Dd]ecompressed data|text chunks"):
+        Image.open(io.BytesIO(data)).load()
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    for source in (path, data, io.BytesIO(data)):
+        np.testing.assert_array_equal(load_image(source), rgb)
+    assert read_label(path).packet == "" and read_provenance(path) is None
+
+
+def test_short_texts_beside_a_long_one_are_read(rgb, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(rgb), exif=exif)
+    for kind, body in (TEXTS[0], (b"tEXt", b'textseg\0{"textseg": 1}'), TEXTS[1]):
+        data = png_with(data, kind, body)
+    np.testing.assert_array_equal(load_image(data), np.rot90(rgb, -1))
+    (tmp_path / "a.png").write_bytes(data)
+    assert read_provenance(tmp_path / "a.png") == {"textseg": 1}
+
+
+def test_a_text_that_inflates_to_a_gigabyte_is_not_inflated(rgb):
+    squeezer = zlib.compressobj(9)
+    part = b"a" * 2**24
+    bomb = b"".join(squeezer.compress(part) for _ in range(64)) + squeezer.flush()
+    tracemalloc.start()
+    load_image(png_with(encoded(Image.fromarray(rgb)), b"zTXt", b"note\0\0" + bomb))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * 2**20
+
+
+@pytest.mark.parametrize("depth", [8, 10, 12, 14])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_few_bits_in_sixteen_are_not_black(tmp_path, depth, channels):
+    values = np.random.default_rng(depth).integers(0, 1 << depth, (24, 36, channels), np.uint16)
+    values[0, 0, 0] = (1 << depth) - 1
+    if channels == 4:
+        values[..., 3] = (1 << depth) - 1
+    expected = (values[..., :3] >> depth - 8).astype(np.uint8) * np.ones(3, np.uint8)
+    rgb_first = values[..., [2, 1, 0, 3][:channels]] if channels > 1 else values
+    sources: list = [values, torch.from_numpy(values)]
+    for suffix in (".png", ".tiff"):
+        assert cv2.imwrite(str(tmp_path / f"deep{suffix}"), rgb_first)
+        sources.append(tmp_path / f"deep{suffix}")
+    if channels == 1:
+        sources.append(Image.fromarray(values[..., 0]))
+    for source in sources:
+        with pytest.warns(ImageWarning, match=f"of at most {(1 << depth) - 1}: .* {depth}-bit"):
+            np.testing.assert_array_equal(load_image(source), expected)
+
+
+def test_alpha_of_sixteen_bits_beside_colours_of_twelve():
+    values = np.full((2, 3, 4), 4095, np.uint16)
+    values[..., 3] = [[0, 32768, 65535]] * 2
+    values[..., 1] = 0
+    with pytest.warns(ImageWarning):
+        assert load_image(values)[0].tolist() == [[255, 255, 255], [255, 127, 255], [255, 0, 255]]
+
+
+def test_a_file_that_says_its_range_is_taken_at_its_word():
+    values = np.array([[0, 100, 300]], np.uint16)
+    tagged = encoded(Image.fromarray(values), "TIFF", tiffinfo={281: 4095})
+    assert load_image(tagged)[0, :, 0].tolist() == [0, 100 >> 4, 300 >> 4]
+    whole = Image.fromarray(np.array([[0, 7, 255]], np.int32))
+    for source in (whole, encoded(whole, "TIFF")):
+        assert load_image(source)[0, :, 0].tolist() == [0, 7, 255]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_black_and_bright_sixteen_bit_files_need_no_warning(tmp_path, suffix):
+    for most in (0, 16384, 65535):
+        values = np.full((4, 6, 3), most, np.uint16)
+        assert cv2.imwrite(str(tmp_path / f"a{suffix}"), values)
+        assert (load_image(tmp_path / f"a{suffix}") == most >> 8).all()
+
+
+def test_the_command_line_says_a_warning_in_one_line(tmp_path):
+    cv2.imwrite(str(tmp_path / "dark.png"), np.full((8, 12), 4000, np.uint16))
+    program = (
+        "from textseg.cli import main; from textseg.image import load_image\n"
+        "main(['inspect', 'dark.png']); load_image('dark.png')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stderr == (
+        "textseg: warning: 'dark.png' has 16-bit values of at most 4000: taken for 12-bit ones\n"
+    )

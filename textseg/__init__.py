@@ -14,6 +14,7 @@ from ._version import __version__
 from .errors import (
     CancelledError,
     ImageError,
+    ImageWarning,
     InputError,
     MissingDependencyError,
     ModelError,
@@ -41,6 +42,7 @@ __all__ = [
     "EditOptions",
     "GenerateOptions",
     "ImageError",
+    "ImageWarning",
     "InputError",
     "MissingDependencyError",
     "ModelError",

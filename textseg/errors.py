@@ -15,6 +15,10 @@ class ImageError(InputError):
     """An image cannot be read or has an impossible shape, type or size."""
 
 
+class ImageWarning(UserWarning):
+    """An image says too little of itself to be read without a guess."""
+
+
 class ModelError(TextsegError):
     """A model folder is incomplete, damaged or of an unsupported family."""
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard, Union
 import numpy as np
 from PIL import Image
 
+from .bit_depth import declared_maximum, is_deep_colour, read_deep_colour, to_8_bits
 from .errors import ImageError
+from .png_texts import without_long_texts
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +45,17 @@ _NOT_RASTER = ("EPS", "WMF")
 
 
 def load_image(
-    source: ImageLike, *, allow_url: bool = False, max_pixels: int = MAX_PIXELS
+    source: ImageLike,
+    *,
+    allow_url: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    upright: bool = True,
 ) -> np.ndarray:
     """Reads an image from whatever holds it.
 
     EXIF orientation is applied, transparency is composited on white, colour profiles are ignored.
-    16-bit values keep their high byte, grey becomes three equal channels.
+    Grey becomes three equal channels. 16-bit values keep the highest 8 of the bits in use: those a
+    TIFF says it has, else the fewest of 8, 10, 12, 14 and 16 that hold the largest value.
 
     Args:
         source: one of
@@ -63,9 +70,14 @@ def load_image(
               else (H, W, C).
         allow_url: whether a URL may be fetched.
         max_pixels: largest H * W accepted, checked before decoding.
+        upright: whether the EXIF orientation is applied to encoded and PIL images.
 
     Returns:
         (H, W, 3) uint8, a copy that shares no memory with the source.
+
+    Warns:
+        ImageWarning: values were taken for fewer than 16 bits although nothing but their size says
+            so; a 16-bit picture that dark comes out brighter than it is.
 
     Raises:
         ImageError: the source is missing, damaged (truncated files too), too large, of another
@@ -78,18 +90,18 @@ def load_image(
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
-        return _from_pil(source, "image", max_pixels)
+        return _from_pil(source, "image", max_pixels, upright)
     if _is_tensor(source):
         return _from_tensor(source, max_pixels)
     if is_url(source):
         data = fetch_image(source, allow_url=allow_url)
-        return _decode(io.BytesIO(data), _short(source), max_pixels)
+        return _decode(io.BytesIO(data), _short(source), max_pixels, upright)
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(source, max_pixels)
+        return _from_path(source, max_pixels, upright)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), f"{len(source)} bytes", max_pixels)
+        return _decode(io.BytesIO(source), f"{len(source)} bytes", max_pixels, upright)
     if hasattr(source, "read"):
-        return _from_file_object(source, max_pixels)
+        return _from_file_object(source, max_pixels, upright)
     raise ImageError(
         "image must be a path, URL, bytes, binary file object, PIL image, array or tensor, "
         f"got {type(source).__name__}"
@@ -171,7 +183,7 @@ def _check_pixels(width: int, height: int, max_pixels: int, name: str) -> None:
         )
 
 
-def _from_path(source: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
+def _from_path(source: str | os.PathLike[str], max_pixels: int, upright: bool) -> np.ndarray:
     name = _short(source)
     if not os.fspath(source):
         raise ImageError("image must be a path, got ''")
@@ -181,8 +193,8 @@ def _from_path(source: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
             raise ImageError(f"image must be a file, got the folder {name}")
         with path.open("rb") as file:
             if not file.seekable():
-                return _from_file_object(file, max_pixels, name)
-            return _decode(file, name, max_pixels)
+                return _from_file_object(file, max_pixels, upright, name)
+            return _decode(file, name, max_pixels, upright)
     except FileNotFoundError:
         raise ImageError(f"image must be an existing file, got {name}") from None
     except (OSError, ValueError) as error:
@@ -192,7 +204,9 @@ def _from_path(source: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
         raise ImageError(f"image cannot be opened: {reason}: {name}") from error
 
 
-def _from_file_object(file: Any, max_pixels: int, name: str = "the file object") -> np.ndarray:
+def _from_file_object(
+    file: Any, max_pixels: int, upright: bool, name: str = "the file object"
+) -> np.ndarray:
     try:
         data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -204,13 +218,14 @@ def _from_file_object(file: Any, max_pixels: int, name: str = "the file object")
         )
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"image must be at most {MAX_FILE_BYTES} bytes long, got more from {name}")
-    return _decode(io.BytesIO(data), name, max_pixels)
+    return _decode(io.BytesIO(data), name, max_pixels, upright)
 
 
-def _decode(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
+def _decode(file: BinaryIO, name: str, max_pixels: int, upright: bool) -> np.ndarray:
     if not file.read(1):
         raise ImageError(f"image is empty (0 bytes): {name}")
     file.seek(0)
+    file = without_long_texts(file)
     try:
         image = Image.open(file)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -225,7 +240,7 @@ def _decode(file: BinaryIO, name: str, max_pixels: int) -> np.ndarray:
         # A damaged header raises almost anything in Pillow's format readers.
         raise ImageError(f"image cannot be decoded: {_reason(error)}: {name}") from error
     with image:
-        return _from_pil(image, name, max_pixels)
+        return _from_pil(image, name, max_pixels, upright, file)
 
 
 def _reason(error: Exception) -> str:
@@ -233,7 +248,9 @@ def _reason(error: Exception) -> str:
     return line or type(error).__name__
 
 
-def _from_pil(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
+def _from_pil(
+    image: Image.Image, name: str, max_pixels: int, upright: bool, file: BinaryIO | None = None
+) -> np.ndarray:
     _check_pixels(image.width, image.height, max_pixels, "image")
     if image.width < 1 or image.height < 1:
         raise ImageError(
@@ -242,8 +259,12 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
     if image.format in _NOT_RASTER:
         raise ImageError(f"image must be a raster image, got {image.format}: {name}")
     try:
+        deep = file is not None and is_deep_colour(image)
         image.load()
-        return _pil_to_rgb(_upright(image))
+        pixels = _dark_pixels(image, file, name) if deep and file is not None else None
+        if pixels is None:
+            pixels = _pil_to_rgb(image, name)
+        return _turned(pixels, image) if upright else pixels
     except ImageError:
         raise
     except Exception as error:
@@ -251,31 +272,43 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
         raise ImageError(f"image cannot be decoded: {_reason(error)}: {name}") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turned(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """The pixels of an image as its EXIF orientation has them."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
     except Exception:
         # Broken metadata says nothing about the orientation; the pixels are sound.
-        return image
+        return pixels
     if orientation in _TRANSPOSE:
-        return image.transpose(_TRANSPOSE[orientation])
-    return image
+        return np.array(Image.fromarray(pixels).transpose(_TRANSPOSE[orientation]))
+    return pixels
 
 
-def _pil_to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):
-        return _from_array(np.asarray(image).astype(np.uint16), sys.maxsize)
-    if image.mode == "I":
-        # Pillow's mode for 16-bit grey in some formats, and for 32-bit integers.
+def _dark_pixels(image: Image.Image, file: BinaryIO, name: str) -> np.ndarray | None:
+    """RGB of a file of 16-bit colours of which Pillow's high bytes show next to nothing."""
+    extrema: Any = image.getextrema()
+    colours = extrema[:-1] if image.mode.endswith("A") else extrema
+    if max(high for _, high in colours) >= 64:
+        return None
+    values = read_deep_colour(file)
+    return (
+        None if values is None else _from_array(values, sys.maxsize, name, declared_maximum(image))
+    )
+
+
+def _pil_to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # "I" is Pillow's mode for 16-bit grey in some formats, and for 32-bit integers.
         values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 65535:
             raise ImageError(
-                "image of 32-bit integers must hold values from 0 to 65535, "
-                f"got {values.min()} to {values.max()}"
+                f"image of 32-bit integers must hold values from 0 to 65535, got {low} to {high}"
             )
-        return _from_array(values.astype(np.uint16), sys.maxsize)
+        declared = 255 if image.mode == "I" and high < 256 else declared_maximum(image)
+        return _from_array(values.astype(np.uint16), sys.maxsize, name, declared)
     if image.mode == "F":
-        return _from_array(np.asarray(image), sys.maxsize)
+        return _from_array(np.asarray(image), sys.maxsize, name)
     if image.has_transparency_data or image.mode in ("La", "RGBa"):
         if image.mode == "La":
             image = image.convert("LA")
@@ -312,7 +345,9 @@ def _from_tensor(tensor: torch.Tensor, max_pixels: int) -> np.ndarray:
     return _from_array(array, max_pixels)
 
 
-def _from_array(array: np.ndarray, max_pixels: int) -> np.ndarray:
+def _from_array(
+    array: np.ndarray, max_pixels: int, name: str = "image array", declared: int | None = None
+) -> np.ndarray:
     if array.ndim not in (2, 3) or (array.ndim == 3 and not 1 <= array.shape[2] <= 4):
         raise ImageError(
             "image array must be (H, W) or (H, W, C) with C from 1 to 4, channels last, "
@@ -321,7 +356,7 @@ def _from_array(array: np.ndarray, max_pixels: int) -> np.ndarray:
     if 0 in array.shape:
         raise ImageError(f"image array must not be empty, got {array.shape}")
     _check_pixels(array.shape[1], array.shape[0], max_pixels, "image array")
-    values = _to_uint8(array)
+    values = _to_uint8(array, name, declared)
     if values.ndim == 2:
         values = values[..., None]
     if values.shape[2] in (1, 2):
@@ -331,14 +366,14 @@ def _from_array(array: np.ndarray, max_pixels: int) -> np.ndarray:
     return np.array(values, order="C")
 
 
-def _to_uint8(array: np.ndarray) -> np.ndarray:
+def _to_uint8(array: np.ndarray, name: str, declared: int | None) -> np.ndarray:
     kind, itemsize = array.dtype.kind, array.dtype.itemsize
     if kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
     if kind == "u" and itemsize == 1:
         return array
     if kind == "u" and itemsize == 2:
-        return (array >> 8).astype(np.uint8)
+        return to_8_bits(array, name, declared)
     if kind == "f":
         if not np.isfinite(array).all():
             raise ImageError("image array must be finite, got NaN or infinity")

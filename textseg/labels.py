@@ -78,18 +78,18 @@ def read_label(source: Any) -> Label:
     """
     from PIL import Image
 
+    from .png_texts import open_picture
+
     if isinstance(source, Image.Image):
         return _label_of(source)
-    start = None
     if isinstance(source, (bytes, bytearray)):
         source = io.BytesIO(source)
-    elif hasattr(source, "read"):
-        start = source.tell()
+    start = source.tell() if hasattr(source, "read") else None
     try:
         with warnings.catch_warnings():
             # Only the header and the metadata are read here; no pixels are decoded.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source) as image:
+            with open_picture(source) as image:
                 return _label_of(image)
     except FileNotFoundError as error:
         raise ImageError(f"image must be a readable file, got {str(source)!r}") from error

@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .errors import InputError, OutputError
+from .png_texts import open_picture
 
 PNG_KEY = "textseg"
 """Keyword of the PNG text chunk that says, in JSON, how a picture was made."""
@@ -116,7 +117,7 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         InputError: the file is missing or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             text = getattr(image, "text", {}).get(PNG_KEY)
             if text is None:
                 comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT, b"")

@@ -131,15 +131,9 @@ class Worker:
 
 def read_stored(path: str) -> np.ndarray:
     """An image's pixels as stored, (H, W, 3) uint8: annotations know no EXIF orientation."""
-    from PIL import Image
-
     from textseg.image import load_image
 
-    image = load_image(path)
-    with Image.open(path) as picture:
-        if picture.getexif().get(0x0112, 1) == 1:
-            return image
-        return np.asarray(picture.convert("RGB"))
+    return load_image(path, upright=False)
 
 
 def work(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[dict[str, dict[str, Any]]]:

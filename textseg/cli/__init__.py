@@ -13,11 +13,12 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .._version import __version__
-from ..errors import TextsegError
+from ..errors import ImageWarning, TextsegError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("textseg.cli.segment", "cut out what a query names"),
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (usage, bad input), 130 after Ctrl-C, 141 when the reader of standard output went away.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    warnings.formatwarning = _format_warning
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names need not be valid in the terminal's encoding.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -83,6 +85,19 @@ def one_line(error: BaseException | str) -> str:
     """An error's message without line breaks, its Python arguments written as flags."""
     text = " ".join(str(error).split()) or type(error).__name__
     return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), text)
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+    plain: Any = warnings.formatwarning,
+) -> str:
+    if issubclass(category, ImageWarning):
+        return f"textseg: warning: {one_line(str(message))}\n"
+    return plain(message, category, filename, lineno, line)
 
 
 class CommandParser(argparse.ArgumentParser):
