@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import io
-import os
 import re
 import sys
 import warnings
@@ -19,6 +17,7 @@ from typing import Any, NoReturn
 
 from .._version import __version__
 from ..errors import ImageWarning, TextsegError
+from .streams import StdoutError, discard_stdout, prepare_streams
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "segment": ("textseg.cli.segment", "cut out what a query names"),
@@ -53,23 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when all was done, 1 when some files failed and the rest was done, 2 when nothing was
-        (usage, bad input), 130 after Ctrl-C, 141 when the reader of standard output went away.
+        (usage, bad input) or standard output cannot be written, 130 after Ctrl-C, 141 when the
+        reader of standard output went away.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = _format_warning
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names need not be valid in the terminal's encoding.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    prepare_streams()
     try:
-        code = _run(words)
+        code = _run_reported(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
+    except BrokenPipeError:
+        code = EXIT_BROKEN_PIPE
+    except StdoutError as error:
+        print(f"textseg: error: {error}", file=sys.stderr)
+        code = EXIT_USAGE
+    discard_stdout()
+    return code
+
+
+def _run_reported(words: list[str]) -> int:
+    try:
+        return _run(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_OK if not stop.code else EXIT_USAGE
-    except BrokenPipeError:
-        # The interpreter flushes standard output once more at exit, and would complain then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         print("textseg: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from ..errors import ImageError
 from .options_arguments import Listed, add_model_arguments, add_report_arguments, comma_list
+from .streams import standard_input
 
 DESCRIPTION = """\
 Say what images show. BLIP writes a caption (--model blip, once its weights are here: see
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     with Progress("step", quiet=args.quiet) as progress:
         for source in args.images:
-            given = sys.stdin.buffer.read() if source == "-" else source
+            given = standard_input() if source == "-" else source
             try:
                 said = caption(
                     given,

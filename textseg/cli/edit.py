@@ -23,6 +23,7 @@ from .options_arguments import (
     load_given,
     refuse,
 )
+from .streams import standard_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -246,7 +247,7 @@ def _source(args: argparse.Namespace, model: Any, step: Any) -> tuple[Any, str]:
         made = generate(words, model=model.model, seed=seed, progress=step)
         return made, build_packet(TRAINED)
     if args.image == "-":
-        return sys.stdin.buffer.read(), ""
+        return standard_input().read(), ""
     from ..image import fetch_image, is_url
 
     if is_url(args.image):

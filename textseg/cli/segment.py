@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ImageError, InputError, OutputError
+from ..errors import ImageError, OutputError
 from ..formats import SUFFIXES, coco_data, write_json, write_result
 from .naming import image_stems, query_slugs
 from .options_arguments import (
@@ -25,6 +25,7 @@ from .options_arguments import (
     load_given,
     refuse,
 )
+from .streams import standard_input
 
 if TYPE_CHECKING:
     from ..masks import Segmentation
@@ -131,7 +132,8 @@ class _Job:
             share = 0.9 * done / total if stage == "contrast" else 0.9 + 0.1 * done / total
             progress.start(title, number - 1 + share, images)
 
-        self.segmenter.set_image(_open(source), allow_url=self.args.allow_url)
+        image = standard_input() if source == "-" else source
+        self.segmenter.set_image(image, allow_url=self.args.allow_url)
         results = self.segmenter.query(
             self.args.queries,
             caption=self._caption(),
@@ -198,14 +200,6 @@ class _Job:
             names = " ".join(str(path) for path in files.values())
             share = float(result.mask.mean())
             progress.line(f"{names}\tpresence {result.presence:.2f}\tarea {share:.1%}")
-
-
-def _open(source: str) -> Any:
-    if source != "-":
-        return source
-    if sys.stdin is None or sys.stdin.isatty():
-        raise InputError("IMAGE - reads an image from standard input, got none")
-    return sys.stdin.buffer
 
 
 def _make_folder(name: str) -> Path:
