@@ -43,11 +43,9 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    from .saving import write_atomic
+    from .saving import utf8, write_atomic
 
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    # File names need not be UTF-8; what is not becomes JSON's own escapes.
-    write_atomic(path, text.encode("utf-8", "backslashreplace"))
+    write_atomic(path, utf8(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
 
 
 def coco_data(results: Sequence[Segmentation], source: str, number: int) -> dict[str, Any]:

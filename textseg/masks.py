@@ -20,7 +20,7 @@ from .image import ImageLike, check_rgb, load_image
 from .labels import edit_label
 from .options import ContrastOptions, EditOptions, RefineOptions
 from .outlines import Polygon, mask_to_polygons
-from .saving import PNG_KEY, encode_picture, picture_suffix, read_provenance, write_atomic
+from .saving import PNG_KEY, encode_picture, picture_suffix, read_provenance, utf8, write_atomic
 
 __all__ = [
     "PALETTE",
@@ -215,8 +215,7 @@ class Segmentation:
         picture_suffix(f"result{suffix}", (".png", ".json", ".npz"))
         if suffix == ".json":
             record = self.describe() | {"rle": self.to_rle(), "bbox": _bounding_box(self.mask)}
-            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-            return text.encode("utf-8", "backslashreplace")
+            return utf8(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         if suffix == ".npz":
             arrays = {"image": self.image, "contrast": self.contrast}
             return _pack(self.describe(), {"mask": self.mask, "score": self.score} | arrays)

@@ -57,6 +57,18 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
+def utf8(text: str) -> bytes:
+    """Text as UTF-8; each byte XX of a file name that is not UTF-8 becomes `\\udcXX`.
+
+    In JSON that is the escape of the character by which Python knows the byte: `json.loads` gives
+    back the name that opens the file.
+
+    >>> utf8("dog.png"), utf8(os.fsdecode(b"dog\\xff.png"))
+    (b'dog.png', b'dog\\\\udcff.png')
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()

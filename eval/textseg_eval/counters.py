@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from textseg.saving import utf8
+
 BINS = 257
 """Bins of a score histogram; bin k holds k / 256 <= score < (k + 1) / 256, the last one score 1."""
 
@@ -228,5 +230,5 @@ def seeded(purpose: str, seed: int, image_id: int | str) -> np.random.Generator:
 
 def image_hash(purpose: str, seed: int, image_id: int | str) -> int:
     """A whole number below 2**64 that spreads images evenly, the same on every machine."""
-    digest = hashlib.sha256(f"{purpose}/{seed}/{image_id}".encode()).digest()
+    digest = hashlib.sha256(utf8(f"{purpose}/{seed}/{image_id}")).digest()
     return int.from_bytes(digest[:8], "big")

@@ -33,7 +33,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_report(path: Path, results: Mapping[str, Any]) -> None:
     """The page, whole or not at all; it needs no other file."""
-    from textseg.saving import write_atomic
+    from textseg.saving import utf8, write_atomic
 
     rows, run = results["rows"], results["run"]
     pairs = ", ".join(f"{a} to {b or 'nothing'}" for a, b in run["pairs"].items())
@@ -71,7 +71,7 @@ def write_report(path: Path, results: Mapping[str, Any]) -> None:
     ]
     for failure in results["failures"]:
         parts.append(page.paragraph(f"Not edited: {failure['file_name']}: {failure['error']}"))
-    write_atomic(path, page.page("textseg eval edit", parts).encode("utf-8", "xmlcharrefreplace"))
+    write_atomic(path, utf8(page.page("textseg eval edit", parts)))
 
 
 def compared_table(compared: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

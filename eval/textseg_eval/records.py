@@ -24,11 +24,9 @@ def keep(records: RecordFile, record: Record) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """A value as an indented JSON file, whole or not at all."""
-    from textseg.saving import write_atomic
+    from textseg.saving import utf8, write_atomic
 
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    # File names need not be UTF-8; what is not becomes JSON's own escapes.
-    write_atomic(path, text.encode("utf-8", "backslashreplace"))
+    write_atomic(path, utf8(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
 
 
 def write_coco_results(records: RecordFile, path: Path) -> None:

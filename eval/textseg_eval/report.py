@@ -13,7 +13,7 @@ import numpy as np
 from textseg.drawing import PALETTE, tint
 from textseg.errors import ImageError, OutputError
 from textseg.masks import decode_rle
-from textseg.saving import write_atomic
+from textseg.saving import utf8, write_atomic
 
 from . import page
 from .coco import Dataset, Example
@@ -59,7 +59,7 @@ def write_report(folder: Path, dataset: Dataset, protocol: Protocol) -> Path:
 
 
 def _write(path: Path, text: str) -> Path:
-    write_atomic(path, text.encode("utf-8", "xmlcharrefreplace"))
+    write_atomic(path, utf8(text))
     return path
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..saving import utf8
 from .journal import Journal
 from .sources import Item, Plan
 from .stages import Job, Record
@@ -159,4 +159,4 @@ def _valid(value: Any) -> Any:
     """Texts that are valid in UTF-8: file names and queries need not be."""
     if isinstance(value, list):
         return [_valid(one) for one in value]
-    return re.sub(r"[\ud800-\udfff]", "\ufffd", value) if isinstance(value, str) else value
+    return utf8(value).decode() if isinstance(value, str) else value

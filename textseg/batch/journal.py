@@ -13,6 +13,7 @@ from typing import Any
 from .._version import __version__
 from ..errors import InputError
 from ..records import RecordFile
+from ..saving import utf8
 from .stages import Record
 from .storage import Folder
 
@@ -60,7 +61,7 @@ class Journal:
         stored = self._folder.read(IDENTITY)
         if stored is None:
             text = json.dumps(identity, indent=1, ensure_ascii=False) + "\n"
-            self._folder.write(IDENTITY, text.encode("utf-8", "backslashreplace"))
+            self._folder.write(IDENTITY, utf8(text))
             return
         try:
             before = json.loads(stored)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..formats import SUFFIXES, coco_data, write_json, write_result
+from ..saving import utf8
 from .actions import settle
 from .snippets import commands, file_names, python_code
 from .state import Session
@@ -70,7 +71,7 @@ def _everything(session: Session, folder: Path) -> Path:
             write_result(work.edit.segmentation, files[-1], "mask")
     for name, text in (("again.py", python_code(session)), ("again.sh", commands(session))):
         files.append(folder / name)
-        files[-1].write_text(text, encoding="utf-8")
+        files[-1].write_bytes(utf8(text))
     path = folder / f"{stem}.textseg.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
