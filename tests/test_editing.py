@@ -436,7 +436,7 @@ def test_edit_warns_of_a_prompt_that_is_cut_and_notes_unknown_words(fake: FakeBa
             "method must be one of diffedit, diffedit-no-encoding",
         ),
         ({"mask": _region(), "threshold": "otsu"}, "got 'threshold'"),
-        ({"mask": _region(), "prompt": None}, "prompt must be a text, got NoneType"),
+        ({"mask": _region(), "prompt": None}, "prompt must be a text, got a NoneType"),
         ({"mask": _region(), "method": "poisson"}, "patch must be an image"),
         ({"mask": _region(), "method": "inpaint"}, "method 'inpaint' must be given the folder"),
         ({}, "query must name what to edit when no mask is given, got none"),

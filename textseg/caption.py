@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .checks import check_text
 from .errors import InputError, ModelError, ModelNotFoundError
 from .image import image_identity, load_image, resize_image
 from .inversion import Progress, report
@@ -181,6 +182,7 @@ def caption(
         ModelNotFoundError: the captioning model is not on this machine.
         InputError: no nouns to choose from.
     """
+    check_text("prefix", prefix)
     pixels = load_image(image, allow_url=allow_url)
     if isinstance(model, str) and is_blip(model):
         model = _blip(BLIP if model == "blip" else model)

@@ -32,6 +32,16 @@ def check(name: str, value: object, rule: str, ok: bool) -> None:
         raise InputError(f"{name} must be {rule}, got {value!r}")
 
 
+def check_text(name: str, text: object) -> str:
+    """The text; InputError unless it is one that a tokenizer and a file can hold."""
+    if not isinstance(text, str):
+        raise InputError(f"{name} must be a text, got a {type(text).__name__}")
+    lone = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
+    if lone is not None:
+        raise InputError(f"{name} must be valid Unicode, got {lone!r} in {text[:40]!r}")
+    return text
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is an int or a float other than NaN; a bool is neither."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

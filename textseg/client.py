@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import urlsplit
 
 from ._version import __version__
+from .checks import check_text
 from .errors import (
     CancelledError,
     ImageError,
@@ -416,7 +417,7 @@ def _form(fields: Sequence[tuple[str, str]], files: Mapping[str, bytes]) -> tupl
     parts = []
     for name, value in fields:
         head = f'Content-Disposition: form-data; name="{name}"\r\n'
-        parts.append(head.encode() + b"\r\n" + value.encode("utf-8", "replace"))
+        parts.append(head.encode() + b"\r\n" + check_text(name, value).encode())
     for name, data in files.items():
         head = f'Content-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
         parts.append(head.encode() + b"Content-Type: application/octet-stream\r\n\r\n" + data)

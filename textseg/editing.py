@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .checks import check_text
 from .errors import ImageError, InputError, ModelError
 from .image import fetch_image, image_identity, is_url, load_image, resize_image
 from .inversion import Progress, Trajectory, ddim_decode, ddim_encode, edit_levels, report
@@ -320,8 +321,7 @@ def edit(
 
     if method not in EDIT_METHODS:
         raise InputError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}")
-    if not isinstance(prompt, str):
-        raise InputError(f"prompt must be a text, got {type(prompt).__name__}")
+    check_text("prompt", prompt)
     own = {f.name for f in fields(EditOptions)}
     changes = {k: v for k, v in overrides.items() if k in own}
     finding = {k: v for k, v in overrides.items() if k not in own or k == "seed"}

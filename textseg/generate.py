@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from ._version import __version__
+from .checks import check_text
 from .errors import InputError
 from .inversion import Progress, ddim_decode, ddim_levels, guided_noise, report
 from .options import GenerateOptions
@@ -139,9 +140,11 @@ def generate_each(
     from .editing import prompt_notes
     from .segmenter import Segmenter, lock_of
 
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts or not all(isinstance(p, str) for p in prompts):
+    prompts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Sequence) else [*prompt]
+    if not prompts:
         raise InputError(f"prompt must be a text or texts, got {prompt!r}")
+    for text in prompts:
+        check_text("prompt", text)
     if count is not None and (not isinstance(count, int) or count < 1):
         raise InputError(f"count must be a whole number of at least 1, got {count!r}")
     backbone = Segmenter(model).model

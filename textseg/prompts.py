@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .checks import check_text
 from .errors import InputError
 from .options import REFERENCES
 
@@ -61,6 +63,18 @@ _OTHER_THINGS = {
     "dog": ("hot", "corn", "prairie"), "bear": ("teddy",), "pig": ("guinea",), "lion": ("sea",),
     "horse": ("sea", "rocking"), "mouse": ("computer",), "boat": ("gravy",),
 }
+_QUOTES = str.maketrans({
+    **dict.fromkeys("“”„‟«»‹›「」『』〝〞〟", '"'), **dict.fromkeys("’‘‚‛`´ʼʹ′", "'"),
+})
+_EDGES = " .,!?;:'/|¿¡。、"
+_QUOTE = re.compile(r"\"|(?<!\w)'|'(?!\w)")
+_WEIGHT = re.compile(r"\s*:\s*[-+]?\d*\.?\d+\s*(?=[)\]])")
+_BRACKETS = re.compile(r"[()\[\]]+")
+_BETWEEN = re.compile(r"\s*(?:[.,;/|&+]+|\b(?:and|or|plus)\b)\s*", re.IGNORECASE)
+# What is drawn as nothing, though Unicode counts it among letters, marks and symbols.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _SILENT_H = ("hour", "honest", "honour", "honor", "heir")
 _SAID_AS_CONSONANT = re.compile(r"uni(?![dmn])|us[aeb]|uk|ur[aeiou]|ut[ei]|eu|ewe|one\b|once\b")
 # fmt: on
@@ -111,7 +125,8 @@ def build_pair(
     other text is the reference prompt itself.
 
     Args:
-        query: what to find, 1 to 1000 characters: "dog", "the dog", "dogs".
+        query: what to find, 1 to 1000 characters: "dog", "the dog", "dogs"; read as `clean_query`
+            says. One query names one thing.
         reference: a strategy or a reference text.
         templates: overrides of `DEFAULT_TEMPLATES`: "template" of the query prompt, "absent",
             and "none", what stands for an erased object. {query} is the query as given, {noun} the
@@ -123,18 +138,21 @@ def build_pair(
         unknown_words, truncated_words: a backbone's methods; what they find becomes notes.
 
     Raises:
-        InputError: an empty or too long query, or "erase" without a caption.
+        InputError: an empty or too long query, one that names several of `nouns` or their synonyms
+            ("dog, tree"; "dog and tree"), or "erase" without a caption.
 
     >>> build_pair("the dog", "absent").reference
     'a photo without a dog'
     >>> build_pair("dog", "erase", caption="a man walks two dogs").reference
     'a man walks two [NONE]'
     """
-    query = _clean("query", query)
+    query, notes = clean_query(query)
+    if nouns:
+        query = re.sub(r"(?<=\w)'s$", "", query, flags=re.IGNORECASE)
+        _check_one_thing(query, nouns, synonyms or {})
     words = {**DEFAULT_TEMPLATES, **(templates or {})}
     query, word, known = known_query(query, nouns, synonyms or {})
     noun = object_noun(query, nouns)
-    notes: list[str] = []
 
     def fill(template: str, noun: str, query: str) -> str:
         values = {"query": query, "noun": noun, "a": with_article(noun)}
@@ -193,6 +211,52 @@ def pair_for(
         unknown_words=backbone.unknown_words,
         truncated_words=backbone.truncated_words,
     )
+
+
+def clean_query(query: object) -> tuple[str, list[str]]:
+    """A query without what only dresses it.
+
+    Full-width and other compatibility forms become plain ones (NFKC). Invisible characters, quotes
+    and punctuation at the ends go; white space becomes single spaces. Brackets go as well, and
+    with them weights as in "(dog:1.3)", which nothing here heeds: a note says so.
+
+    Returns:
+        (the query, notes).
+
+    Raises:
+        InputError: no text, a lone surrogate in it, nothing that names something, or more than
+            1000 characters.
+
+    >>> clean_query(" “The\u00a0\u200bdog”. ")
+    ('The dog', [])
+    >>> clean_query("(dog:1.3)")
+    ('dog', ['brackets and weights mean nothing in a query; "(dog:1.3)" is read as "dog"'])
+    """
+    given = _clean("query", query)
+    plain = _BRACKETS.sub(" ", _WEIGHT.sub("", given))
+    text = " ".join(_QUOTE.sub(" ", plain.translate(_QUOTES)).split()).strip(_EDGES)
+    if not text:
+        raise InputError(f"query must name something, got {given[:40]!r}")
+    if plain == given:
+        return text, []
+    return text, [
+        f"brackets and weights mean nothing in a query; {_quoted(given)} is read as {_quoted(text)}"
+    ]
+
+
+def _check_one_thing(query: str, nouns: Sequence[str], synonyms: Mapping[str, str]) -> None:
+    """Raise InputError where a query lists things of the vocabulary."""
+
+    def is_known(text: str) -> bool:
+        return object_noun(text, nouns) in nouns or not synonyms.keys().isdisjoint(
+            (object_noun(text), text.lower())
+        )
+
+    parts = [part for part in _BETWEEN.split(query) if is_known(part)]
+    if len(parts) > 1 and not is_known(query):
+        each = ", ".join(map(repr, dict.fromkeys(parts)))
+        raise InputError(f"query must name one thing, got {query[:80]!r}; give each its own "
+                         f"query: {each}")  # fmt: skip
 
 
 def known_query(
@@ -408,9 +472,10 @@ def _tidy(text: str) -> str:
 
 
 def _clean(name: str, text: object) -> str:
-    if not isinstance(text, str):
-        raise InputError(f"{name} must be a text, got a {type(text).__name__}")
-    cleaned = " ".join(text.split())
+    """A text in NFKC, without invisible characters and with single spaces."""
+    text = check_text(name, text)
+    visible = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf"))
+    cleaned = " ".join(unicodedata.normalize("NFKC", _BLANK.sub("", visible)).split())
     if not cleaned:
         raise InputError(f"{name} must not be empty, got {text[:20]!r}")
     if len(cleaned) > MAX_QUERY:

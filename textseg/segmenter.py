@@ -23,7 +23,7 @@ from .errors import CancelledError, InputError
 from .image import image_identity, load_image, resize_image
 from .masks import Segmentation
 from .options import ContrastOptions, RefineOptions, override
-from .prompts import known_query, object_noun, pair_for
+from .prompts import pair_for
 from .refine import Refiner
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Segmenter:
         """Cut out what a query names, or each of several.
 
         Args:
-            query: one query, or several; each gives one result.
+            query: one query, or several; each names one thing and gives one result.
             reference: overrides the contrast option of that name.
             caption: of the image, for the reference "erase".
             exclusive: queries and background compete, so that no pixel is in two masks. Queries
@@ -167,7 +167,7 @@ class Segmenter:
                 pair_for(self.model, text, contrast_options.reference, caption=caption)
                 for text in queries
             ]
-            blind = [_no_known_word(self.model, text) for text in queries]
+            blind = [_no_known_word(self.model, pair.noun) for pair in pairs]
             seen = [pair for pair, nothing in zip(pairs, blind, strict=True) if not nothing]
             cut = partial(cut_value, options=refine_options)
             found = iter(measure(scene.predictions, seen, contrast_options, report, cut=cut))
@@ -393,19 +393,15 @@ def _queries(query: object) -> list[str]:
     texts = [query] if isinstance(query, str) else query
     if not isinstance(texts, Sequence) or not texts:
         raise InputError(f"query must be a text or a list of texts, got {query!r}")
-    for text in texts:
-        if isinstance(text, str) and text.strip() and not object_noun(text):
-            raise InputError(f"query must name something, got {text[:40]!r}")
     return list(texts)
 
 
-def _no_known_word(model: Backbone, query: str) -> bool:
-    """Whether the model has a closed vocabulary and no word of the query's noun is in it."""
-    nouns = model.calibration.get("nouns", ())
-    asked, _, _ = known_query(query, nouns, model.calibration.get("synonyms", {}))
-    noun = object_noun(asked, nouns)
-    unknown = set(model.unknown_words(noun))
-    return bool(unknown) and unknown >= set(re.findall(r"[^\W_]+", noun.lower()))
+def _no_known_word(model: Backbone, noun: str) -> bool:
+    """Whether the model has a closed vocabulary and no word of a noun is in it."""
+    words = set(re.findall(r"[^\W_]+", noun.lower()))
+    if not words:
+        return bool(model.calibration.get("nouns"))
+    return words <= set(model.unknown_words(noun))
 
 
 def _nothing(height: int, width: int) -> Measured:
