@@ -81,7 +81,7 @@ def test_results_have_the_shape_of_the_tree_and_are_those_of_segment(
     words = ["batch", str(photos), "-q", "the dog", "-q", "a ball", "-o", str(out), "--workers"]
     options = ["--format", "mask,overlay,cutout", "--crf", "--crf-iterations", "2"]
     assert main([*words, "0", *options]) == 0
-    assert "4 images, 8 masks: " in capsys.readouterr().out
+    assert "4 images, 8 masks (left out 1 file: 1 .txt): " in capsys.readouterr().out
     stems = ("a", "a-2", "b", "sub/deep/c")
     expected = {
         f"{stem}.{slug}.{kind}.png"
@@ -189,7 +189,7 @@ def test_one_bad_file_is_reported_and_the_rest_done(
     assert main(words) == 1
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and "b.png" in printed.err
-    assert "(1 failed)" in printed.out
+    assert "(1 failed, left out 1 file: 1 .txt)" in printed.out
     assert [row["name"] for row in read_rows(out) if row["error"]] == ["b.png"]
     assert len([name for name in tree(out) if name.endswith(".png")]) == 3
     # The second call tries what failed, and nothing else.
@@ -487,3 +487,70 @@ def test_rows_of_a_failure_have_the_columns_of_a_result(tmp_path: Path) -> None:
     assert broken["part"] == "failed"
     (row,) = rows(job, item, broken)
     assert {"mask_file", "rle_file", "rle", "error"} <= set(row)
+
+
+def test_line_ends_inside_a_manifests_texts(tmp_path: Path) -> None:
+    odd = "a\u2028b\u0085c\u2029d.png"
+    rows = [{"image": odd, "query": "the dog"}, {"image": "b.png", "query": "a\u000bball"}]
+    text = "\ufeff" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "x.jsonl").write_bytes(text.encode())
+    plan = make_plan([str(tmp_path / "x.jsonl")])
+    assert [Path(item.source).name for item in plan.items] == [odd, "b.png"]
+    for end in ("\n", "\r\n", "\r"):
+        text = end.join(["\ufeffimage,query", f'"{odd}",the dog', '"c\nd.png","a\u2028ball"', ""])
+        (tmp_path / "x.csv").write_bytes(text.encode())
+        plan = make_plan([str(tmp_path / "x.csv")])
+        assert [(item.name, item.queries) for item in plan.items] == [
+            (odd, ("the dog",)), ("c\nd.png", ("a\u2028ball",))]  # fmt: skip
+
+
+def test_every_format_that_pillow_reads_is_taken(
+    model: FakeBackbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    names = ["a.jfif", "b.jpe", "c.PPM", "d.pgm", "e.pnm", "f.tga", "g.JPG", "h.dib"]
+    for seed, name in enumerate(names):
+        draw(folder / "plain.png", seed)
+        with Image.open(folder / "plain.png") as picture:
+            kind = {".jfif": "JPEG", ".jpe": "JPEG", ".JPG": "JPEG", ".tga": "TGA", ".dib": "DIB"}
+            picture.save(folder / name, kind.get(Path(name).suffix, "PPM"))
+    (folder / "plain.png").unlink()
+    for name in ("notes.txt", "more.TXT", "drawing.eps", "film.mpg", "paper.pdf", "README"):
+        (folder / name).write_text("no picture")
+    out = tmp_path / "out"
+    words = ["batch", str(folder), "-q", "dog", "-o", str(out), "--workers", "0"]
+    assert main(words) == 0
+    assert [row["name"] for row in read_rows(out)] == sorted(names)
+    assert capsys.readouterr().out == (
+        "8 images, 8 masks (left out 6 files: 2 .txt, 1 without suffix, 1 .eps, 1 .mpg, 1 .pdf): "
+        f"{out}/index.jsonl\n"
+    )
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"][".txt"] == 2
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.heif-like").touch()
+    with pytest.raises(InputError, match=r"at least one image.*1 file: 1 \.heif-like left out"):
+        make_plan([str(tmp_path)], ["dog"])
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    root, other = tmp_path / "photos", tmp_path / "other"
+    draw(root / "own" / "a.png", 0)
+    draw(other / "deep" / "b.png", 1)
+    draw(other / ".hidden" / "c.png", 2)
+    draw(tmp_path / "outside.png", 3)
+    links = {"again": root / "own", "loop": root, "up": tmp_path, "a-far": other,
+             "far-too": other / "deep", "gone": tmp_path / "none"}  # fmt: skip
+    try:
+        for name, target in links.items():
+            (root / name).symlink_to(target, target_is_directory=True)
+        (other / "back").symlink_to(root, target_is_directory=True)
+        (root / "one.png").symlink_to(tmp_path / "outside.png")
+    except OSError:
+        pytest.skip("links cannot be made here")
+    names = [item.name for item in make_plan([str(root)], ["dog"]).items]
+    assert names == ["a-far/deep/b.png", "one.png", "own/a.png"]

@@ -124,7 +124,7 @@ def test_what_is_no_query_is_refused_in_one_line(query: Any) -> None:
 
 @pytest.mark.parametrize("argument", ["caption", "reference"])
 def test_lone_surrogates_in_other_texts(argument: str) -> None:
-    given = {"reference": "erase", "caption": "a dog"} | {argument: "grass \udc80"}
+    given: dict[str, Any] = {"reference": "erase", "caption": "a dog"} | {argument: "grass \udc80"}
     with pytest.raises(InputError, match=f"{argument} must be valid Unicode"):
         build_pair("the dog", **given)
 

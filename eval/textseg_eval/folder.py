@@ -7,11 +7,11 @@ from pathlib import Path
 
 from textseg.errors import InputError
 from textseg.faults import Guard
+from textseg.picture_files import split_pictures
+from textseg.saving import utf8
 
 from .coco import Dataset, Example, fingerprint, read_json
 from .truth import BrokenTruth, MapTruth, PictureTruth, Truth
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def load_folder(
@@ -47,7 +47,7 @@ def load_folder(
             raise InputError(f"{name} must be a folder, got {folder}")
     if sum(option is not None for option in (query, queries, labels)) > 1:
         raise InputError("query, queries and labels exclude each other, got more than one")
-    pictures = {p.stem: p for p in sorted(images.iterdir()) if p.suffix.lower() in SUFFIXES}
+    pictures = _pictures_in(images)
     content = b""
     if labels is not None:
         table, content = read_json(labels, "labels")
@@ -110,7 +110,7 @@ def _dataset(
         name=images.name,
         categories=names,
         examples=examples,
-        fingerprint=fingerprint([content, sizes.encode()], (e.image_id for e in examples)),
+        fingerprint=fingerprint([content, utf8(sizes)], (e.image_id for e in examples)),
         source={"images": str(images), "masks": str(masks)},
     )
 
@@ -122,7 +122,7 @@ def _files(truth: Truth) -> list[str]:
 
 
 def _pictures_in(folder: Path) -> dict[str, Path]:
-    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+    return {p.stem: p for p in split_pictures(sorted(folder.iterdir()))[0]}
 
 
 def _label_names(table: object, path: Path) -> dict[int, str]:

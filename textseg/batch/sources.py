@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import InputError
 from ..naming import image_stems, query_slugs
-from ..prompts import object_noun
+from ..picture_files import described, find_files, split_pictures
+from ..prompts import clean_query, object_noun
 from .storage import is_remote, is_web, local_path, one_reason, open_store, scheme_of
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MANIFESTS = (".csv", ".jsonl", ".ndjson")
 _IMAGE_KEYS = ("image", "path", "file", "file_name", "filename", "url")
 _QUERY_KEYS = ("queries", "query")
@@ -67,11 +69,14 @@ class Plan:
         items: the images.
         categories: names by id, in the order of their first use or as in the COCO file.
         unasked: images that were left out since the COCO file names nothing in them.
+        left_out: files of folders and globs that are no pictures by their suffix: how many of each
+            suffix.
     """
 
     items: Sequence[Item]
     categories: Mapping[int, str]
     unasked: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def make_plan(
@@ -84,9 +89,8 @@ def make_plan(
     """Read what the sources name.
 
     Args:
-        sources: each a folder (searched in depth, hidden files left out), an image, a glob ("**"
-            goes through folders), a manifest (.csv, .jsonl) or a COCO file (.json); local, or a
-            URL of a store.
+        sources: each a folder (see `find_files`), an image, a glob ("**" goes through folders), a
+            manifest (.csv, .jsonl) or a COCO file (.json); local, or a URL of a store.
         queries: asked of images that have none of their own; replaces the categories of COCO files.
         images: folder of a COCO file's or a manifest's pictures; by default where that file lies.
         exclude: a folder whose files are not taken: the output.
@@ -99,11 +103,11 @@ def make_plan(
     """
     queries = tuple(dict.fromkeys(queries))
     for text in queries:
-        if not object_noun(text):
-            raise InputError(f"query must name something, got {text[:40]!r}")
+        clean_query(text)
     found: list[Item] = []
     names: dict[int, str] = {}
     unasked = 0
+    left_out: Counter[str] = Counter()
     for source in sources:
         if _suffix(source) == ".json":
             items, names, left = _read_coco(source, queries, images, names)
@@ -111,9 +115,12 @@ def make_plan(
         elif _suffix(source) in MANIFESTS:
             items = _read_manifest(source, queries, images)
         else:
-            items = [Item(place, name, queries) for place, name in _list(source, exclude)]
+            items = [Item(place, name, queries) for place, name in _list(source, exclude, left_out)]
             if not items:
-                raise InputError(f"source must hold at least one image, got none in {source!r}")
+                others = f" ({described(left_out)} left out)" if left_out else ""
+                raise InputError(
+                    f"source must hold at least one image, got none in {source!r}{others}"
+                )
         found.extend(items)
     if not found:
         raise InputError(f"source must hold at least one image with a query, got none in "
@@ -123,10 +130,10 @@ def make_plan(
             raise InputError(
                 f"queries must be given, with -q or in a manifest, got none for {item.source!r}"
             )
-    return _numbered(found, names, unasked)
+    return replace(_numbered(found, names), unasked=unasked, left_out=dict(left_out))
 
 
-def _numbered(found: Sequence[Item], names: Mapping[int, str], unasked: int) -> Plan:
+def _numbered(found: Sequence[Item], names: Mapping[int, str]) -> Plan:
     """Items with stems, image ids and category ids."""
     by_folder: dict[str, list[int]] = {}
     for i, item in enumerate(found):
@@ -162,23 +169,23 @@ def _numbered(found: Sequence[Item], names: Mapping[int, str], unasked: int) -> 
             image_id = number if number not in taken else 0
         items.append(replace(item, stem=stem, image_id=image_id,
                              categories=tuple(ids[query] for query in item.queries)))  # fmt: skip
-    return Plan(items, categories, unasked)
+    return Plan(items, categories)
 
 
 def _suffix(place: str) -> str:
     return os.path.splitext(place.partition("?")[0] if scheme_of(place) else place)[1].lower()
 
 
-def _list(source: str, exclude: str | None) -> list[tuple[str, str]]:
+def _list(source: str, exclude: str | None, left_out: Counter[str]) -> list[tuple[str, str]]:
     """Places and names of the images of a folder, a glob or a file, sorted by name."""
     if is_web(source):
         return [(source, _name_of(source))]
     if is_remote(source):
-        return _list_store(source, exclude)
+        return _list_store(source, exclude, left_out)
     root = local_path(source)
     barred = None if exclude is None or is_remote(exclude) else local_path(exclude).resolve()
     if root.is_dir():
-        paths: Iterable[Path] = _walk(root)
+        paths: Iterable[Path] = find_files(root)
         base = root
     elif root.is_file():
         return [(str(root), root.name)]
@@ -196,22 +203,15 @@ def _list(source: str, exclude: str | None) -> list[tuple[str, str]]:
         paths = (path for path in paths if path.is_file())
     else:
         raise InputError(f"source must exist, got {source!r}")
-    found = [
-        (str(path), path.relative_to(base).as_posix())
-        for path in paths
-        if path.suffix.lower() in PICTURES
-        and (barred is None or barred not in path.resolve().parents)
-    ]
+    if barred is not None:
+        paths = (path for path in paths if barred not in path.resolve().parents)
+    pictures, others = split_pictures(paths)
+    left_out.update(others)
+    found = [(str(path), path.relative_to(base).as_posix()) for path in pictures]
     return sorted(found, key=lambda pair: pair[1].split("/"))
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(folder, name) for name in files if not name.startswith("."))
-
-
-def _list_store(source: str, exclude: str | None) -> list[tuple[str, str]]:
+def _list_store(source: str, exclude: str | None, left_out: Counter[str]) -> list[tuple[str, str]]:
     store, root = open_store(source)
     scheme, query = scheme_of(source), source.partition("?")[2]
     tail = f"?{query}" if query and not _WILDCARD.search(root) else ""
@@ -230,13 +230,15 @@ def _list_store(source: str, exclude: str | None) -> list[tuple[str, str]]:
     barred = None
     if exclude is not None and scheme_of(exclude) == scheme:
         barred = open_store(exclude)[1].rstrip("/") + "/"
-    found = []
+    places: dict[PurePosixPath, str] = {}
     for path in paths:
         name = path[len(base) :].lstrip("/")
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if _suffix(name) not in PICTURES or hidden or (barred and path.startswith(barred)):
-            continue
-        found.append((f"{scheme}://{path}{tail}", name))
+        if not hidden and not (barred and path.startswith(barred)):
+            places[PurePosixPath(name)] = path
+    pictures, others = split_pictures(places)
+    left_out.update(others)
+    found = [(f"{scheme}://{places[name]}{tail}", str(name)) for name in pictures]
     return sorted(found, key=lambda pair: pair[1].split("/"))
 
 
@@ -245,7 +247,7 @@ def _read_text(source: str) -> str:
         if is_remote(source):
             store, path = open_store(source)
             return store.cat_file(path).decode("utf-8-sig")
-        return local_path(source).read_text("utf-8-sig")
+        return local_path(source).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"source must exist, got {source!r}") from None
     except (OSError, ValueError) as error:
@@ -279,14 +281,14 @@ def _read_manifest(source: str, queries: tuple[str, ...], images: str | None) ->
 def _rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     text = _read_text(source)
     if _suffix(source) == ".csv":
-        reader = csv.DictReader(text.splitlines())
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         try:
             for row in reader:
                 yield reader.line_num, {str(k).strip().lower(): v for k, v in row.items()}
         except csv.Error as error:
             raise InputError(f"manifest must be CSV, got {source}: {error}") from error
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -20,6 +20,7 @@ from .options_arguments import (
 if TYPE_CHECKING:
     from ..batch.run import Progress as State
     from ..batch.run import Summary
+    from ..batch.sources import Plan
 
 DESCRIPTION = """\
 Cut what queries name out of many images.
@@ -31,7 +32,7 @@ format. Give the same command again to go on after an interruption: what is done
 images that failed are tried again."""
 EXAMPLES = """\
 sources, any number of them, local or in a store (s3://, gs://, ... with the packages they need):
-  a folder        all its images, in depth
+  a folder        all its images, in depth, by the suffixes Pillow reads
   a glob          "photos/**/*.jpg", in quotes
   LIST.csv        columns image and query (several with | between, or in several rows), caption
   LIST.jsonl      lines {"image": ..., "queries": [...]}; paths are relative to the list
@@ -137,22 +138,26 @@ def run(args: argparse.Namespace) -> int:
 
         bar.start(f"0/{len(plan.items)} images", 0, len(plan.items))
         summary = run_batch(job, plan, engine, args.sources, progress=progress, failed=failed)
-    _report(summary, plan.unasked, args)
+    _report(summary, plan, args)
     return 0 if not summary.failed else 2 if summary.failed == summary.images else 1
 
 
-def _report(summary: Summary, unasked: int, args: argparse.Namespace) -> None:
+def _report(summary: Summary, plan: Plan, args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps({
             "images": summary.images, "done_before": summary.before, "failed": summary.failed,
-            "masks": summary.masks, "unasked": unasked, "seconds": round(summary.seconds, 3),
-            "output": args.output, "files": list(summary.files), "log": summary.log,
+            "masks": summary.masks, "unasked": plan.unasked, "left_out": plan.left_out,
+            "seconds": round(summary.seconds, 3), "output": args.output,
+            "files": list(summary.files), "log": summary.log,
         }))  # fmt: skip
     elif not args.quiet:
+        from ..picture_files import described
+
         notes = [f"{summary.before} done before"] * bool(summary.before)
         log = f", tracebacks in {summary.log}" * bool(summary.log)
         notes += [f"{summary.failed} failed{log}"] * bool(summary.failed)
-        notes += [f"{unasked} without a category left out"] * bool(unasked)
+        notes += [f"{plan.unasked} without a category left out"] * bool(plan.unasked)
+        notes += [f"left out {described(plan.left_out)}"] * bool(plan.left_out)
         tail = f" ({', '.join(notes)})" if notes else ""
         print(f"{summary.images} images, {summary.masks} masks{tail}: "
               f"{args.output.rstrip('/')}/{summary.files[0]}")  # fmt: skip

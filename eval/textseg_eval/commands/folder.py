@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from textseg.errors import InputError
@@ -48,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from textseg.picture_files import described, split_pictures
+
     from ..folder import load_folder
     from ..protocols import LabelMap, Present, Protocol
     from .shared import method_specs, texts_of
@@ -58,6 +61,9 @@ def run(args: argparse.Namespace) -> int:
         args.images, args.masks, query=args.query, queries=args.queries, labels=args.labels,
         ignore=None if args.ignore < 0 else args.ignore,
     )  # fmt: skip
+    others = split_pictures(path for path in args.images.iterdir() if path.is_file())[1]
+    if others and not args.quiet:
+        print(f"textseg: note: left out as no pictures: {described(others)}", file=sys.stderr)
     dataset = dataset.limited(args.limit, args.split_seed)
     specs = method_specs(args, labels=args.protocol != "present")
     done = []
