@@ -480,3 +480,30 @@ def test_inpainting_checkpoints(
         edit(tiny_image, prompt="a dog", model=str(tiny_folder), **arguments)
     with pytest.raises(ModelError, match="inpainting"):
         edit(tiny_image, prompt="a dog", model=str(folder), mask=mask)
+
+
+def test_an_edit_encodes_its_image_once() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (50, 83, 3), dtype=np.uint8)
+    model = FakeBackbone({"dog": (0.25, 0.2, 0.75, 0.6)})
+    found = edit(pixels, "dog", "a cat", model=model, steps=4)
+    assert found.mask.any() and model.encoded == 1
+
+    segmenter = Segmenter(model).set_image(pixels)
+    mask = segmenter.query("dog")
+    again = edit(pixels, "dog", "a cat", model=segmenter, mask=mask, steps=4)
+    assert model.encoded == 2
+    np.testing.assert_array_equal(again.image, found.image)
+
+
+def test_a_given_mask_leaves_the_segmenters_image_alone() -> None:
+    rng = np.random.default_rng(3)
+    first, second = (rng.integers(0, 256, (50, 83, 3), dtype=np.uint8) for _ in range(2))
+    model = FakeBackbone({"dog": (0.25, 0.2, 0.75, 0.6)})
+    segmenter = Segmenter(model).set_image(first)
+    mask = np.zeros((50, 83), bool)
+    mask[10:30, 20:60] = True
+    done = edit(second, prompt="a cat", model=segmenter, mask=mask, steps=4)
+    assert model.encoded == 2
+    np.testing.assert_array_equal(segmenter.image, first)
+    alone = edit(second, prompt="a cat", model=model, mask=mask, steps=4)
+    np.testing.assert_array_equal(done.image, alone.image)

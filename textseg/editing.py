@@ -364,14 +364,16 @@ def edit(
     elif method == "inpaint":
         edited = _inpaint(model, pixels, region, prompt, chosen, progress)
     else:
-        assert backbone is not None
+        assert segmenter is not None and backbone is not None
         if prompt == "":
             prompt = removal_prompt(backbone, query)
         notes += prompt_notes(backbone, prompt, chosen.negative_prompt)
         if chosen.negative_prompt and backbone.distilled_guidance is not None:
             notes.append("the model has guidance distilled into it: no negative prompt is used")
         with lock_of(backbone):
-            edited = _edit_latents(backbone, pixels, region, prompt, method, chosen, progress, keep)
+            edited = _edit_latents(
+                segmenter, pixels, region, prompt, method, chosen, progress, keep
+            )
     if region.any() and chosen.composite:
         edited = composite(pixels, edited, region, chosen.seam)
     return Edit(
@@ -454,7 +456,7 @@ def _region(mask: np.ndarray, image: np.ndarray, options: EditOptions) -> np.nda
 
 
 def _edit_latents(
-    backbone: Backbone,
+    segmenter: Segmenter,
     image: np.ndarray,
     mask: np.ndarray,
     prompt: str,
@@ -468,9 +470,7 @@ def _edit_latents(
 
     from .contrast import draw_noise
 
-    height, width = image.shape[:2]
-    fitted = resize_image(image, backbone.fit_size(height, width))
-    latents = backbone.encode(fitted)
+    backbone, latents = segmenter.model, segmenter.encode(image)
     cells = latent_mask(mask, (latents.shape[-2], latents.shape[-1]), options.feather)
     task = LatentTask(
         backbone=backbone,
@@ -487,7 +487,7 @@ def _edit_latents(
     decoded = backbone.decode(LATENT_METHODS[method](task))
     if keep is not None:
         keep.decoded, keep.latent_mask = decoded, cells
-    return resize_image(decoded, (height, width))
+    return resize_image(decoded, (image.shape[0], image.shape[1]))
 
 
 def _keep_encoded(keep: Steps, backbone: Backbone, latents: torch.Tensor) -> None:

@@ -27,6 +27,8 @@ from .prompts import pair_for
 from .refine import Refiner
 
 if TYPE_CHECKING:
+    import torch
+
     from .image import ImageLike
 
 Progress = Callable[[int, int, str], object]
@@ -98,13 +100,24 @@ class Segmenter:
         pixels = load_image(image, allow_url=allow_url)
         identity = image_identity(pixels)
         if self._scene is None or self._scene.predictions.identity != identity:
-            with lock_of(self.model):
-                size = self.model.fit_size(pixels.shape[0], pixels.shape[1])
-                latents = self.model.encode(resize_image(pixels, size))
+            latents = self.encode(pixels)
             predictions = Predictions(self.model, latents, identity, max_bytes=self._cache_bytes)
             pixels.flags.writeable = False
             self._scene = _Scene(pixels, predictions)
         return self
+
+    def encode(self, pixels: np.ndarray) -> torch.Tensor:
+        """The latents of an image, (C, h, w) float32; free for the image that is set.
+
+        Args:
+            pixels: (H, W, 3) uint8, of any size: it is brought to the model's.
+        """
+        scene = self._scene
+        if scene is not None and scene.predictions.identity == image_identity(pixels):
+            return scene.predictions.latents
+        with lock_of(self.model):
+            size = self.model.fit_size(pixels.shape[0], pixels.shape[1])
+            return self.model.encode(resize_image(pixels, size))
 
     @property
     def image(self) -> np.ndarray:
