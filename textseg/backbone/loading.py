@@ -31,6 +31,7 @@ from .families import AUTOENCODERS, BY_PIPELINE, CONSISTENCY, LATENT_UNET, SDXL,
 from .folders import check_model, check_weights_file, find_family, read_calibration, read_json
 from .latent import LatentModel, pick_device, pick_dtype
 from .latent_unet import LatentUNet
+from .lean import load_lean
 from .offload import offload, on_disk, to_disk
 from .piped import quietly
 from .registry import find_model, find_source
@@ -74,6 +75,10 @@ def load_folder(
     given = frozenset({family.denoiser} if beside.transformer else ())
     variants = check_model(folder, given)
     calibration = read_calibration(folder, [path for path, _ in beside.lora])
+    if family.name == LATENT_UNET.name and not beside:
+        pipe = load_lean(folder, variants)
+        if pipe is not None:
+            return _finish(pipe, family, name, calibration, where, what, beside)
     try:
         with quietly(), warnings.catch_warnings():
             # About settings of older schedulers, which textseg does not use.
@@ -152,11 +157,12 @@ def _finish(
 ) -> LatentModel:
     """Add LoRAs and words, put the parts where they run, and wrap the pipeline."""
     gguf = beside.transformer is not None and beside.transformer.suffix == ".gguf"
-    with quietly():
-        for path in beside.embedding:
-            add_words(pipe, path)
-        if beside.lora:
-            add_loras(pipe, beside.lora, fuse=not gguf)
+    if beside.embedding or beside.lora:
+        with quietly():
+            for path in beside.embedding:
+                add_words(pipe, path)
+            if beside.lora:
+                add_loras(pipe, beside.lora, fuse=not gguf)
     networks = {part: getattr(pipe, part) for part in family.networks}
     for part, network in networks.items():
         network.eval().requires_grad_(False)

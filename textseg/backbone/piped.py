@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ModelError
 from .families import Family
 from .latent import LatentModel
+from .lean import restore
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def quietly() -> Iterator[None]:
     """Silence the loggers and progress bars of diffusers and its like: what matters of it is said
     elsewhere."""
+    restore()
     # Imported by diffusers where it is installed, and speaks of what is not used here.
     third = logging.getLogger("bitsandbytes")
     third_level = third.level

@@ -77,6 +77,9 @@ def make_scheduler(backbone: Backbone, name: str, steps: int) -> Any:
     It is told that noise is predicted, which is what `Backbone.predict` returns, and spaces its
     steps "trailing", so that timesteps are whole and the first is the noisiest.
     """
+    from .lean import restore
+
+    restore()
     import diffusers
 
     kind = getattr(diffusers, name, None)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from .._version import __version__
 from ..errors import ImageWarning, TextsegError
+from .progress import end_wait, show_wait
 from .streams import StdoutError, discard_stdout, prepare_streams
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -35,6 +36,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 _ARGUMENT = re.compile(r"(?<![\w'\"])([a-z]+(?:_[a-z]+)+)(?:=True\b|(?= must ))")
+
+AT_ONCE = ("inspect", "models")
+"""Commands that load nothing."""
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 130, 141
 
@@ -58,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.formatwarning = _format_warning
     prepare_streams()
     try:
-        code = _run_reported(list(sys.argv[1:] if argv is None else argv))
+        words = list(sys.argv[1:] if argv is None else argv)
+        code = _run_reported(words, own_process=argv is None)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -70,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run_reported(words: list[str]) -> int:
+def _run_reported(words: list[str], own_process: bool) -> int:
     try:
-        return _run(words)
+        return _run(words, own_process)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_OK if not stop.code else EXIT_USAGE
     except KeyboardInterrupt:
@@ -100,6 +105,7 @@ def _format_warning(
     line: str | None = None,
     plain: Any = warnings.formatwarning,
 ) -> str:
+    end_wait()
     if issubclass(category, ImageWarning):
         return f"textseg: warning: {one_line(str(message))}\n"
     return plain(message, category, filename, lineno, line)
@@ -122,7 +128,7 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], own_process: bool) -> int:
     commands = available_commands()
     if words and words[0] in commands:
         name, *rest = words
@@ -134,7 +140,15 @@ def _run(words: list[str]) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(parser)
-        return module.run(parser.parse(rest))
+        parser.set_defaults(own_process=own_process)
+        args = parser.parse(rest)
+        if name not in AT_ONCE and not getattr(args, "quiet", False):
+            model = getattr(args, "arch", None) or getattr(args, "model", None)
+            show_wait(f"loading {model}..." if model else f"starting {name}...")
+        try:
+            return module.run(args)
+        finally:
+            end_wait()
     width = max(map(len, commands), default=0)
     parser = CommandParser(
         prog="textseg",

@@ -104,7 +104,6 @@ def run(args: argparse.Namespace) -> int:
     if args.output and not os.path.isdir(os.path.dirname(args.output) or "."):
         raise InputError(f"output must be in a folder that exists, got {args.output!r}")
     with Progress("measurement", quiet=args.quiet) as progress:
-        progress.start("load", 0, 1)
         if args.arch:
             model = random_model(args.arch, device=args.device, dtype=args.dtype)
         else:

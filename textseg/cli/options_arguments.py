@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -128,8 +130,6 @@ def add_beside_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_given(args: argparse.Namespace) -> Backbone:
     """The model that the flags of `add_model_arguments` and `add_beside_arguments` ask for."""
-    from ..backbone import load
-
     loras: list[tuple[str, float]] = []
     for text in args.lora or ():
         path, equals, scale = text.rpartition("=")
@@ -137,11 +137,21 @@ def load_given(args: argparse.Namespace) -> Backbone:
             loras.append((path, float(scale)) if equals else (text, 1.0))
         except ValueError:
             raise InputError(f"--lora must be FILE or FILE=SCALE, got {text!r}") from None
-    return load(
-        args.model, device=args.device, dtype=args.dtype, lora=loras or None,
-        embedding=args.embedding, transformer=args.transformer, config=args.config,
-        quantize=args.quantize, offload=args.offload,
-    )  # fmt: skip
+    # What imports make stays: looking through it for garbage takes a fifth of their time.
+    gc.disable()
+    try:
+        from ..backbone import load
+        from ..backbone.lean import alone
+
+        with alone() if args.own_process else nullcontext():
+            return load(
+                args.model, device=args.device, dtype=args.dtype, lora=loras or None,
+                embedding=args.embedding, transformer=args.transformer, config=args.config,
+                quantize=args.quantize, offload=args.offload,
+            )  # fmt: skip
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def add_refine_switch(parser: argparse.ArgumentParser) -> None:

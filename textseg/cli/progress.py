@@ -1,9 +1,36 @@
-"""A progress bar for people: on stderr, on a terminal, and only when the work takes a while."""
+"""What is going on, for people: on stderr, and only on a terminal.
+
+A line from the first moment on, which says what is loading; a bar, when the work takes a while.
+"""
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
+
+_shown = False
+
+
+def show_wait(text: str) -> None:
+    """Show a line until `end_wait`, if standard error is a terminal."""
+    global _shown
+    _shown = _on_terminal()
+    if _shown:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def end_wait() -> None:
+    """Take the line of `show_wait` away, if there is one."""
+    global _shown
+    if _shown:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+        _shown = False
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Progress:
@@ -24,7 +51,7 @@ class Progress:
             leave=False,
             miniters=0,
             file=sys.stderr,
-            disable=quiet or not sys.stderr.isatty(),
+            disable=quiet or not _on_terminal(),
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
         )
 
@@ -35,11 +62,14 @@ class Progress:
 
     def update(self, done: float, total: float) -> None:
         """Say how much of how much is done; fits the library's progress callbacks."""
+        if done:
+            end_wait()
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
     def line(self, text: str, *, error: bool = False) -> None:
         """Print a whole line without tearing the bar."""
+        end_wait()
         self._bar.clear()
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
@@ -52,4 +82,5 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        end_wait()
         self._bar.close()

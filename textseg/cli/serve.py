@@ -8,6 +8,7 @@ import sys
 
 from ..server import ServerOptions, need_extra
 from .options_arguments import add_model_arguments, add_options, given_options, refuse
+from .progress import end_wait
 
 DESCRIPTION = """\
 Answer over HTTP with one model: segment, edit, generate and caption; the studio at / where it is
@@ -65,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(f"textseg: {model.name} answers at {address}", file=sys.stderr, flush=True)
 
-    serve(build(model, options, captioner), options, say)
+    app = build(model, options, captioner)
+    end_wait()
+    serve(app, options, say)
     return 0
 
 

@@ -8,6 +8,7 @@ import sys
 
 from ..errors import InputError
 from .options_arguments import add_model_arguments, refuse
+from .progress import end_wait
 
 DESCRIPTION = """\
 Find things in pictures, correct their masks, approve them and edit, in the browser. The page is
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     StudioSettings(sample=args.sample)
     require_gradio()
     listener = _listen(args.port)
+    end_wait()
     print(f"textseg studio: starting with {args.model}...", file=sys.stderr, flush=True)
     with listener:
         import fastapi
