@@ -88,9 +88,7 @@ print("whole")
     assert run_python(code) == "whole\n"
 
 
-@pytest.mark.parametrize(
-    "broken", ["lean._run_when_asked", "lean._network", "clip_text.ClipTokenizer"]
-)
+@pytest.mark.parametrize("broken", ["lean._run_when_asked", "clip_text.ClipTokenizer"])
 def test_what_fails_is_left_to_the_ordinary_loading(broken: str) -> None:
     """As a release of diffusers, transformers or tokenizers might make it fail, early or late."""
     module, name = broken.split(".")

@@ -14,7 +14,7 @@ _shown = False
 def show_wait(text: str) -> None:
     """Show a line until `end_wait`, if standard error is a terminal."""
     global _shown
-    _shown = _on_terminal()
+    _shown = sys.stderr.isatty()
     if _shown:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -27,10 +27,6 @@ def end_wait() -> None:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
         _shown = False
-
-
-def _on_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Progress:
@@ -51,7 +47,7 @@ class Progress:
             leave=False,
             miniters=0,
             file=sys.stderr,
-            disable=quiet or not _on_terminal(),
+            disable=quiet or not sys.stderr.isatty(),
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
         )
 
