@@ -41,10 +41,14 @@ def run_python(code: str) -> str:
 
 def test_a_command_imports_nothing_that_a_mask_does_not_need(tmp_path: Path) -> None:
     code = f"""
-import sys
+import os, sys
 from textseg.cli import main
+os.environ.pop("OMP_WAIT_POLICY", None)
+main(["inspect", "none.png"])
+assert "OMP_WAIT_POLICY" not in os.environ
 sys.argv = ["textseg", "segment", {str(PARK)!r}, "-q", "the dog", "-o", {str(tmp_path)!r}]
 code = main()
+assert os.environ["OMP_WAIT_POLICY"] == "passive"
 print(code, [name for name in {UNUSED!r} if name in sys.modules])
 """
     assert run_python(code).splitlines()[-1] == "0 []"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import warnings
@@ -145,6 +146,10 @@ def _run(words: list[str], own_process: bool) -> int:
         if name not in AT_ONCE and not getattr(args, "quiet", False):
             model = getattr(args, "arch", None) or getattr(args, "model", None)
             show_wait(f"loading {model}..." if model else f"starting {name}...")
+        if own_process:
+            # Read when torch is loaded. Threads that wait would spin, and on a machine with other
+            # work keep those that they wait for from the cores.
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
             return module.run(args)
         finally:
