@@ -148,17 +148,17 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
 
 def masks_of(path: Path) -> Iterator[np.ndarray]:
     """The masks of a COCO file, one per image and category."""
+    from textseg.coco import read_json, to_coco, union_mask
     from textseg.masks import decode_rle
-    from textseg.training.coco import decode_segmentation
 
-    data = json.loads(path.read_text())
+    data, _ = read_json(path, "annotations")
     if isinstance(data, list):
         for mark in data:
             yield decode_rle(mark["segmentation"])
         return
-    sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
-    for mark in data["annotations"]:
-        yield decode_segmentation(mark, *sizes[mark["image_id"]])
+    for image in to_coco(data, str(path)).images:
+        for annotation in image.annotations:
+            yield union_mask([annotation], image.size)
 
 
 def storage(args: argparse.Namespace) -> dict[str, Any]:

@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+from pycocotools import mask as rle
 
+from textseg.masks import decode_rle
 from textseg_eval.aggregate import Bootstrap
 from textseg_eval.coco import load_coco, with_given_masks
 from textseg_eval.methods import MethodSpec
 from textseg_eval.protocols import LabelMap, Present, Protocol, encode
 from textseg_eval.run import Run, Split, Variant, evaluate
-from textseg_eval.truth import union
 from textseg_eval.workers import peak_memory
 
 HEIGHT, WIDTH, CATEGORIES = 480, 640, 80
@@ -52,7 +53,7 @@ def write_set(folder: Path, images: int, instances: int) -> tuple[Path, Path]:
         marks.append({"id": number + 1, "image_id": image, "category_id": category, "iscrowd": 0,
                       "area": 1.0, "segmentation": [shape]})  # fmt: skip
         shift = np.array(shape) + rng.uniform(-6, 6)
-        moved = union([{"segmentation": [shift.tolist()]}], HEIGHT, WIDTH)
+        moved = decode_rle(rle.frPyObjects([shift.tolist()], HEIGHT, WIDTH)[0])
         if moved.any():
             found.append({"image_id": image, "category_id": category, "score": 1.0,
                           "segmentation": encode(moved)})  # fmt: skip

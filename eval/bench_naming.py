@@ -11,7 +11,6 @@ pointing game of Zhang et al. 2016, arXiv 1608.00507).
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 import textseg
+from textseg.coco import read_coco
 from textseg.contrast import Predictions
 from textseg.image import image_identity, load_image, resize_image
 from textseg.training.coco import noun_masks
@@ -36,17 +36,15 @@ def main() -> None:
     model = textseg.load(args.model)
     nouns: list[str] = list(model.calibration["nouns"])
     segmenter = textseg.Segmenter(model)
-    data = json.loads(args.annotations.read_text())
-    labels = {c["id"]: c["name"] for c in data["categories"]}
+    coco = read_coco(args.annotations)
+    labels = coco.categories
     t = model.timestep(model.contrast_defaults.strength[0])
     ranks: list[int] = []
     pointed: list[bool] = []
-    for record in sorted(data["images"], key=lambda r: r["id"])[: args.limit]:
-        image = load_image(args.images / record["file_name"])
-        asked = [a for a in data["annotations"]
-                 if a["image_id"] == record["id"] and labels[a["category_id"]] in nouns
-                 and not a.get("iscrowd")]  # fmt: skip
-        masks = noun_masks(asked, labels, (record["height"], record["width"]))
+    for record in coco.by_id()[: args.limit]:
+        image = load_image(args.images / record.file_name)
+        asked = [a for a in record.annotations if labels[a.category_id] in nouns and not a.crowd]
+        masks = noun_masks(asked, labels, record.size)
         latents = model.encode(resize_image(image, model.fit_size(*image.shape[:2])))
         predictions = Predictions(model, latents, image_identity(image))
         segmenter.set_image(image)

@@ -10,13 +10,13 @@ the largest area that the model knows.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 import textseg
+from textseg.coco import read_coco
 from textseg.contact_sheet import heat
 from textseg.drawing import PALETTE, draw_labels, tint
 from textseg.image import load_image, resize_image
@@ -38,22 +38,20 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    data = json.loads(args.annotations.read_text())
-    names = {c["id"]: c["name"] for c in data["categories"]}
+    coco = read_coco(args.annotations)
+    names = coco.categories
     model = textseg.load(args.model)
     known = model.calibration.get("nouns")
     segmenter = textseg.Segmenter(model)
     rows, scores = [], []
-    for record in sorted(data["images"], key=lambda r: r["id"])[:: args.every]:
-        size = record["height"], record["width"]
-        asked = [a for a in data["annotations"]
-                 if a["image_id"] == record["id"]
-                 and (known is None or names[a["category_id"]] in known)]  # fmt: skip
+    for record in coco.by_id()[:: args.every]:
+        size = record.size
+        asked = [a for a in record.annotations if known is None or names[a.category_id] in known]
         masks = noun_masks(asked, names, size)
         if not masks:
             continue
         query = max(masks, key=lambda name: int(masks[name].sum()))
-        image = load_image(args.images / record["file_name"])
+        image = load_image(args.images / record.file_name)
         found = segmenter.set_image(image).query(query)
         scores.append(iou(found.mask, masks[query]))
         pictures = (

@@ -375,7 +375,7 @@ def test_manifests(model: FakeBackbone, photos: Path, tmp_path: Path) -> None:
         ("x.csv", "file,what\n,\n", "name an image"),
         ("x.csv", "", "at least one image"),
         ("x.json", "[1]", "COCO's format"),
-        ("x.json", '{"images": [{"id": 1}]}', "COCO's format"),
+        ("x.json", '{"images": [{"id": 1}]}', "has no 'file_name'"),
     ],
 )
 def test_bad_manifests_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -21,7 +21,7 @@ from textseg_eval.counters import (
     unpack_histogram,
 )
 from textseg_eval.methods import Answer
-from textseg_eval.protocols import LabelMap
+from textseg_eval.protocols import BACKGROUND, LabelMap
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_class_sums_equal_a_confusion_matrix(rng):
     torch = pytest.importorskip("torch")
     classes, height, width = [1, 5, 9], 17, 23
     protocol = LabelMap({key: (str(key),) for key in classes})
-    tally = Tally([0, *classes], Bootstrap(replicates=0))
+    tally = Tally([BACKGROUND, *classes], Bootstrap(replicates=0))
     matrix = torchmetrics.ConfusionMatrix(task="multiclass", num_classes=4)
     for image_id in range(3):
         truth = rng.integers(0, 4, (height, width))
@@ -76,7 +76,7 @@ def test_class_sums_equal_a_confusion_matrix(rng):
         matrix.update(torch.from_numpy(labels), torch.from_numpy(truth))
     confusion = matrix.compute().numpy().astype(int)
     union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
-    table = tally.class_table({0: "background", 1: "a", 5: "b", 9: "c"})
+    table = tally.class_table({BACKGROUND: "background", 1: "a", 5: "b", 9: "c"})
     assert [entry["fixed"]["intersection"] for entry in table] == np.diag(confusion).tolist()
     assert [entry["fixed"]["union"] for entry in table] == union.tolist()
     assert tally.figures()["fixed"]["miou"]["value"] == pytest.approx(

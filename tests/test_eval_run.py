@@ -276,7 +276,7 @@ def test_a_damaged_line_is_named(many):
     ("change", "message"),
     [
         (lambda d: d.pop("categories"), "no list 'categories'"),
-        (lambda d: d["images"][0].pop("height"), r"images\[0\] has no 'height'"),
+        (lambda d: d["images"][0].pop("height"), r"images\[0\] \(id \d+\) has no 'height'"),
         (lambda d: d["annotations"][0].update(image_id=77), "unknown image 77"),
         (lambda d: d["annotations"][1].update(category_id=9), "unknown category 9"),
         (lambda d: d["images"].append(d["images"][0]), "two images share an id"),
@@ -304,7 +304,7 @@ def test_missing_and_broken_files(tmp_path, many):
         load_coco(images, broken)
     broken.write_text("{}")
     data = load_coco(images, many / "set" / "instances.json")
-    with pytest.raises(InputError, match="masks must be a JSON list"):
+    with pytest.raises(InputError, match="results must be a JSON list"):
         with_given_masks(data, broken)
     broken.write_text('{"1": ["unicorn"]}')
     with pytest.raises(InputError, match="got 'unicorn'"):

@@ -21,6 +21,7 @@ import torch
 
 import textseg
 from textseg.backbone.semantic_autoencoder import ClassifierFeatures
+from textseg.coco import read_coco, union_mask
 from textseg.contrast import naming_weights, presence_features
 from textseg.errors import InputError
 from textseg.options import RefineOptions
@@ -34,7 +35,7 @@ from textseg.training.calibrate import (
     iou,
 )
 from textseg.training.captions import absent_caption, present_caption
-from textseg.training.coco import CocoSet, decode_segmentation
+from textseg.training.coco import CocoSet
 from textseg.training.drawn_set import write_drawn_set
 from textseg.training.export import export_pipeline
 from textseg.training.losses import (
@@ -122,14 +123,18 @@ def test_the_drawn_set_is_coco_and_its_boxes_and_areas_are_those_of_its_masks(
         coco = COCO(str(file))
     assert len(coco.getImgIds()) == 3
     assert len(coco.getAnnIds()) == count > 0
+    again = {
+        annotation.id: union_mask([annotation], image.size)
+        for image in read_coco(file).images
+        for annotation in image.annotations
+    }
     for annotation in coco.loadAnns(coco.getAnnIds()):
         mask = coco.annToMask(annotation).astype(bool)
         ys, xs = np.where(mask)
         x, y, w, h = annotation["bbox"]
         assert (x, y, x + w, y + h) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
         assert annotation["area"] == mask.sum()
-        again = decode_segmentation(dict(annotation), *mask.shape)
-        np.testing.assert_array_equal(again, mask)
+        np.testing.assert_array_equal(again[annotation["id"]], mask)
 
 
 def test_a_photograph_is_filled_only_around_the_noun(tmp_path: Path) -> None:

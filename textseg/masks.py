@@ -16,7 +16,7 @@ import numpy as np
 from ._version import __version__
 from .drawing import PALETTE, Color, cut_out, draw_labels, tint
 from .errors import InputError
-from .image import ImageLike, check_rgb, load_image
+from .image import MAX_PIXELS, ImageLike, check_rgb, load_image
 from .labels import edit_label
 from .options import ContrastOptions, EditOptions, RefineOptions
 from .outlines import Polygon, mask_to_polygons
@@ -455,11 +455,22 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
             crowd annotations.
 
     Raises:
-        InputError: the runs do not add up to H * W, or it is no such mapping.
+        InputError: the runs do not add up to H * W, it is no such mapping, or has too many pixels.
 
     >>> decode_rle({"size": [2, 2], "counts": [1, 2, 1]})
     array([[False,  True],
            [ True, False]])
+    """
+    height, width, runs = check_rle(rle)
+    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.ascontiguousarray(values.reshape(width, height).T)
+
+
+def check_rle(rle: Mapping[str, Any]) -> tuple[int, int, np.ndarray]:
+    """Height, width and runs (N,) of what `decode_rle` takes.
+
+    Raises:
+        InputError: as `decode_rle`.
     """
     try:
         height, width = (int(side) for side in rle["size"])
@@ -467,17 +478,20 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
         runs = _parse_runs(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(f"rle must hold size and counts: {error!r}") from error
-    if height < 1 or width < 1 or runs.ndim != 1 or runs.dtype.kind not in "iu":
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise InputError(
-            f"rle must hold a size of at least 1 x 1 and whole runs, got {height} x {width} and "
-            f"{runs.ndim}-dimensional {runs.dtype}"
+            f"rle must have a size of 1 x 1 to {MAX_PIXELS} pixels, got {height} x {width}"
         )
-    if (runs < 0).any() or int(runs.sum()) != height * width:
+    if runs.ndim != 1 or runs.dtype.kind not in "iu":
         raise InputError(
-            f"rle's runs must add up to its size, got {int(runs.sum())} for {height} x {width}"
+            f"rle must hold a list of whole runs, got {runs.ndim}-dimensional {runs.dtype}"
         )
-    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return np.ascontiguousarray(values.reshape(width, height).T)
+    # No run is longer than the image, so that the sum cannot overflow.
+    if (runs < 0).any() or (runs > height * width).any() or int(runs.sum()) != height * width:
+        raise InputError(
+            f"rle's runs must add up to its size, got {sum(map(int, runs))} for {height} x {width}"
+        )
+    return height, width, runs
 
 
 def _parse_runs(counts: str | bytes) -> np.ndarray:

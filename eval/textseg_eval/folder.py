@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from textseg.coco import check_text
 from textseg.errors import InputError
 from textseg.faults import Guard
 from textseg.picture_files import split_pictures
@@ -74,7 +75,7 @@ def load_folder(
                 text = query or by_name.get(stem) or by_name.get(pictures[stem].name)
                 if not text:
                     raise InputError(f"queries must name every mask, got none for {stem!r}")
-                asked[stem] = {text: path}
+                asked[stem] = {check_text(text, f"queries: that of {stem!r}"): path}
     else:
         for folder in sorted(p for p in masks.iterdir() if p.is_dir()):
             for stem, path in _pictures_in(folder).items():
@@ -129,7 +130,10 @@ def _label_names(table: object, path: Path) -> dict[int, str]:
     if not isinstance(table, dict) or not table:
         raise InputError(f"labels must be a JSON object of names by pixel value, got {path}")
     try:
-        names = {int(value): str(name) for value, name in table.items()}
+        names = {int(value): check_text(name, f"labels: {value!r} in {path}")
+                 for value, name in table.items()}  # fmt: skip
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"labels must have whole numbers as keys, got {path}: {error}") from error
     names.pop(0, None)

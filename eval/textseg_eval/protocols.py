@@ -32,8 +32,8 @@ from .counters import (
 from .methods import Answer, Query
 from .truth import ExpressionTruth
 
-BACKGROUND = 0
-"""Class id of the background in label maps; no category may use it there."""
+BACKGROUND = -1
+"""Class id of the background in label maps; categories have ids of at least 0."""
 
 Row = dict[str, Any]
 """Counts of one class in one image, JSON-able:
@@ -227,12 +227,6 @@ class LabelMap(Protocol):
     tagger: str | None = None
     min_presence: float = 0.0
 
-    def __post_init__(self) -> None:
-        if BACKGROUND in self.texts:
-            raise InputError(
-                f"category ids must not be {BACKGROUND}, the background's, under {self.name}"
-            )
-
     def queries(self, example: Example) -> list[Query]:
         countable, others = example.truth.keys()
         asked: Iterable[int] = self.texts
@@ -297,6 +291,7 @@ class LabelMap(Protocol):
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "tagger": self.tagger, "min_presence": self.min_presence,
+                "background": BACKGROUND,
                 "texts": {str(key): list(texts) for key, texts in self.texts.items()}}  # fmt: skip
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from textseg.coco import Annotation, Coco, check_text, read_json, to_coco
 from textseg.errors import InputError
 
-from .coco import Annotation, Dataset, Example, check_coco, fingerprint, read_json, slim
+from .coco import Dataset, example_of, fingerprint, readable
 from .truth import ExpressionTruth
 
 CATEGORIES = {1: "expression"}
@@ -38,36 +39,22 @@ def load_refer(
     if not images.is_dir():
         raise InputError(f"images must be a folder, got {images}")
     data, content = read_json(annotations, "annotations")
-    records, marks = check_coco(data, annotations)
+    coco = to_coco(data, str(annotations))
+    if coco.panoptic:
+        raise InputError(f"annotations must be instances, got a panoptic file {annotations}")
     contents = [content]
-    expressions: dict[Any, list[Expression]] = {}
     if refs is not None:
-        by_id = {mark.get("id"): mark for mark in marks}
-        listed, raw = _read_refs(refs)
+        expressions, raw = _referred(coco, refs, split)
         contents.append(raw)
-        for ref in listed:
-            if split is not None and ref.get("split") != split:
-                continue
-            mark = by_id.get(ref.get("ann_id"))
-            if mark is None:
-                raise InputError(f"refs must name annotations of {annotations}, got ann_id "
-                                 f"{ref.get('ann_id')!r} in {refs}")  # fmt: skip
-            for text in sentences(ref):
-                expressions.setdefault(mark["image_id"], []).append((text, (slim(mark),)))
     else:
-        _collect(records, marks, split, expressions)
+        expressions = _collect(coco, split)
     examples = [
-        Example(
-            image_id=record["id"],
-            path=str(images / record["file_name"]),
-            file_name=record["file_name"],
-            truth=ExpressionTruth(
-                record["height"], record["width"], tuple(expressions[record["id"]])
-            ),
-        )
-        for record in sorted(records, key=lambda r: r["id"])
-        if record["id"] in expressions
-    ]
+        example_of(image, images, readable(
+            ExpressionTruth(*image.size, tuple(expressions[image.id])), image,
+            {a.where: a for _, own in expressions[image.id] for a in own}.values()))
+        for image in coco.by_id()
+        if image.id in expressions
+    ]  # fmt: skip
     if not examples:
         raise InputError(
             f"annotations must hold expressions{f' of split {split!r}' if split else ''}, "
@@ -83,40 +70,69 @@ def load_refer(
     )  # fmt: skip
 
 
-def _collect(
-    records: list[dict[str, Any]],
-    marks: list[dict[str, Any]],
-    split: str | None,
-    expressions: dict[Any, list[Expression]],
-) -> None:
-    wanted = {r["id"] for r in records if split is None or r.get("split", split) == split}
-    captions = {r["id"]: r["caption"] for r in records if "caption" in r}
-    own: dict[Any, list[Annotation]] = {}
-    for mark in marks:
-        if mark["image_id"] not in wanted or mark.get("split", split) != split:
+def _referred(
+    coco: Coco, refs: Path, split: str | None
+) -> tuple[dict[int | str, list[Expression]], bytes]:
+    """Expressions of a refer file by image id, and the file's bytes."""
+    by_id = {mark.id: (image.id, mark) for image in coco.images for mark in image.annotations}
+    listed, raw = _read_refs(refs)
+    expressions: dict[int | str, list[Expression]] = {}
+    for number, ref in enumerate(listed):
+        if split is not None and ref.get("split") != split:
             continue
-        own.setdefault(mark["image_id"], []).append(slim(mark))
-        for text in sentences(mark):
-            expressions.setdefault(mark["image_id"], []).append((text, (slim(mark),)))
-    for key, caption in captions.items():
-        if key in own:
-            expressions.setdefault(key, []).append((caption, tuple(own[key])))
+        key = ref.get("ann_id")
+        if type(key) not in (int, str) or key not in by_id:
+            raise InputError(f"refs must name annotations of {coco.name}, got ann_id {key!r} in "
+                             f"{refs}")  # fmt: skip
+        image_id, mark = by_id[key]
+        for text in sentences(ref, f"{refs}: [{number}]"):
+            expressions.setdefault(image_id, []).append((text, (mark,)))
+    return expressions, raw
 
 
-def sentences(record: Mapping[str, Any]) -> list[str]:
+def _collect(coco: Coco, split: str | None) -> dict[int | str, list[Expression]]:
+    """Expressions that a COCO file holds, by image id: those of annotations before captions."""
+
+    def wanted(record: Mapping[str, Any]) -> bool:
+        return split is None or record.get("split", split) == split
+
+    marks: dict[int | str, list[Mapping[str, Any]]] = {}
+    for mark in coco.data["annotations"]:
+        marks.setdefault(mark["image_id"], []).append(mark)
+    expressions: dict[int | str, list[Expression]] = {}
+    for image, record in zip(coco.images, coco.data["images"], strict=True):
+        if not wanted(record):
+            continue
+        pairs = zip(image.annotations, marks.get(image.id, ()), strict=True)
+        chosen = [(annotation, mark) for annotation, mark in pairs if wanted(mark)]
+        found: list[Expression] = [
+            (text, (annotation,))
+            for annotation, mark in chosen
+            for text in sentences(mark, annotation.where)
+        ]
+        if "caption" in record and chosen:
+            caption = check_text(record["caption"], f"{coco.name}: caption of {image.file_name}")
+            found.append((caption, tuple(annotation for annotation, _ in chosen)))
+        if found:
+            expressions[image.id] = found
+    return expressions
+
+
+def sentences(record: Mapping[str, Any], where: str) -> list[str]:
     """The expressions of a record, in any of the forms in use.
 
-    >>> sentences({"sentences": [{"sent": "left dog"}, {"raw": "Dog!"}], "caption": "a dog"})
+    >>> sentences({"sentences": [{"sent": "left dog"}, {"raw": "Dog!"}], "caption": "a dog"}, "")
     ['left dog', 'Dog!', 'a dog']
     """
     found = []
-    for entry in [*record.get("sentences", ()), *record.get("expressions", ())]:
-        found.append(entry if isinstance(entry, str) else entry.get("sent") or entry.get("raw"))
+    for name in ("sentences", "expressions"):
+        listed = record.get(name, [])
+        if not isinstance(listed, list):
+            raise InputError(f"{where}: {name} must be a list, got {reprlib.repr(listed)}")
+        found += [e.get("sent") or e.get("raw") if isinstance(e, dict) else e for e in listed]
     if "caption" in record:
         found.append(record["caption"])
-    if not all(isinstance(text, str) and text.strip() for text in found):
-        raise InputError(f"expressions must be texts, got {json.dumps(record)[:120]}")
-    return found
+    return [check_text(text, f"{where}: an expression") for text in found]
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from textseg.coco import Annotation, union_mask
 from textseg.errors import ImageError, InputError
-from textseg.masks import decode_rle
-
-Annotation = Mapping[str, Any]
 
 
 class Truth(ABC):
@@ -56,29 +52,29 @@ class RegionTruth(Truth):
     label_map: MapTruth | None = None
 
     def keys(self) -> tuple[set[int], set[int]]:
-        countable = {a["category_id"] for a in self.annotations if not is_crowd(a)}
-        return countable, {a["category_id"] for a in self.annotations} - countable
+        countable = {a.category_id for a in self.annotations if not a.crowd}
+        return countable, {a.category_id for a in self.annotations} - countable
 
     def region(self, key: int) -> tuple[np.ndarray, np.ndarray | None]:
-        mine = [a for a in self.annotations if a["category_id"] == key]
-        crowds = [a for a in mine if is_crowd(a)]
-        inside = self._union([a for a in mine if not is_crowd(a)])
+        mine = [a for a in self.annotations if a.category_id == key]
+        crowds = [a for a in mine if a.crowd]
+        inside = self._union(a for a in mine if not a.crowd)
         return inside, self._union(crowds) & ~inside if crowds else None
 
     def labels(self, classes: Mapping[int, int]) -> np.ndarray:
         if self.label_map is not None:
             return self.label_map.labels(classes)
         result = np.zeros((self.height, self.width), np.uint16)
-        known = [a for a in self.annotations if a["category_id"] in classes]
+        known = [a for a in self.annotations if a.category_id in classes]
         order = sorted(
-            known, key=lambda a: (not is_crowd(a), -float(a.get("area", 0)), a.get("id", 0))
+            known, key=lambda a: (not a.crowd, -a.area, isinstance(a.id, str), a.id or 0)
         )
         for annotation in order:
-            result[self._union([annotation])] = classes[annotation["category_id"]]
+            result[self._union([annotation])] = classes[annotation.category_id]
         return result
 
-    def _union(self, annotations: Sequence[Annotation]) -> np.ndarray:
-        return union(annotations, self.height, self.width)
+    def _union(self, annotations: Iterable[Annotation]) -> np.ndarray:
+        return union_mask(annotations, (self.height, self.width))
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class ExpressionTruth(Truth):
         return set(range(len(self.expressions))), set()
 
     def region(self, key: int) -> tuple[np.ndarray, np.ndarray | None]:
-        own = tuple({**a, "category_id": key} for a in self.expressions[key][1])
+        own = tuple(replace(a, category_id=key) for a in self.expressions[key][1])
         return RegionTruth(self.height, self.width, own).region(key)
 
     def labels(self, classes: Mapping[int, int]) -> np.ndarray:
@@ -206,44 +202,6 @@ class BrokenTruth(Truth):
 
     def labels(self, classes: Mapping[int, int]) -> np.ndarray:
         raise ImageError(self.why)
-
-
-def is_crowd(annotation: Annotation) -> bool:
-    return bool(annotation.get("iscrowd") or annotation.get("ignore"))
-
-
-def union(annotations: Sequence[Annotation], height: int, width: int) -> np.ndarray:
-    """The pixels (H, W) bool of COCO segmentations: polygons, plain or compressed RLE.
-
-    Raises:
-        ImageError: an RLE is damaged or of another size.
-    """
-    from pycocotools import mask as rle
-
-    inside = np.zeros((height, width), bool)
-    polygons = []
-    for annotation in annotations:
-        shape = annotation["segmentation"]
-        if isinstance(shape, list):
-            polygons += [part for part in shape if len(part) >= 6]
-            continue
-        try:
-            part = decode_rle(shape)
-        except InputError as error:
-            raise ImageError(f"annotation {annotation.get('id', '')}: {error}") from error
-        if part.shape != (height, width):
-            raise ImageError(
-                f"annotation {annotation.get('id', '')} must have the image's size "
-                f"{[height, width]}, got {list(part.shape)}"
-            )
-        inside |= part
-    if polygons:
-        code = rle.merge(rle.frPyObjects(polygons, height, width))
-        with warnings.catch_warnings():
-            # pycocotools 2.0.11 under NumPy 2 warns about its own arrays.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            inside |= np.ascontiguousarray(rle.decode(code)).view(bool)
-    return inside
 
 
 def read_values(path: Path) -> np.ndarray:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..coco import parse_names
 from ..errors import InputError
 from ..naming import image_stems, query_slugs
 from ..picture_files import described, find_files, split_pictures
@@ -36,7 +37,8 @@ class Item:
         stem: where its results go in the output: `name` without the suffix, different for each
             image; "" until the plan is made.
         queries: what is asked, in order, each once.
-        image_id: as in the COCO file, else its number in the plan, from 1.
+        image_id: as in the COCO file where that is a number, else its number in the plan, from 1;
+            -1 until the plan is made.
         categories: id of each query.
         caption: what the image shows, for the reference "erase", or None.
     """
@@ -44,7 +46,7 @@ class Item:
     source: str
     name: str
     queries: tuple[str, ...] = ()
-    image_id: int = 0
+    image_id: int = -1
     stem: str = ""
     categories: tuple[int, ...] = ()
     caption: str | None = None
@@ -105,7 +107,7 @@ def make_plan(
     for text in queries:
         clean_query(text)
     found: list[Item] = []
-    names: dict[int, str] = {}
+    names: Mapping[int, str] = {}
     unasked = 0
     left_out: Counter[str] = Counter()
     for source in sources:
@@ -149,7 +151,7 @@ def _numbered(found: Sequence[Item], names: Mapping[int, str]) -> Plan:
     ids = {name: number for number, name in categories.items()}
     nouns = {name.lower(): number for name, number in ids.items()}
     following = max(categories, default=0) + 1
-    given = [item.image_id for item in found if item.image_id]
+    given = [item.image_id for item in found if item.image_id >= 0]
     taken = set(given)
     if len(taken) < len(given):
         raise InputError("images of the COCO files must have different ids, got one of them twice")
@@ -164,9 +166,9 @@ def _numbered(found: Sequence[Item], names: Mapping[int, str]) -> Plan:
                     categories[known] = query
                 ids[query] = known
         image_id = item.image_id
-        while not image_id:
+        while image_id < 0:
             number += 1
-            image_id = number if number not in taken else 0
+            image_id = number if number not in taken else -1
         items.append(replace(item, stem=stem, image_id=image_id,
                              categories=tuple(ids[query] for query in item.queries)))  # fmt: skip
     return Plan(items, categories)
@@ -350,34 +352,23 @@ _SCHEME_PART = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 def _read_coco(
     source: str, queries: tuple[str, ...], images: str | None, names: Mapping[int, str]
-) -> tuple[list[Item], dict[int, str], int]:
+) -> tuple[list[Item], Mapping[int, str], int]:
     """Images of a COCO file in the order of their ids; its categories; images left out."""
-    try:
-        data = json.loads(_read_text(source))
-        categories = {int(c["id"]): str(c["name"]) for c in data.get("categories", ())}
-        shown: dict[int, set[int]] = {}
-        for mark in data.get("annotations", ()):
-            shown.setdefault(int(mark["image_id"]), set()).update(_marked(mark))
-        records = sorted(data["images"], key=lambda record: int(record["id"]))
-        seen = {i: tuple(categories[c] for c in categories if c in ids) for i, ids in shown.items()}
-        found = [
+    coco = parse_names(_read_text(source), source)
+    categories = coco.categories
+    found = []
+    for image in coco.by_id():
+        shown = {annotation.category_id for annotation in image.annotations}
+        own = dict.fromkeys(name for key, name in categories.items() if key in shown)
+        found.append(
             Item(
-                source=_beside(source, images, record["file_name"]),
-                name=_name_of(record["file_name"]),
-                queries=queries or seen.get(int(record["id"]), ()),
-                image_id=int(record["id"]),
+                source=_beside(source, images, image.file_name),
+                name=_name_of(image.file_name),
+                queries=queries or tuple(own),
+                image_id=image.id if isinstance(image.id, int) else -1,
             )
-            for record in records
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"source must be in COCO's format, got {source!r}: {error!r}") from error
+        )
     if names and categories != names:
         raise InputError(f"COCO files of one run must have the same categories, got {source!r}")
     asked = [item for item in found if item.queries]
     return asked, categories, len(found) - len(asked)
-
-
-def _marked(mark: Mapping[str, Any]) -> set[int]:
-    """Categories of an instance annotation, or of a panoptic one."""
-    segments = mark.get("segments_info", (mark,))
-    return {int(segment["category_id"]) for segment in segments}

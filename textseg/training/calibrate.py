@@ -14,6 +14,7 @@ import numpy as np
 
 from ..backbone.base import Backbone
 from ..binarize import cut, normalize
+from ..coco import read_coco
 from ..contrast import (
     Predictions,
     measure,
@@ -124,32 +125,30 @@ def ask(
         absent: how many nouns that are not there to ask of each image.
         progress: called as progress(done, total) after each image.
     """
-    from .coco import decode_segmentation
+    from .coco import check_size, noun_masks
 
-    data = json.loads(annotations.read_text())
+    coco = read_coco(annotations).check_regions()
     known = model.calibration.get("nouns")
-    names = {c["id"]: c["name"] for c in data["categories"]}
+    names = coco.categories
     nouns = [n for n in names.values() if known is None or n in known]
     levels = sorted({s for strengths in STRENGTHS for s in strengths})
-    records = sorted(data["images"], key=lambda r: r["id"])[:limit]
+    records = coco.by_id()[:limit]
     questions: list[Question] = []
     for done, record in enumerate(records, 1):
-        shapes: dict[str, list[Any]] = {}
-        for annotation in data["annotations"]:
-            if annotation["image_id"] == record["id"]:
-                name = names[annotation["category_id"]]
-                shapes.setdefault(name, []).append(annotation)
-        image = load_image(images / record["file_name"])
+        image = load_image(images / record.file_name, upright=False)
+        check_size(images / record.file_name, record, image.shape[:2])
         size = model.fit_size(*image.shape[:2])
         latents = model.encode(resize_image(image, size))
         predictions = Predictions(model, latents, image_identity(image))
-        rng = np.random.default_rng(record["id"])
-        missing = [str(n) for n in rng.permutation(nouns) if n not in shapes]
+        seed = record.id if isinstance(record.id, int) else [*record.id.encode()]
+        rng = np.random.default_rng(seed)
+        shown = {names[a.category_id] for a in record.annotations}
+        crowds = {names[a.category_id] for a in record.annotations if a.crowd}
+        missing = [str(n) for n in rng.permutation(nouns) if n not in shown]
+        wanted = {*nouns} - crowds
+        clear = [a for a in record.annotations if names[a.category_id] in wanted]
         asked: list[tuple[str, np.ndarray | None]] = []
-        for name, found in shapes.items():
-            if name in nouns and not any(a.get("iscrowd") for a in found):
-                parts = [decode_segmentation(a, *image.shape[:2]) for a in found]
-                asked.append((name, np.any(parts, axis=0)))
+        asked += noun_masks(clear, names, record.size).items()
         asked += [(name, None) for name in missing[:absent]]
         pairs = [pair_for(model, name, options.reference) for name, _ in asked]
         per_level = {

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..masks import decode_rle
+from ..coco import Annotation, CocoImage, read_coco, union_mask
+from ..errors import InputError
 from .scenes import Scene, Sprites, camera
 
 
-def decode_segmentation(annotation: dict, height: int, width: int) -> np.ndarray:
-    """The (H, W) bool mask of an annotation: polygons, RLE or uncompressed RLE."""
-    from pycocotools import mask as rle
-
-    shape = annotation["segmentation"]
-    if isinstance(shape, list):
-        shape = rle.merge(rle.frPyObjects(shape, height, width))
-    return decode_rle(shape)
-
-
 def noun_masks(
-    annotations: Iterable[dict], names: Mapping[int, str], size: tuple[int, int]
+    annotations: Iterable[Annotation], names: Mapping[int, str], size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
     """The union of an image's annotations by noun, (H, W) bool each, in the order of the first.
 
     Args:
-        annotations: the image's records.
+        annotations: the image's.
         names: noun by category id.
         size: (H, W) of the image.
     """
-    masks: dict[str, np.ndarray] = {}
+    grouped: dict[str, list[Annotation]] = {}
     for annotation in annotations:
-        noun = names[annotation["category_id"]]
-        part = decode_segmentation(annotation, *size)
-        masks[noun] = masks[noun] | part if noun in masks else part
-    return masks
+        grouped.setdefault(names[annotation.category_id], []).append(annotation)
+    return {noun: union_mask(found, size) for noun, found in grouped.items()}
 
 
 Photo = tuple[np.ndarray, list[tuple[str, bool, np.ndarray]]]
@@ -46,32 +34,42 @@ Photo = tuple[np.ndarray, list[tuple[str, bool, np.ndarray]]]
 mask, (H, W) bool."""
 
 
-def read_photo(
-    path: Path, annotations: Iterable[dict], names: Mapping[int, str], side: int
-) -> Photo | None:
+def read_photo(folder: Path, image: CocoImage, names: Mapping[int, str], side: int) -> Photo | None:
     """An annotated image, at most `side` pixels long; None where it cannot be read.
 
     Args:
-        annotations: the image's records.
+        folder: where it lies.
+        image: its EXIF orientation is left alone, as annotations are.
         names: noun by category id.
+
+    Raises:
+        InputError: it has another size than its annotations, or one of them cannot be read.
     """
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    path = folder / image.file_name
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         return None
     h, w = pixels.shape[:2]
+    check_size(path, image, (h, w))
     scale = min(1.0, side / max(h, w))
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     parts = []
-    for annotation in annotations:
+    for annotation in image.annotations:
         mask = cv2.resize(
-            decode_segmentation(annotation, h, w).astype(np.float32),
-            size,
-            interpolation=cv2.INTER_AREA,
+            union_mask([annotation], (h, w)).astype(np.float32), size, interpolation=cv2.INTER_AREA
         )
-        crowd = bool(annotation.get("iscrowd"))
-        parts.append((names[annotation["category_id"]], crowd, mask > 0.5))
+        parts.append((names[annotation.category_id], annotation.crowd, mask > 0.5))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_BGR2RGB), parts
+
+
+def check_size(path: Path, image: CocoImage, size: tuple[int, int]) -> None:
+    """Raises InputError unless a picture's (H, W) is that of its record."""
+    if size != image.size:
+        raise InputError(
+            f"{path} must have the size its annotations give, {image.size[0]} x {image.size[1]}, "
+            f"got {size[0]} x {size[1]}"
+        )
 
 
 def photo_scene(
@@ -164,14 +162,14 @@ class CocoSet(AnnotatedPhotos):
     """Images of a COCO instance file, at most `side` pixels long."""
 
     def __init__(self, images: Path, annotations: Path, side: int = 384) -> None:
-        data = json.loads(annotations.read_text())
-        names = {c["id"]: c["name"] for c in data["categories"]}
-        grouped: dict[int, list[dict]] = {}
-        for annotation in data["annotations"]:
-            grouped.setdefault(annotation["image_id"], []).append(annotation)
+        """
+        Raises:
+            InputError: the file is no COCO instance file, or a region of it cannot be read.
+        """
+        coco = read_coco(annotations).check_regions()
         photos = (
-            read_photo(images / record["file_name"], grouped[record["id"]], names, side)
-            for record in data["images"]
-            if record["id"] in grouped
+            read_photo(images, image, coco.categories, side)
+            for image in coco.images
+            if image.annotations
         )
         super().__init__(photo for photo in photos if photo is not None)

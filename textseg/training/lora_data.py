@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..coco import read_coco
 from ..errors import InputError
 from .captions import caption_rows
 from .coco import Photo, photo_scene, read_photo
@@ -34,27 +35,16 @@ class AnnotatedImages:
     def __init__(self, images: Path, annotations: Path) -> None:
         """
         Raises:
-            InputError: the file is no COCO instance file.
+            InputError: the file is no COCO instance file, or a region of it cannot be read.
         """
         self.images = images
-        try:
-            self.data: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8"))
-            self._names = {c["id"]: str(c["name"]) for c in self.data["categories"]}
-            self._grouped: dict[Any, list[dict]] = {}
-            for annotation in self.data["annotations"]:
-                self._grouped.setdefault(annotation["image_id"], []).append(annotation)
-            used = {self._names[a["category_id"]] for a in self.data["annotations"]}
-            named = {
-                key
-                for key, found in self._grouped.items()
-                if any(not a.get("iscrowd") and a.get("segmentation") for a in found)
-            }
-            self.records = [r for r in self.data["images"] if r["id"] in named and r["file_name"]]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"annotations must be a COCO instance file, got {str(annotations)!r}: {error!r}"
-            ) from error
-        self.nouns = [n for n in dict.fromkeys(self._names.values()) if n in used]
+        self._coco = read_coco(annotations).check_regions()
+        self.records = [
+            image for image in self._coco.images if not all(a.crowd for a in image.annotations)
+        ]
+        used = {a.category_id for image in self._coco.images for a in image.annotations}
+        names = self._coco.categories
+        self.nouns = list(dict.fromkeys(names[key] for key in names if key in used))
 
     def hold_out(self, count: int, seed: int, file: Path) -> None:
         """Takes `count` images out of the set and writes them as a COCO file of their own."""
@@ -64,28 +54,28 @@ class AnnotatedImages:
                 f"{len(self.records)} annotated images, got {count}"
             )
         order = np.random.default_rng((seed, 1)).permutation(len(self.records))
-        held = {self.records[i]["id"] for i in order[:count].tolist()}
+        held = {self.records[i].id for i in order[:count].tolist()}
+        data = self._coco.data
         part = {
-            "categories": self.data["categories"],
-            "images": [r for r in self.records if r["id"] in held],
-            "annotations": [a for a in self.data["annotations"] if a["image_id"] in held],
+            "categories": data["categories"],
+            "images": [r for r in data["images"] if r["id"] in held],
+            "annotations": [a for a in data["annotations"] if a["image_id"] in held],
         }
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(part), encoding="utf-8")
-        self.records = [r for r in self.records if r["id"] not in held]
+        self.records = [image for image in self.records if image.id not in held]
 
     def read(self, index: int, side: int) -> Photo:
         """Image `index` of `records`, at most `side` pixels long.
 
         Raises:
-            InputError: it is missing or no image.
+            InputError: it is missing, no image, or of another size than its annotations.
         """
-        record = self.records[index]
-        path = self.images / record["file_name"]
-        shaped = [a for a in self._grouped[record["id"]] if a.get("segmentation")]
-        photo = read_photo(path, shaped, self._names, side)
+        image = self.records[index]
+        photo = read_photo(self.images, image, self._coco.categories, side)
         if photo is None:
-            raise InputError(f"images must hold the annotated files, got no image {str(path)!r}")
+            path = str(self.images / image.file_name)
+            raise InputError(f"images must hold the annotated files, got no image {path!r}")
         return photo
 
 

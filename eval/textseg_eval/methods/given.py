@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from textseg.coco import union_mask
 from textseg.errors import InputError
 
-from ..truth import union
 from .base import Answer, Method, MethodSpec, Query
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ class GivenMasks(Method):
         presence = np.zeros(len(queries))
         for row, query in enumerate(queries):
             for record in example.given:
-                if record["category_id"] == query.key:
-                    part, score = union([record], height, width), float(record.get("score", 1.0))
+                if record.category_id == query.key:
+                    part, score = union_mask([record], (height, width)), record.score
                     masks[row] |= part
                     scores[row][part] = np.maximum(scores[row][part], np.float32(score))
                     presence[row] = max(presence[row], score)
-        if all(record.get("score", 1.0) == 1.0 for record in example.given):
+        if all(record.score == 1 for record in example.given):
             return Answer(None, masks, presence)
         return Answer(scores, masks, presence)
 
