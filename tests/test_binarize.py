@@ -33,11 +33,15 @@ def test_paper_rule_subtracts_the_minimum():
     np.testing.assert_allclose(normalize(contrast), [[0, 0.5, 1]])
 
 
-def test_a_map_does_not_depend_on_its_neighbours():
-    maps = [random_map(seed) for seed in range(3)]
-    together = [normalize(m) for m in maps]
-    for alone, score in zip(maps, together, strict=True):
-        np.testing.assert_array_equal(normalize(alone), score)
+@pytest.mark.parametrize("rule", THRESHOLD_RULES)
+def test_where_a_cell_lies_does_not_matter(rule: str):
+    contrast, options = random_map(), RefineOptions(threshold=rule)
+    order = np.random.default_rng(1).permutation(contrast.size)
+    score, mask = normalize(contrast, options), cut(normalize(contrast, options), options)
+    shuffled = normalize(contrast.flat[order].reshape(13, 9), options)
+    np.testing.assert_allclose(shuffled.ravel(), score.flat[order], rtol=1e-6)
+    np.testing.assert_array_equal(cut(shuffled, options).ravel(), mask.flat[order])
+    assert mask.any() and not mask.all()
 
 
 def test_score_ignores_the_maps_unit():

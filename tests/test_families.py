@@ -13,9 +13,9 @@ from conftest import MAX_TOKENS
 from tiny_models import FAMILIES, FLOWS, Tiny
 
 import textseg
-from textseg.backbone.flow import FlowTransformer
 from textseg.backbone.folders import find_family
 from textseg.contrast import Predictions, measure
+from textseg.generate import starting_noise
 from textseg.inversion import ddim_decode, ddim_encode, ddim_levels, edit_levels, guided_noise
 from textseg.options import ContrastOptions, RefineOptions
 from textseg.prompts import PromptPair
@@ -308,10 +308,21 @@ def test_distilled_guidance_is_told_and_evaluated_once(
     assert torch.equal(backbone.with_guidance(asked[0], neutral), text)
 
 
-def test_generation_runs(model: Tiny) -> None:
-    _, backbone = model
-    made = textseg.generate("a dog", model=backbone, steps=3, guidance_scale=2.0, height=48)
-    assert made.image.shape == (48, 64, 3)
+@torch.no_grad()
+def test_generation_is_ddim_over_the_raw_modules(model: Tiny) -> None:
+    pipe, backbone = model
+    made = textseg.generate(
+        "a dog", model=backbone, steps=3, seed=5, height=48,
+        guidance_scale=backbone.distilled_guidance or 1.0,
+    )  # fmt: skip
+    x = starting_noise((backbone.vae.config.latent_channels, 6, 8), 5, "a dog")
+    for t, below in ((999, 666), (666, 332), (332, -1)):
+        a, b = backbone.alpha_bar(t), backbone.alpha_bar(below)
+        clean = raw_clean(backbone.name, pipe, x[None], t, a, "a dog")[0]
+        x = b**0.5 * clean + ((1 - b) / (1 - a)) ** 0.5 * (x - a**0.5 * clean)
+    expected = backbone.decode(x)
+    assert expected.std() > 1
+    np.testing.assert_allclose(made.image, expected.astype(float), atol=1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -363,5 +374,25 @@ def test_sides_stay_within_sd3s_table_of_positions(tiny: Callable[[str], Tiny]) 
         )
 
 
-def test_flow_backbones_are_told_apart(tiny: Callable[[str], Tiny]) -> None:
-    assert {f for f in FAMILIES if isinstance(tiny(f)[1], FlowTransformer)} == set(FLOWS)
+def test_noise_is_added_as_diffusers_adds_it(model: Tiny) -> None:
+    from diffusers import DDPMScheduler
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    pipe, backbone = model
+    clean, noise = (torch.randn(1, backbone.vae.config.latent_channels, 6, 10) for _ in range(2))
+    config = pipe.scheduler.config
+    for t in (49, 499, 949):
+        ours = backbone.add_noise(clean[0], noise, t)
+        if backbone.name not in FLOWS:
+            keys = ("beta_start", "beta_end", "beta_schedule")
+            plain: Any = DDPMScheduler(**{key: config[key] for key in keys})
+            theirs = plain.add_noise(clean, noise, torch.tensor([t]))
+        else:
+            scheduler = type(pipe.scheduler).from_config(config)
+            # Flux's shift at its native size, 1024 pixels, of 64 x 64 packed cells.
+            mu = {"mu": calculate_shift(4096)} if config["use_dynamic_shifting"] else {}
+            scheduler.set_timesteps(sigmas=np.linspace(1, 0.001, 1000), **mu)
+            i = 999 - t
+            z = scheduler.scale_noise(clean, scheduler.timesteps[i : i + 1], noise)
+            theirs = z / float(scheduler.sigmas[i] ** 2 + (1 - scheduler.sigmas[i]) ** 2) ** 0.5
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

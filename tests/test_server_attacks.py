@@ -201,7 +201,8 @@ def test_a_body_that_ends_early(server: Live):
         head = b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Type: " + content
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
             sock.sendall(head + b"\r\nContent-Length: 500\r\n\r\n--edge\r\nContent-Disp")
-    server.wait_for(lambda: server.app.state.engine.inside == 0)
+            server.wait_for(lambda: server.app.state.engine.inside == 1)
+        server.wait_for(lambda: server.app.state.engine.inside == 0)
 
 
 def test_headers_that_do_not_end(server: Live):
