@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first images by id")
     args = parser.parse_args()
     model = textseg.load(args.model)
-    nouns: list[str] = list(model.calibration["nouns"])
+    nouns: list[str] = list(model.nouns)
     segmenter = textseg.Segmenter(model)
     coco = read_coco(args.annotations)
     labels = coco.categories

@@ -206,10 +206,10 @@ def test_bad_queries(
     assert model.calls == []
 
 
-def test_unknown_words_are_a_warning(
+def test_a_query_of_unknown_words_is_an_error_and_still_written(
     model: FakeBackbone, park: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["segment", str(park), "-q", "the zorb", "-o", str(tmp_path)]) == 0
+    assert main(["segment", str(park), "-q", "the zorb", "-o", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert "\tpresence 0.00\tarea 0.0%" in captured.out
     assert "no word of 'the zorb' is known" in captured.err

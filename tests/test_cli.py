@@ -237,10 +237,12 @@ def test_json_lines(
 def test_quiet(
     model: FakeBackbone, park: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["segment", str(park), "-q", "the zorb", "-o", str(tmp_path), "--quiet"]
+    words = ["segment", str(park), "-q", "the zorby dog", "-o", str(tmp_path)]
     assert main(words) == 0
+    assert 'the model does not know "zorby"' in capsys.readouterr().err
+    assert main([*words, "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
-    assert not read_mask(tmp_path / "park.the-zorb.mask.png").any()
+    assert read_mask(tmp_path / "park.the-zorby-dog.mask.png").any()
 
 
 def test_standard_input_and_output(

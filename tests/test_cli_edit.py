@@ -132,9 +132,9 @@ def test_edit_reads_standard_input(
 
 def test_what_is_not_found_is_not_edited(picture: Path, model: FakeBackbone, capsys: Any) -> None:
     out = picture.with_name("out.png")
-    command = ["edit", str(picture), "-q", "a zebra", "-p", "a cat", "-o", str(out)]
+    command = ["edit", str(picture), "-q", "a ball", "-p", "a cat", "-o", str(out)]
     assert main([*command, "--min-presence", "0.9", *FAST]) == 1
-    assert "'a zebra' was not found; nothing was edited" in capsys.readouterr().err
+    assert "'a ball' was not found; nothing was edited" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -245,7 +245,7 @@ def test_generate_keeps_what_is_made_before_it_is_stopped(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["-q", "a zebra", "--min-presence", "1"], 1, "'a zebra' was not found"),
+        (["-q", "a ball", "--min-presence", "1"], 1, "'a ball' was not found"),
         (["-q", "the dog", "--method", "poisson"], 2, "patch must be an image"),
         (["-q", "the dog", "--approve"], 1, "not approved; nothing was edited"),
         (["-q", "?!"], 2, "query must name something"),

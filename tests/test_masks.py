@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import stat
+from typing import Any
 
 import cv2
 import numpy as np
@@ -177,6 +178,18 @@ def test_coco_records_load_in_pycocotools(result, tmp_path):
     expected[5:20, 8:30] = True
     np.testing.assert_array_equal(filled.astype(bool), expected)
     np.testing.assert_array_equal(coco_mask.toBbox(result.to_rle()), records[0]["bbox"])
+
+
+def test_a_coco_record_needs_no_ids(result):
+    """Against the smallest COCO file there is: one image and one category, counted from 1."""
+    images = [{"id": 1, "height": HEIGHT, "width": WIDTH}]
+    with contextlib.redirect_stdout(None):
+        truth: Any = COCO()
+        truth.dataset = {"info": {}, "images": images, "categories": [{"id": 1}], "annotations": []}
+        truth.createIndex()
+        loaded = truth.loadRes([result.to_coco()])
+    (annotation,) = loaded.loadAnns(loaded.getAnnIds(imgIds=[1], catIds=[1]))
+    np.testing.assert_array_equal(loaded.annToMask(annotation).astype(bool), result.mask)
 
 
 def test_an_empty_mask_has_every_form():

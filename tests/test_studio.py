@@ -155,13 +155,21 @@ def test_what_is_absent_says_so_and_can_be_shown_anyway(pixels: np.ndarray) -> N
 
 
 def test_a_word_the_model_does_not_know_is_named_as_such(pixels: np.ndarray) -> None:
-    session = Session(FakeBackbone({"dog": DOG}, refine=CRF, calibration={"nouns": ["dog"]}))
+    nouns = ["dog", "cat"]
+    session = Session(FakeBackbone({"dog": DOG}, refine=CRF, calibration={"nouns": nouns}))
     opened = actions.open_picture(session, Picture(pixels, "a.png", b"", "upload")).said
     assert opened == f"a.png is open, {WIDTH} × {HEIGHT} pixels. Now say what to find."
     said = actions.ask(session, "the zorb").said
-    assert said == "“the zorb” was not found: fake knows no word of it."
+    assert said == (
+        "“the zorb” was not found: no word of 'the zorb' is known to the model; "
+        "`textseg models nouns` lists what is."
+    )
+    said = actions.ask(session, "the catt").said
+    assert said == (
+        "“the catt” was not found: no word of 'the catt' is known to the model; did you mean 'cat'?"
+    )
     actions.settle(session)
-    assert actions.sum_up(session, ("the zorb",)) == said
+    assert actions.sum_up(session, ("the catt",)) == said
     assert "of the picture" in actions.ask(session, "the dog").said
 
 

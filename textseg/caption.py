@@ -121,7 +121,7 @@ def name_nouns(
 
     Args:
         image: (H, W, 3) uint8.
-        nouns: bare nouns, as the model's own `calibration["nouns"]`.
+        nouns: bare nouns, as the model's own `Backbone.nouns`.
         samples: noise draws.
 
     Returns:
@@ -191,7 +191,7 @@ def caption(
     from .segmenter import Segmenter, lock_of
 
     model = Segmenter(model).model
-    candidates = list(model.calibration.get("nouns", ()) if nouns is None else nouns)
+    candidates = list(model.nouns if nouns is None else nouns)
     if not candidates:
         raise InputError(
             f"nouns must be given for model {model.name!r}, which brings none; "

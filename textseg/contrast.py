@@ -145,7 +145,7 @@ class Predictions:
             (h', w') float32 log-probabilities, at most 0; None where the model does not know the
             noun or cannot name (`Backbone.name_cells`).
         """
-        nouns = list(self.backbone.calibration.get("nouns", ()))
+        nouns = self.backbone.nouns
         words = noun.split()
         known = next((n for i in range(len(words)) if (n := " ".join(words[i:])) in nouns), None)
         if known is None:

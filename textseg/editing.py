@@ -20,6 +20,7 @@ from .errors import ImageError, InputError, ModelError
 from .image import fetch_image, image_identity, is_url, load_image, resize_image
 from .inversion import Progress, Trajectory, ddim_decode, ddim_encode, edit_levels, report
 from .options import EDIT_METHODS, EditOptions
+from .vocabulary import find_unknown_note
 
 if TYPE_CHECKING:
     import torch
@@ -310,7 +311,8 @@ def edit(
         overrides: single fields of `EditOptions`, and of the options `Segmenter.query` takes.
 
     Returns:
-        the edit. With an empty region it is the input itself, and its notes say so.
+        the edit. With an empty region it is the input itself, and its notes say so, and why where
+        the model knows no word of the query.
 
     Raises:
         InputError: a bad argument; CancelledError: `progress` returned False.
@@ -354,6 +356,8 @@ def edit(
     region = _region(np.asarray(mask), pixels, chosen)
 
     notes: list[str] = []
+    if segmentation is not None and (unknown := find_unknown_note(segmentation.notes)):
+        notes.append(unknown)
     if not region.any():
         notes.append("the region is empty: the image is unchanged")
         edited = pixels

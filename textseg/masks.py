@@ -129,8 +129,8 @@ class Segmentation:
 
     def to_coco(
         self,
-        image_id: int,
-        category_id: int,
+        image_id: int = 1,
+        category_id: int = 1,
         *,
         annotation_id: int | None = None,
         segmentation: Literal["rle", "polygon"] = "rle",
@@ -138,6 +138,8 @@ class Segmentation:
         """One record of a COCO annotation or result file.
 
         Args:
+            image_id, category_id: those of the file's image and category; textseg's own COCO files
+                count both from 1.
             annotation_id: becomes "id" where given; annotation files need one, result files not.
             segmentation: "rle", exact, or "polygon". COCO's polygons cannot hold holes: they are
                 filled, and the record then says how many under "holes_lost".

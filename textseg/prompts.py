@@ -206,8 +206,8 @@ def pair_for(
         reference,
         templates=backbone.calibration.get("prompts"),
         caption=caption,
-        nouns=backbone.calibration.get("nouns", ()),
-        synonyms=backbone.calibration.get("synonyms"),
+        nouns=backbone.nouns,
+        synonyms=backbone.synonyms,
         unknown_words=backbone.unknown_words,
         truncated_words=backbone.truncated_words,
     )

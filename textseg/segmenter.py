@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,6 +24,7 @@ from .masks import Segmentation
 from .options import ContrastOptions, RefineOptions, override
 from .prompts import pair_for
 from .refine import Refiner
+from .vocabulary import unknown_note
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +162,7 @@ class Segmenter:
         Returns:
             a result for one query, a list for several. The mask is empty, and a note says why,
             where the presence is below `min_presence` and where the model knows no word of the
-            query's noun.
+            query's noun (`model.nouns` has what it knows; the note names the nearest).
 
         Raises:
             InputError: no image is set, or a bad argument; CancelledError: `progress` returned
@@ -180,12 +180,15 @@ class Segmenter:
                 pair_for(self.model, text, contrast_options.reference, caption=caption)
                 for text in queries
             ]
-            blind = [_no_known_word(self.model, pair.noun) for pair in pairs]
-            seen = [pair for pair, nothing in zip(pairs, blind, strict=True) if not nothing]
+            unknown = [
+                unknown_note(self.model, text, pair.noun)
+                for text, pair in zip(queries, pairs, strict=True)
+            ]
+            seen = [pair for pair, note in zip(pairs, unknown, strict=True) if not note]
             cut = partial(cut_value, options=refine_options)
             found = iter(measure(scene.predictions, seen, contrast_options, report, cut=cut))
             height, width = scene.predictions.latents.shape[-2:]
-            measured = [_nothing(height, width) if none else next(found) for none in blind]
+            measured = [_nothing(height, width) if note else next(found) for note in unknown]
         drafts = [
             _Draft(
                 query=text,
@@ -193,14 +196,14 @@ class Segmenter:
                 presence=what.presence,
                 notes=(
                     *pair.notes,
-                    *([f"no word of {text!r} is known to the model"] * none),
+                    *([note] if note else []),
                     *(
                         [f"used {what.draws} of {contrast_options.samples} draws"]
                         * (0 < what.draws < contrast_options.samples)
                     ),
                 ),
             )
-            for what, pair, text, none in zip(measured, pairs, queries, blind, strict=True)
+            for what, pair, text, note in zip(measured, pairs, queries, unknown, strict=True)
         ]
         cuts = _cut_out(drafts, scene.refiner(refine_options), exclusive, report)
         results = [
@@ -407,14 +410,6 @@ def _queries(query: object) -> list[str]:
     if not isinstance(texts, Sequence) or not texts:
         raise InputError(f"query must be a text or a list of texts, got {query!r}")
     return list(texts)
-
-
-def _no_known_word(model: Backbone, noun: str) -> bool:
-    """Whether the model has a closed vocabulary and no word of a noun is in it."""
-    words = set(re.findall(r"[^\W_]+", noun.lower()))
-    if not words:
-        return bool(model.calibration.get("nouns"))
-    return words <= set(model.unknown_words(noun))
 
 
 def _nothing(height: int, width: int) -> Measured:

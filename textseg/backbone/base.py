@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +44,21 @@ class Backbone(ABC):
     num_train_timesteps: int
     calibration: dict[str, Any]
     distilled_guidance: float | None = None
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """What a model with a closed vocabulary can be asked for, singular and in lower case; empty
+        for models that take any words.
+
+        >>> "dog" in load("mini").nouns  # doctest: +SKIP
+        True
+        """
+        return tuple(self.calibration.get("nouns", ()))
+
+    @property
+    def synonyms(self) -> Mapping[str, str]:
+        """Words outside `nouns`, and the noun each is asked as; empty for models without."""
+        return self.calibration.get("synonyms", {})
 
     @property
     @abstractmethod
@@ -104,7 +119,7 @@ class Backbone(ABC):
 
     def name_cells(self, noisy: torch.Tensor, t: int) -> torch.Tensor | None:
         """What each cell of noisy latents (N, C, h, w) shows: log-probabilities of "none of them"
-        and of every noun of `calibration["nouns"]`, (N, 1 + K, h', w') float32 at the resolution of
+        and of every one of `nouns`, (N, 1 + K, h', w') float32 at the resolution of
         some layer. None for models that cannot tell."""
         return None
 

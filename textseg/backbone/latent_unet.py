@@ -107,11 +107,10 @@ class LatentUNet(LatentModel):
         return int(scheduler.timesteps[(steps - kept) * scheduler.order])
 
     def name_cells(self, noisy: torch.Tensor, t: int) -> torch.Tensor | None:
-        nouns = self.calibration.get("nouns")
-        if not nouns or type(self) is not LatentUNet:
+        if not self.nouns or type(self) is not LatentUNet:
             return None
         if self._names is None:
-            self._names = CellNames(self, nouns)
+            self._names = CellNames(self, self.nouns)
         return self._names(noisy, t)
 
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:

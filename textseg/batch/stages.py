@@ -273,7 +273,7 @@ def cut(draft: Draft, exclusive: bool) -> list[Segmentation]:
 
 
 def _summary(result: Segmentation) -> dict[str, Any]:
-    record = result.to_coco(0, 0)
+    record = result.to_coco()
     return {
         "presence": result.presence,
         "area": record["area"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..options import EDIT_METHODS, ContrastOptions, EditOptions, RefineOptions
+from ..vocabulary import find_unknown_note
 from .options_arguments import (
     add_alias,
     add_beside_arguments,
@@ -183,6 +184,9 @@ def _run(
         if "seed" in changes:
             finding["seed"] = changes["seed"]
         mask = model.set_image(pixels).query(args.query, progress=step, **finding)
+        if unknown := find_unknown_note(mask.notes):
+            progress.line(f"textseg: error: {unknown}", error=True)
+            return 1
         if not args.quiet:
             for note in mask.notes[1:]:
                 progress.line(f"textseg: warning: {args.query!r}: {note}", error=True)

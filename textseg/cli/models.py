@@ -11,6 +11,7 @@ Only `download` ever uses the network."""
 EXAMPLES = """\
 examples:
   textseg models list
+  textseg models nouns --synonyms
   textseg models download sd-legacy/stable-diffusion-v1-5 --variant fp16
   textseg models download stable-diffusion-v1-5/stable-diffusion-v1-5 --configs
   textseg models check stabilityai/stable-diffusion-xl-base-1.0
@@ -25,6 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="name, size, family, state and place of every model")
     listing.add_argument("--json", action="store_true", help="one JSON object per model on stdout")
     listing.set_defaults(action=_list)
+
+    nouns = actions.add_parser("nouns", help="what a model with a closed vocabulary can be asked")
+    nouns.add_argument("name", nargs="?", default="mini", metavar="NAME",
+                       help="a model's name or folder (default: mini)")  # fmt: skip
+    nouns.add_argument("--synonyms", action="store_true",
+                       help="with the words that are asked as each noun")  # fmt: skip
+    nouns.add_argument("--json", action="store_true", help="one JSON object per noun on stdout")
+    nouns.set_defaults(action=_nouns)
 
     download = actions.add_parser("download", help="fetch a model from the Hugging Face hub")
     download.add_argument("name", metavar="OWNER/NAME", help="hub id of a diffusers pipeline")
@@ -71,6 +80,26 @@ def _list(args: argparse.Namespace) -> None:
                   f"  {model.path}")  # fmt: skip
     if not models and not args.json:
         print(f"no models; own ones go into {models_folder()}")
+
+
+def _nouns(args: argparse.Namespace) -> None:
+    from ..backbone.folders import read_calibration
+    from ..backbone.registry import find_model
+    from ..errors import InputError
+    from ..vocabulary import synonyms_by_noun
+
+    calibration = read_calibration(find_model(args.name))
+    nouns = calibration.get("nouns", ())
+    if not nouns:
+        raise InputError(f"NAME must have a closed vocabulary; {args.name!r} takes any words")
+    width = max(map(len, nouns))
+    for noun, words in synonyms_by_noun(nouns, calibration.get("synonyms", {})).items():
+        if args.json:
+            print(json.dumps({"noun": noun, "synonyms": words}, ensure_ascii=False))
+        elif args.synonyms and words:
+            print(f"{noun:{width}}  {', '.join(words)}")
+        else:
+            print(noun)
 
 
 def _download(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, OutputError
 from ..formats import SUFFIXES, coco_data, write_json, write_result
+from ..vocabulary import find_unknown_note
 from .naming import image_stems, query_slugs
 from .options_arguments import (
     Listed,
@@ -46,7 +47,8 @@ formats:
   overlay  PNG, the image tinted     coco     JSON, a COCO data set: one file per image
   cutout   PNG, transparent ground   npz      everything, to load in Python or to edit by
 
-exit codes: 0 all done, 1 some images failed, 2 none done (usage or bad input), 130 interrupted
+exit codes: 0 all done, 1 some images failed or the model knows no word of a query (its masks are
+empty), 2 none done (usage or bad input), 130 interrupted
 
 examples:
   textseg segment park.jpg -q "the dog" -o out
@@ -102,15 +104,15 @@ def run(args: argparse.Namespace) -> int:
     segmenter = Segmenter(model)
     job = _Job(segmenter, args, contrast | refine, query_slugs(args.queries), folder)
     stems = image_stems(args.images)
-    failed = 0
+    failed, all_known = 0, True
     with Progress("step", quiet=args.quiet) as progress:
         for number, (source, stem) in enumerate(zip(args.images, stems, strict=True), 1):
             try:
-                job.do(source, stem, number, progress)
+                all_known &= job.do(source, stem, number, progress)
             except (ImageError, OutputError) as error:
                 failed += 1
                 job.report_failure(source, error, progress)
-    return 0 if not failed else 2 if failed == len(stems) else 1
+    return 2 if failed == len(stems) else 1 if failed or not all_known else 0
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,12 @@ class _Job:
     slugs: list[str]
     folder: Path | None
 
-    def do(self, source: str, stem: str, number: int, progress: Progress) -> None:
-        """Segment one image, write its files and report them."""
+    def do(self, source: str, stem: str, number: int, progress: Progress) -> bool:
+        """Segment one image, write its files and report them.
+
+        Returns:
+            whether the model knows a word of every query.
+        """
         images = len(self.args.images)
         title = f"{number}/{images} {stem}" if images > 1 else stem
 
@@ -141,13 +147,17 @@ class _Job:
             progress=step,
             **self.overrides,
         )
-        for result in results:
+        unknown = [find_unknown_note(result.notes) for result in results]
+        for result, note in zip(results, unknown, strict=True):
+            if note:
+                progress.line(f"textseg: error: {source}: {note}", error=True)
+                continue
             # The first note names the pairing of prompts, which is no cause for concern.
             for note in result.notes[1:] if not self.args.quiet else ():
                 progress.line(f"textseg: warning: {source}: {result.query!r}: {note}", error=True)
         if self.folder is None:
             self._to_stdout(results, source, number)
-            return
+            return not any(unknown)
         coco = self.folder / f"{stem}.{SUFFIXES['coco']}"
         if "coco" in self.args.formats:
             write_json(coco, coco_data(results, source, number))
@@ -159,6 +169,7 @@ class _Job:
                     write_result(result, files[kind], kind)
             files = {kind: files[kind] for kind in self.args.formats}
             self._report(result, source, files, progress)
+        return not any(unknown)
 
     def _caption(self) -> str | None:
         default = self.segmenter.contrast.reference

@@ -279,7 +279,7 @@ def _bytes(result: Segmentation, what: Any) -> bytes:
 
 
 def _record(result: Segmentation, polygons: bool) -> dict[str, Any]:
-    coco = result.to_coco(0, 0)
+    coco = result.to_coco()
     shape = {"polygons": result.to_polygons()} if polygons else {"rle": coco["segmentation"]}
     return result.describe() | {"bbox": coco["bbox"]} | shape
 

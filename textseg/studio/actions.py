@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError, ModelNotFoundError
 from ..options import NO_REFINEMENT, ContrastOptions, EditOptions, RefineOptions, override
+from ..vocabulary import find_unknown_note
 from .pictures import Picture, view_size
 from .state import Correction, Layer, Session, Work
 
@@ -372,7 +373,7 @@ def find_captioner(session: Session) -> Any:
         find_model(BLIP)
     except ModelNotFoundError:
         model = session.segmenter.model
-        if not model.calibration.get("nouns"):
+        if not model.nouns:
             raise InputError(
                 f"captions must be typed in: {model.name} writes none and BLIP is not here "
                 f"(get it with `textseg models download {BLIP}`)"
@@ -393,8 +394,7 @@ def _things_in(said: Caption, session: Session) -> tuple[str, ...]:
     from ..prompts import object_noun
 
     parts = re.split(r"\b(?:and|with|on|in|of|at|near|next to)\b|,", said.text)
-    nouns = [object_noun(part, session.segmenter.model.calibration.get("nouns", ()))
-             for part in parts[1:]]  # fmt: skip
+    nouns = [object_noun(part, session.segmenter.model.nouns) for part in parts[1:]]
     return tuple(dict.fromkeys(f"the {noun}" for noun in nouns if noun))[:3]
 
 
@@ -462,8 +462,8 @@ def _at_size(found: Segmentation, size: tuple[int, ...]) -> Segmentation:
 def _say(layer: Layer) -> str:
     found = layer.found
     if not layer.mask.any():
-        if any(note.startswith("no word of ") for note in found.notes):
-            return f"“{layer.query}” was not found: {found.model} knows no word of it."
+        if unknown := find_unknown_note(found.notes):
+            return f"“{layer.query}” was not found: {unknown}{'' if unknown.endswith('?') else '.'}"
         if found.presence < layer.refine.min_presence:
             return (
                 f"“{layer.query}” was not found: its presence is {found.presence:.2f}, "

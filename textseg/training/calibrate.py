@@ -118,7 +118,7 @@ def ask(
     """Measures every noun of every image at every noise level, and some absent nouns an image.
 
     Args:
-        model: nouns that are not in `model.calibration["nouns"]` are left out.
+        model: nouns that are not in `model.nouns` are left out.
         images, annotations: a COCO-format instance set; crowds are left out.
         options: reference, samples and seed are used.
         limit: number of images, the first ones by id.
@@ -128,9 +128,8 @@ def ask(
     from .coco import check_size, noun_masks
 
     coco = read_coco(annotations).check_regions()
-    known = model.calibration.get("nouns")
     names = coco.categories
-    nouns = [n for n in names.values() if known is None or n in known]
+    nouns = [n for n in names.values() if not model.nouns or n in model.nouns]
     levels = sorted({s for strengths in STRENGTHS for s in strengths})
     records = coco.by_id()[:limit]
     questions: list[Question] = []
