@@ -247,8 +247,8 @@ def test_refining_is_deterministic_and_does_not_depend_on_earlier_maps():
         np.testing.assert_array_equal(found, alone)
 
 
-def test_images_beyond_the_crf_size_are_refined_at_full_size(monkeypatch):
-    monkeypatch.setattr("textseg.refine._CRF_PIXELS", 3000)
+def test_large_images_are_filtered_smaller_and_cut_at_full_size(monkeypatch):
+    monkeypatch.setattr("textseg.refine._WORKING_PIXELS", 3000)
     truth = disc(152, 208, 70, 120, 40)
     image = painted([(truth, (200, 60, 50))], 152, 208)
     contrast = latent_map(truth, 8, 1.5)

@@ -198,6 +198,9 @@ def poisson(image: np.ndarray, mask: np.ndarray, patch: np.ndarray | None) -> np
     wide = ((margin, margin), (margin, margin))
     padded = [np.pad(a, (*wide, (0, 0)), mode="edge") for a in (source, image)]
     region = np.pad(mask.astype(np.uint8) * 255, wide)
+    if min(bottom - top, right - left) < 3:
+        # seamlessClone fails on what has no inside.
+        region = cv2.dilate(region, np.ones((3, 3), np.uint8))
     centre = (margin + (left + right) // 2, margin + (top + bottom) // 2)
     done = cv2.seamlessClone(padded[0], padded[1], region, centre, cv2.NORMAL_CLONE)
     return done[margin:-margin, margin:-margin]

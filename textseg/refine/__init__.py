@@ -8,13 +8,15 @@ interpolated between them.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from ..binarize import cut_level, normalize
 from ..errors import InputError
 from ..options import RefineOptions
 from .crf import DenseCRF, dense_crf
-from .guided import guided_filter
+from .guided import GuidedFilter, guided_filter
 from .morphology import (
     close_mask,
     dilate,
@@ -41,11 +43,13 @@ __all__ = [
     "upsample",
 ]
 
-# The image size that the CRF's reaches in pixels are given for, and the largest it runs at, with
-# pooled pixels and on the grid.
+# The image size that the CRF's reaches in pixels are given for.
 _REFERENCE_SIDE = 500.0
-_CRF_PIXELS = 1 << 22
-_GRID_PIXELS = 1 << 20
+# Larger images are filtered at this size, and the score brought back along their edges. The CRF
+# finds its clusters on an image of up to four times the pixels.
+_WORKING_PIXELS = 1 << 20
+_FINER = 4
+_UPSAMPLING_RADIUS = 1
 # A score is never taken as more certain than this, so that colour can overrule it.
 _CONFIDENCE = 0.95
 
@@ -85,6 +89,7 @@ class Refiner:
             p = _probability(score, level)
             score = self._marginals(np.stack([1 - p, p]))[1]
             level = 0.5
+        score = self._full_size(score)
         return self._tidy(score > level), score
 
     def refine_exclusive(self, contrasts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +114,10 @@ class Refiner:
         p = np.concatenate([1 - p.max(axis=0, keepdims=True), p])
         if self.options.crf:
             p = self._marginals(p / p.sum(axis=0))
+        if self._working is not self.image:
+            p = np.stack([self._full_size(label) for label in p[1:]])
+            taken = p.sum(axis=0) if self.options.crf else p.max(axis=0)
+            p = np.concatenate([1 - taken[None], p])
         winner = p.argmax(axis=0)
         tidy = [
             self._tidy(winner == label) & ((winner == label) | (winner == 0))
@@ -121,52 +130,52 @@ class Refiner:
         return masks, p[1:]
 
     def _score(self, contrast: np.ndarray) -> tuple[np.ndarray, float]:
-        score = upsample(normalize(contrast, self.options), self.image.shape[:2])
+        score = upsample(normalize(contrast, self.options), self._working.shape[:2])
         if self.options.guided > 0:
-            radius = max(1, round(self.options.guided * self._longer))
-            score = guided_filter(score, self.image, radius)
+            radius = max(1, round(self.options.guided * max(self._working.shape[:2])))
+            score = guided_filter(score, self._working, radius)
         return score, cut_level(score, self.options)
 
-    @property
-    def _longer(self) -> int:
-        return max(self.image.shape[:2])
+    @cached_property
+    def _working(self) -> np.ndarray:
+        """The image at the size at which scores are filtered, (h, w, 3) uint8."""
+        if self.options.crf or self.options.guided > 0:
+            return _shrunk(self._finer, _WORKING_PIXELS)
+        return self.image
+
+    @cached_property
+    def _finer(self) -> np.ndarray:
+        return _shrunk(self.image, _FINER * _WORKING_PIXELS)
+
+    @cached_property
+    def _upsampler(self) -> GuidedFilter:
+        return GuidedFilter(self._working, _UPSAMPLING_RADIUS)
+
+    def _full_size(self, score: np.ndarray) -> np.ndarray:
+        """A score at the working size, (h, w), to (H, W) float32."""
+        if self._working is self.image:
+            return score
+        return self._upsampler.upsample(score, self.image)
 
     def _marginals(self, probability: np.ndarray) -> np.ndarray:
-        """(L, H, W) label probabilities to CRF marginals, on a smaller image if need be."""
-        height, width = self.image.shape[:2]
-        most = _CRF_PIXELS if self.options.crf_points else _GRID_PIXELS
-        shrink = np.sqrt(min(1.0, most / (height * width)))
-        size = max(1, round(height * shrink)), max(1, round(width * shrink))
+        """(L, h, w) label probabilities at the working size to the CRF's marginals."""
         if self._crf is None:
-            self._crf = self._build_crf(size)
-        if shrink == 1:
-            return self._crf.marginals(-np.log(probability), self.options.crf_iterations)
-        small = np.stack([upsample(p, size) for p in probability])
-        small = self._crf.marginals(-np.log(np.maximum(small, 1e-3)), self.options.crf_iterations)
-        radius = int(np.ceil(2 / shrink))
-        large = np.stack([guided_filter(upsample(p, (height, width)), self.image, radius)
-                          for p in small])  # fmt: skip
-        return large / np.maximum(large.sum(axis=0), np.float32(1e-6))
-
-    def _build_crf(self, size: tuple[int, int]) -> DenseCRF:
-        import cv2
-
-        image = self.image
-        if size != image.shape[:2]:
-            image = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
-        scale = max(size) / _REFERENCE_SIDE
-        options = self.options
-        return DenseCRF(image, appearance=options.crf_appearance, alpha=options.crf_alpha * scale,
-                        beta=options.crf_beta, smoothness=options.crf_smoothness,
-                        gamma=options.crf_gamma * scale, spacing=options.crf_spacing,
-                        stride=options.crf_stride, points=options.crf_points)  # fmt: skip
+            scale = max(self._working.shape[:2]) / _REFERENCE_SIDE
+            options = self.options
+            self._crf = DenseCRF(
+                self._working, appearance=options.crf_appearance, alpha=options.crf_alpha * scale,
+                beta=options.crf_beta, smoothness=options.crf_smoothness,
+                gamma=options.crf_gamma * scale, spacing=options.crf_spacing,
+                stride=options.crf_stride, points=options.crf_points, finer=self._finer,
+            )  # fmt: skip
+        return self._crf.marginals(-np.log(probability), self.options.crf_iterations)
 
     def _tidy(self, mask: np.ndarray) -> np.ndarray:
-        options, area = self.options, mask.size
+        options, area, longer = self.options, mask.size, max(mask.shape)
         if options.opening > 0:
-            mask = open_mask(mask, round(options.opening * self._longer))
+            mask = open_mask(mask, round(options.opening * longer))
         if options.closing > 0:
-            mask = close_mask(mask, round(options.closing * self._longer))
+            mask = close_mask(mask, round(options.closing * longer))
         if options.min_area > 0:
             mask = remove_small_objects(mask, options.min_area * area)
         if options.max_hole > 0:
@@ -189,6 +198,18 @@ def refine_exclusive(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Contrast maps (Q, h, w) of one image to disjoint masks; see `Refiner.refine_exclusive`."""
     return Refiner(image, options).refine_exclusive(contrasts)
+
+
+def _shrunk(image: np.ndarray, pixels: int) -> np.ndarray:
+    """An image at the size of about so many pixels at most, itself if it has no more."""
+    import cv2
+
+    height, width = image.shape[:2]
+    shrink = np.sqrt(pixels / (height * width))
+    if shrink >= 1:
+        return image
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
 def _shifted(score: np.ndarray, level: float) -> np.ndarray:

@@ -24,6 +24,7 @@ from .pooled import PooledKernel
 
 _SPACING = 0.45
 _MAX_CELLS = 2**25
+_MAX_NODES = 2**11
 _EXACT_PIXELS = 4096
 _REACH = 5.0
 _TRUNCATION = 1e-3
@@ -48,15 +49,18 @@ class SpatialKernel:
     Args:
         gamma: reach in pixels; the sums end at five times as far, or at the image's border.
         stride: the sums run over every stride-th row and column, each counted stride^2 times.
-        coarse: from a reach of 4 pixels on, work on means over squares of up to a third of it, and
-            interpolate: right to about a percent of the largest sum, and as fast for any reach.
+        coarse: from a reach of 4 pixels on, work on means over squares of up to a third of it (a
+            sixteenth of the longer side at most), and interpolate: right to about a percent of the
+            largest sum, and as fast for any reach.
     """
 
     def __init__(
         self, height: int, width: int, gamma: float, stride: int = 1, *, coarse: bool = False
     ) -> None:
         self._size, self._stride = (height, width), stride
-        self._square = max(1, int(gamma / 3)) if coarse and gamma >= 4 and stride == 1 else 1
+        self._square = 1
+        if coarse and gamma >= 4 and stride == 1:
+            self._square = max(1, int(min(gamma / 3, max(height, width) / 16)))
         if self._square > 1:
             # Averaging and interpolating spread values by themselves, with this variance.
             narrower = np.sqrt(gamma**2 - self._square**2 / 4)
@@ -161,8 +165,8 @@ class GridKernel:
     The grid has all nodes along rows and columns, but only the colours that occur. It is convolved
     in the leading eigenvectors of each axis. Memory: about 300 bytes per pixel, more where
     neighbouring pixels differ much in colour, and 1,200 bytes per colour that occurs. Where a small
-    `alpha` or `beta` would need more than 2**25 nodes the spacing grows, and narrow kernels come
-    out wider.
+    `alpha` or `beta` would need more than 2**11 nodes along an axis or 2**25 in all the spacing
+    grows, and narrow kernels come out wider.
 
     Args:
         image: (H, W, 3) uint8.
@@ -190,7 +194,7 @@ class GridKernel:
                 np.arange(width, dtype=np.float32) / np.float32(alpha), *colours.T]  # fmt: skip
         while True:
             sides = [int(np.ptp(axis) / spacing) + 4 for axis in axes]
-            if np.prod(sides, dtype=np.float64) <= _MAX_CELLS:
+            if max(sides) <= _MAX_NODES and np.prod(sides, dtype=np.float64) <= _MAX_CELLS:
                 break
             spacing *= 1.1
         self.shape = tuple(sides)
@@ -368,6 +372,7 @@ class DenseCRF:
         points: pool the pixels to at most so many places for the appearance kernel, instead of
             the grid: several times as fast, and less exact. The kernel is summed exactly up to so
             many pixels, and `exact_pixels`, `spacing` and `stride` do nothing. 0 for the grid.
+        finer: (H', W', 3) uint8, the same image larger, that the places are found on.
 
     Raises:
         InputError: the image is not (H, W, 3) uint8.
@@ -389,6 +394,7 @@ class DenseCRF:
         spacing: float = _SPACING,
         stride: int = 1,
         points: int = 0,
+        finer: np.ndarray | None = None,
     ) -> None:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise InputError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
@@ -401,7 +407,7 @@ class DenseCRF:
             if exact:
                 kernel: _Kernel = ExactKernel(image, alpha, beta)
             elif points:
-                kernel = PooledKernel(image, alpha, beta, points)
+                kernel = PooledKernel(image, alpha, beta, points, finer)
             else:
                 kernel = GridKernel(image, alpha, beta, spacing, stride)
             self._add(appearance, kernel)

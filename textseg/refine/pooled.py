@@ -26,25 +26,38 @@ class PooledKernel:
         alpha: reach in pixels.
         beta: reach in colour, 0 to 255 per channel.
         points: clusters at most, 16 or more.
+        finer: (H', W', 3) uint8, the same image larger, that the clusters are found on.
 
     Attributes:
         cluster: (H W,) the cluster of each pixel.
     """
 
-    def __init__(self, image: np.ndarray, alpha: float, beta: float, points: int) -> None:
+    def __init__(
+        self,
+        image: np.ndarray,
+        alpha: float,
+        beta: float,
+        points: int,
+        finer: np.ndarray | None = None,
+    ) -> None:
+        finer = image if finer is None else finer
         self._size = height, width = image.shape[:2]
-        side = max(1, int(_FIRST * alpha))
-        while -(-height // side) * -(-width // side) * 4 > points:
-            side *= 2
-        stride = max(1, int(np.sqrt(height * width / _SAMPLE)))
-        every = slice(None, None, stride)
-        rounds, count = _splits(*_features(image, alpha, beta, side, every, stride), points)
+        fine = finer.shape[:2]
+        alpha *= max(fine) / max(height, width)
+        side, squares = first_squares(*fine, alpha, points)
+        stride = max(1, int(np.sqrt(fine[0] * fine[1] / _SAMPLE)))
+        down, across = (np.arange(0, length, stride, dtype=np.float64) for length in fine)
+        sampled = finer[::stride, ::stride]
+        rounds, count = _splits(*_features(sampled, down, across, fine, alpha, beta, side),
+                                squares, points)  # fmt: skip
         self.cluster = np.empty(height * width, np.intp)
         sums = np.zeros((5, count))
+        down, across = ((np.arange(length) + 0.5) * (full / length) - 0.5
+                        for length, full in zip((height, width), fine, strict=True))  # fmt: skip
         band = max(1, _BAND // width)
         for top in range(0, height, band):
             rows = slice(top, min(top + band, height))
-            features, cluster = _features(image, alpha, beta, side, rows, 1)
+            features, cluster = _features(image[rows], down[rows], across, fine, alpha, beta, side)
             for split in rounds:
                 cluster = _split(features, cluster, *split)
             self.cluster[rows.start * width : rows.stop * width] = cluster
@@ -55,7 +68,8 @@ class PooledKernel:
         matrix = places.T @ places
         matrix -= half
         matrix -= half[:, None]
-        self._matrix = np.exp(matrix, out=matrix)
+        # Where the reaches are tiny, rounding lifts distances above zero.
+        self._matrix = np.exp(np.minimum(matrix, 0, out=matrix), out=matrix)
         np.fill_diagonal(self._matrix, 1.0)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
@@ -66,30 +80,52 @@ class PooledKernel:
     apply_to_all = apply
 
 
+def first_squares(height: int, width: int, alpha: float, points: int) -> tuple[int, int]:
+    """Side of the first clusters in pixels, and how many there are, points / 4 at most.
+
+    All are counted, those too that the sample steps over: squares cut thin by the border.
+
+    >>> first_squares(489, 640, 102.4, 1024)
+    (122, 30)
+    """
+    side = max(1, int(min(_FIRST * alpha, max(height, width))))
+    while (squares := -(-height // side) * -(-width // side)) * 4 > points:
+        side *= 2
+    return side, squares
+
+
 def _features(
-    image: np.ndarray, alpha: float, beta: float, side: int, rows: slice, stride: int
+    pixels: np.ndarray,
+    down: np.ndarray,
+    across: np.ndarray,
+    size: tuple[int, int],
+    alpha: float,
+    beta: float,
+    side: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of some rows and every stride-th column: (n, 5) coordinates in reaches of the kernel, about
-    their middle, and (n,) the square of `side` pixels each lies in."""
-    height, width = image.shape[:2]
-    down, across = np.arange(height)[rows], np.arange(0, width, stride)
+    """Of pixels (h, w, 3) at rows `down` and columns `across` of an image of some (height, width):
+    (n, 5) coordinates in reaches of the kernel, about their middle, and (n,) the square of `side`
+    pixels each lies in."""
+    height, width = size
     features = np.empty((len(down), len(across), 5), np.float32)
     features[..., 0] = ((down - height / 2) / alpha)[:, None]
     features[..., 1] = (across - width / 2) / alpha
-    features[..., 2:] = image[rows, ::stride]
+    features[..., 2:] = pixels
     features[..., 2:] -= np.float32(127.5)
     features[..., 2:] *= np.float32(1 / beta)
-    squares = (down // side * -(-width // side))[:, None] + across // side
-    return features.reshape(-1, 5), squares.reshape(-1)
+    row, column = (np.rint(place).astype(np.intp) // side for place in (down, across))
+    return features.reshape(-1, 5), (row[:, None] * -(-width // side) + column).reshape(-1)
 
 
 _Split = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of each cluster: the coordinate it is cut along, where, and the number of its upper part."""
 
 
-def _splits(features: np.ndarray, cluster: np.ndarray, points: int) -> tuple[list[_Split], int]:
-    """How to cut the clusters in two, round by round, and how many there are then."""
-    count, rounds = int(cluster.max()) + 1, []
+def _splits(
+    features: np.ndarray, cluster: np.ndarray, count: int, points: int
+) -> tuple[list[_Split], int]:
+    """How to cut `count` clusters in two, round by round, and how many there are then."""
+    rounds = []
     for _ in range(_ROUNDS):
         sizes = np.maximum(np.bincount(cluster, minlength=count), 1)
         means = _sums(features, cluster, count) / sizes
