@@ -42,7 +42,7 @@ class PooledKernel:
     ) -> None:
         finer = image if finer is None else finer
         self._size = height, width = image.shape[:2]
-        fine = finer.shape[:2]
+        fine = finer.shape[0], finer.shape[1]
         alpha *= max(fine) / max(height, width)
         side, squares = first_squares(*fine, alpha, points)
         stride = max(1, int(np.sqrt(fine[0] * fine[1] / _SAMPLE)))
