@@ -149,7 +149,7 @@ class Refiner:
 
     @cached_property
     def _upsampler(self) -> GuidedFilter:
-        return GuidedFilter(self._working, _UPSAMPLING_RADIUS)
+        return GuidedFilter(self._working, _UPSAMPLING_RADIUS, dtype=np.float32)
 
     def _full_size(self, score: np.ndarray) -> np.ndarray:
         """A score at the working size, (h, w), to (H, W) float32."""

@@ -17,15 +17,18 @@ class GuidedFilter:
         image: I, (H, W, 3) uint8, taken as colours in [0, 1].
         radius: in pixels, 0 or more.
         eps: variance, in squared colour units, below which a window counts as flat.
+        dtype: float64, or float32 for small windows, in half the time.
 
     Source: He, Sun, Tang 2013, "Guided image filtering", IEEE TPAMI 35(6), Eqs. 14 to 16.
     """
 
-    def __init__(self, image: np.ndarray, radius: int, eps: float = 1e-3) -> None:
-        self._side = 2 * radius + 1
-        guide = np.asarray(image, np.float64) / 255.0
+    def __init__(
+        self, image: np.ndarray, radius: int, eps: float = 1e-3, dtype: type = np.float64
+    ) -> None:
+        self._side, self._dtype = 2 * radius + 1, dtype
+        guide = np.asarray(image, dtype) / dtype(255)
         self._channels = channels = [np.ascontiguousarray(guide[..., c]) for c in range(3)]
-        self._count = self._box_sum(np.ones(guide.shape[:2]))
+        self._count = self._box_sum(np.ones(guide.shape[:2], dtype))
         self._means = means = [self._mean(channel) for channel in channels]
 
         def cov(i: int, j: int) -> np.ndarray:
@@ -64,7 +67,7 @@ class GuidedFilter:
 
         size = image.shape[1], image.shape[0]
         *slopes, offset = (
-            cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+            cv2.resize(plane.astype(np.float32, copy=False), size, interpolation=cv2.INTER_LINEAR)
             for plane in self._planes(score)
         )
         out = np.asarray(offset)
@@ -74,7 +77,7 @@ class GuidedFilter:
 
     def _planes(self, score: np.ndarray) -> list[np.ndarray]:
         """The mean over windows of a, three (H, W), and of b, (H, W)."""
-        p = np.ascontiguousarray(score, dtype=np.float64)
+        p = np.ascontiguousarray(score, self._dtype)
         mean_p = self._mean(p)
         cov_p = [self._mean(channel * p) - m * mean_p
                  for channel, m in zip(self._channels, self._means, strict=True)]  # fmt: skip
@@ -91,7 +94,7 @@ class GuidedFilter:
     def _box_sum(self, values: np.ndarray) -> np.ndarray:
         import cv2
 
-        return cv2.boxFilter(values, cv2.CV_64F, (self._side, self._side), normalize=False,
+        return cv2.boxFilter(values, -1, (self._side, self._side), normalize=False,
                              borderType=cv2.BORDER_CONSTANT)  # fmt: skip
 
 
