@@ -83,6 +83,7 @@ ASIDE = {
         "git worktree add": "takes minutes",
         "OMP_NUM_THREADS=1 python eval/bench_startup.py": "takes minutes",
         "OMP_NUM_THREADS=1 python eval/plot_cost.py": "takes an hour",
+        "python eval/bench_large.py": "takes minutes",
         "pip install pydensecrf2": "takes minutes",
         "OMP_NUM_THREADS=1 python eval/bench_crf.py": "takes minutes",
     },
