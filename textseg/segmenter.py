@@ -100,7 +100,7 @@ class Segmenter:
         pixels = load_image(image, allow_url=allow_url)
         identity = image_identity(pixels)
         if self._scene is None or self._scene.predictions.identity != identity:
-            latents = self.encode(pixels)
+            latents = self._encoded(pixels)
             predictions = Predictions(self.model, latents, identity, max_bytes=self._cache_bytes)
             pixels.flags.writeable = False
             self._scene = _Scene(pixels, predictions)
@@ -115,6 +115,9 @@ class Segmenter:
         scene = self._scene
         if scene is not None and scene.predictions.identity == image_identity(pixels):
             return scene.predictions.latents
+        return self._encoded(pixels)
+
+    def _encoded(self, pixels: np.ndarray) -> torch.Tensor:
         with lock_of(self.model):
             size = self.model.fit_size(pixels.shape[0], pixels.shape[1])
             return self.model.encode(resize_image(pixels, size))
