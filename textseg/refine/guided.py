@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_STRIP = 32
+
 
 class GuidedFilter:
     """Smooths scores along the edges of one image, and brings them to a larger one of the same.
@@ -65,15 +67,25 @@ class GuidedFilter:
         """
         import cv2
 
-        size = image.shape[1], image.shape[0]
-        *slopes, offset = (
-            cv2.resize(plane.astype(np.float32, copy=False), size, interpolation=cv2.INTER_LINEAR)
+        (height, width), source = image.shape[:2], score.shape[0]
+        wide = [
+            cv2.resize(plane.astype(np.float32, copy=False), (width, source),
+                       interpolation=cv2.INTER_LINEAR)
             for plane in self._planes(score)
-        )
-        out = np.asarray(offset)
-        for slope, channel in zip(slopes, cv2.split(image), strict=True):
-            out += cv2.multiply(slope, channel, scale=1 / 255, dtype=cv2.CV_32F)
-        return np.clip(out, 0.0, 1.0, out=out)
+        ]  # fmt: skip
+        at = np.clip((np.arange(height) + 0.5) * source / height - 0.5, 0, source - 1)
+        out = np.empty((height, width), np.float32)
+        # In strips that stay in the processor's cache; rows are interpolated by a product.
+        for start in range(0, height, _STRIP):
+            rows = at[start : start + _STRIP]
+            first, last = int(rows[0]), int(np.ceil(rows[-1])) + 1
+            weights = np.maximum(1 - np.abs(rows[:, None] - np.arange(first, last)), 0)
+            *slopes, strip = (weights.astype(np.float32) @ plane[first:last] for plane in wide)
+            colours = cv2.split(image[start : start + _STRIP])
+            for slope, channel in zip(slopes, colours, strict=True):
+                strip += cv2.multiply(slope, channel, scale=1 / 255, dtype=cv2.CV_32F, dst=slope)
+            np.clip(strip, 0.0, 1.0, out=out[start : start + _STRIP])
+        return out
 
     def _planes(self, score: np.ndarray) -> list[np.ndarray]:
         """The mean over windows of a, three (H, W), and of b, (H, W)."""

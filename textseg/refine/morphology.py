@@ -47,10 +47,10 @@ def remove_small_objects(mask: np.ndarray, area: float) -> np.ndarray:
     Returns:
         (H, W) bool.
     """
-    mask = np.asarray(mask, bool)
-    labels = _components(mask, 8)
-    large = np.bincount(labels.ravel()) >= area
-    return mask & large[labels]
+    mask = np.array(mask, bool)
+    place = _surroundings(mask)
+    _drop_small(mask[place], area, 8)
+    return mask
 
 
 def fill_small_holes(mask: np.ndarray, area: float) -> np.ndarray:
@@ -58,17 +58,39 @@ def fill_small_holes(mask: np.ndarray, area: float) -> np.ndarray:
 
     Background that touches the image's border is no hole, whatever its size.
     """
-    mask = np.asarray(mask, bool)
-    labels = _components(~mask, 4)
-    hole = np.bincount(labels.ravel()) < area
-    hole[0] = False
-    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        hole[side] = False
-    return mask | hole[labels]
+    mask = np.array(mask, bool)
+    place = _surroundings(mask)
+    background = ~mask[place]
+    _drop_small(background, area, 4, inner=True)
+    mask[place] = ~background
+    return mask
 
 
-def _components(mask: np.ndarray, connectivity: int) -> np.ndarray:
-    """The number of each pixel's component, from 1; 0 outside the mask. (H, W) int32."""
+def _surroundings(mask: np.ndarray) -> tuple[slice, slice]:
+    """The box around the mask: what lies enclosed in the mask touches no side of it."""
     import cv2
 
-    return np.asarray(cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)[1])
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def _drop_small(
+    mask: np.ndarray, area: float, connectivity: int, *, inner: bool = False
+) -> None:
+    """Clears connected parts of fewer than `area` pixels, or only those that touch no side."""
+    import cv2
+
+    if not mask.size:
+        return
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        mask.view(np.uint8), connectivity=connectivity
+    )
+    left, top, width, height, size = stats.T
+    right, bottom = left + width, top + height
+    small = size < area
+    if inner:
+        small &= (left > 0) & (top > 0) & (right < mask.shape[1]) & (bottom < mask.shape[0])
+    small[0] = False
+    if small.any():
+        place = np.s_[top[small].min() : bottom[small].max(), left[small].min() : right[small].max()]
+        mask[place] &= ~small[labels[place]]
