@@ -136,14 +136,14 @@ def image_identity(image: np.ndarray) -> str:
     """
     check_rgb(image)
     digest = hashlib.sha256(np.asarray(image.shape, "<i8").tobytes())
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resamples (H, W, 3) uint8 to `size` (height, width) with an antialiased Lanczos filter.
 
-    To less than a sixth, whole blocks of pixels are averaged first, which is faster.
+    To a twelfth or less, whole blocks of pixels are averaged first, which is faster.
     """
     check_rgb(image)
     height, width = size
@@ -152,7 +152,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image.copy()
     resized = Image.fromarray(np.ascontiguousarray(image)).resize(
-        (width, height), Image.Resampling.LANCZOS, reducing_gap=3.0
+        (width, height), Image.Resampling.LANCZOS, reducing_gap=6.0
     )
     return np.array(resized)
 

@@ -74,9 +74,7 @@ def _surroundings(mask: np.ndarray) -> tuple[slice, slice]:
     return slice(top, top + height), slice(left, left + width)
 
 
-def _drop_small(
-    mask: np.ndarray, area: float, connectivity: int, *, inner: bool = False
-) -> None:
+def _drop_small(mask: np.ndarray, area: float, connectivity: int, *, inner: bool = False) -> None:
     """Clears connected parts of fewer than `area` pixels, or only those that touch no side."""
     import cv2
 
@@ -92,5 +90,6 @@ def _drop_small(
         small &= (left > 0) & (top > 0) & (right < mask.shape[1]) & (bottom < mask.shape[0])
     small[0] = False
     if small.any():
-        place = np.s_[top[small].min() : bottom[small].max(), left[small].min() : right[small].max()]
-        mask[place] &= ~small[labels[place]]
+        rows = slice(top[small].min(), bottom[small].max())
+        columns = slice(left[small].min(), right[small].max())
+        mask[rows, columns] &= ~small[labels[rows, columns]]
