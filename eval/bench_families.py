@@ -25,7 +25,7 @@ import torch
 from textseg.backbone.families import SD3, SDXL
 from textseg.backbone.latent import LatentModel
 from textseg.backbone.offload import to_disk
-from textseg.backbone.piped import quietly
+from textseg.backbone.quiet import quietly
 from textseg.backbone.registry import EMBEDDED
 from textseg.backbone.sd3 import MMDiT
 from textseg.backbone.sdxl import LatentUNetXL

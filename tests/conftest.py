@@ -208,7 +208,7 @@ def folders(
     """folders(family) -> its pipeline folder; read only, copy it to change it."""
     from tiny_models import NATIVE
 
-    from textseg.backbone.piped import quietly
+    from textseg.backbone.quiet import quietly
 
     base = tmp_path_factory.mktemp("saved")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_backbone import FakeBackbone
 
-from textseg.caption import BlipCaptioner, caption, caption_of, is_blip, name_nouns
+from textseg.captioning import BlipCaptioner, caption, caption_of, is_blip, name_nouns
 from textseg.errors import CancelledError, InputError, ModelError, ModelNotFoundError
 from textseg.options import ContrastOptions
 

@@ -18,8 +18,8 @@ from PIL import Image
 import textseg
 from textseg import cli
 from textseg.cli import main
-from textseg.cli.naming import image_stems, query_slugs
 from textseg.cli.options_arguments import given_options
+from textseg.file_names import image_stems, query_slugs
 from textseg.masks import Segmentation, decode_rle
 from textseg.options import ContrastOptions, EditOptions, RefineOptions
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from textseg.cli import main
 from textseg.editing import edit
-from textseg.labels import COMPOSITE, TRAINED, read_label
 from textseg.masks import Edit
+from textseg.provenance import COMPOSITE, TRAINED, read_label
 from textseg.saving import read_provenance
 from textseg.segmenter import Segmenter
 

@@ -264,7 +264,7 @@ def brisk() -> Iterator[None]:
     of its 188: whether a line runs does not depend on it."""
     from textseg import caption
     from textseg.backbone import loading
-    from textseg.segmenter import _load_once
+    from textseg.backbone.shared import load_once
 
     name_nouns = sys.modules[caption.__module__].name_nouns
     load, read = lru_cache(textseg.load), loading.read_calibration
@@ -282,9 +282,9 @@ def brisk() -> Iterator[None]:
             "name_nouns",
             lambda model, image, nouns, **kwargs: name_nouns(model, image, nouns[:20], **kwargs),
         )
-        _load_once.cache_clear()
+        load_once.cache_clear()
         yield
-    _load_once.cache_clear()
+    load_once.cache_clear()
 
 
 @contextlib.contextmanager

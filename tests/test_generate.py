@@ -11,9 +11,9 @@ import torch
 from fake_backbone import FakeBackbone
 
 from textseg.errors import CancelledError, InputError
-from textseg.generate import Generation, generate, starting_noise
-from textseg.labels import TRAINED, read_label
+from textseg.generation import Generation, generate, starting_noise
 from textseg.options import GenerateOptions
+from textseg.provenance import TRAINED, read_label
 from textseg.saving import read_provenance
 
 SIZE: Any = {"height": 48, "width": 80}

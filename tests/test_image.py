@@ -21,7 +21,7 @@ from PIL import Image
 
 from textseg.errors import ImageError, ImageWarning
 from textseg.image import MAX_PIXELS, image_identity, load_image, resize_image
-from textseg.labels import read_label
+from textseg.provenance import read_label
 from textseg.saving import read_provenance
 
 HEIGHT, WIDTH = 18, 25
@@ -379,7 +379,7 @@ def site(tmp_path, monkeypatch):
     """A web server on this machine, whose address counts as public for the test."""
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-    from textseg import remote
+    from textseg import fetching
 
     pages: dict[str, tuple[int, dict[str, str], bytes]] = {}
 
@@ -400,7 +400,7 @@ def site(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
-    monkeypatch.setattr(remote, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
     yield f"http://127.0.0.1:{server.server_port}", pages
     server.shutdown()
     server.server_close()
@@ -436,7 +436,7 @@ def test_answers_that_are_refused(site, monkeypatch):
 
 
 def test_a_body_without_a_length_still_has_a_limit(site):
-    from textseg.remote import fetch
+    from textseg.fetching import fetch
 
     base, pages = site
     pages["/long"] = (200, {}, b"x" * 1001)
@@ -449,9 +449,9 @@ def test_a_slow_answer_is_given_up(monkeypatch):
     import socket
     import time
 
-    from textseg import remote
+    from textseg import fetching
 
-    monkeypatch.setattr(remote, "is_public", lambda address: True)
+    monkeypatch.setattr(fetching, "is_public", lambda address: True)
     server = socket.create_server(("127.0.0.1", 0))
     stop = threading.Event()
 
@@ -467,7 +467,7 @@ def test_a_slow_answer_is_given_up(monkeypatch):
     thread.start()
     start = time.monotonic()
     with pytest.raises(ImageError, match="too long"):
-        remote.fetch(f"http://127.0.0.1:{server.getsockname()[1]}/", max_seconds=0.3)
+        fetching.fetch(f"http://127.0.0.1:{server.getsockname()[1]}/", max_seconds=0.3)
     assert time.monotonic() - start < 5
     stop.set()
     thread.join()

@@ -6,17 +6,9 @@ from typing import Any
 
 import pytest
 
+from textseg.english import object_noun, plural, singular, with_article
 from textseg.errors import InputError
-from textseg.prompts import (
-    build_pair,
-    erase_from_caption,
-    object_noun,
-    pair_for,
-    pick_distractors,
-    plural,
-    singular,
-    with_article,
-)
+from textseg.prompts import build_pair, erase_from_caption, pair_for, pick_distractors
 
 
 @pytest.mark.parametrize(

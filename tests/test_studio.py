@@ -21,9 +21,9 @@ from scipy.ndimage import distance_transform_edt
 import textseg
 from textseg.cli import main
 from textseg.errors import CancelledError, InputError, MissingDependencyError
-from textseg.labels import TRAINED, read_label
 from textseg.masks import decode_rle
 from textseg.options import ContrastOptions, RefineOptions
+from textseg.provenance import TRAINED, read_label
 from textseg.saving import read_provenance
 from textseg.segmenter import Segmenter
 from textseg.studio import StudioSettings, actions, exports, jobs, pictures, snippets, views

@@ -13,8 +13,9 @@ from fake_backbone import FakeBackbone
 import textseg
 from textseg.backbone.folders import read_calibration
 from textseg.backbone.registry import EMBEDDED
+from textseg.english import known_query, replace_noun
 from textseg.errors import ModelError
-from textseg.prompts import build_pair, known_query, pair_for, replace_noun
+from textseg.prompts import build_pair, pair_for
 from textseg.training.nouns import NOUNS
 from textseg.training.synonyms import TABLE, table_for, write_synonyms
 

@@ -11,7 +11,7 @@ import pytest
 from fake_backbone import FakeBackbone
 from PIL import Image
 
-from textseg import Client, ImageError, Segmenter, ServerError, caption, edit, remote, segment
+from textseg import Client, ImageError, Segmenter, ServerError, caption, edit, fetching, segment
 from textseg.masks import overlay_many
 from textseg.segmenter import remask
 
@@ -26,7 +26,7 @@ def test_every_public_function_that_takes_an_image_takes_a_url(
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "PNG")
     data = buffer.getvalue()
-    monkeypatch.setattr(remote, "fetch", lambda asked: {URL: data}[asked])
+    monkeypatch.setattr(fetching, "fetch", lambda asked: {URL: data}[asked])
     model: Any = FakeBackbone({"dog": (0.2, 0.2, 0.8, 0.8)}, calibration={"nouns": ["dog", "ball"]})
     region = np.zeros((height, width), bool)
     region[: height // 2] = True

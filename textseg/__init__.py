@@ -5,9 +5,7 @@ The public names are loaded on first use, so that `import textseg` takes no time
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
@@ -27,10 +25,10 @@ from .options import ContrastOptions, EditOptions, GenerateOptions, RefineOption
 
 if TYPE_CHECKING:
     from .backbone import load
-    from .caption import caption
+    from .captioning import caption
     from .client import Client
     from .editing import edit
-    from .generate import generate
+    from .generation import generate
     from .masks import Edit, Segmentation
     from .segmenter import Segmenter, segment
 
@@ -67,9 +65,9 @@ _HOMES = {
     "Edit": "masks",
     "Segmentation": "masks",
     "Segmenter": "segmenter",
-    "caption": "caption",
+    "caption": "captioning",
     "edit": "editing",
-    "generate": "generate",
+    "generate": "generation",
     "load": "backbone",
     "segment": "segmenter",
 }
@@ -85,14 +83,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps `textseg.NAME` the public function where a submodule has the same name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import urlsplit
@@ -37,12 +37,12 @@ from .options import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from .caption import Caption
-    from .generate import Generation
+    from .captioning import Caption
+    from .generation import Generation
     from .image import ImageLike
     from .masks import Edit, Segmentation
+    from .progress import Progress
 
-Progress = Callable[[int, int, str], object]
 
 _ERRORS: dict[str, type[TextsegError]] = {
     "bad_image": ImageError,
@@ -206,7 +206,7 @@ class Client:
         **overrides: Any,
     ) -> Generation | list[Generation]:
         """`textseg.generate` on the server; arguments and errors as there and in `segment`."""
-        from .generate import Generation
+        from .generation import Generation
         from .image import load_image
 
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -237,7 +237,7 @@ class Client:
         progress: Progress | None = None,
     ) -> Caption:
         """`textseg.caption` on the server; arguments and errors as there and in `segment`."""
-        from .caption import Caption
+        from .captioning import Caption
 
         fields = [("nouns", noun) for noun in nouns or ()]
         fields += _given(most=most, least_presence=least_presence, samples=samples)

@@ -23,18 +23,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import InputError
+from .progress import report
 
 if TYPE_CHECKING:
     import torch
 
     from .backbone.base import Backbone
     from .options import ContrastOptions
+    from .progress import Progress
     from .prompts import PromptPair
 
 STRONGEST = 0.05
 PEAK = 0.02
 NAMING_FLOOR = 1e-6
-Progress = Callable[[int, int, str], object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,8 +234,7 @@ def measure(
         def batch_done() -> None:
             nonlocal done
             done += 1
-            if progress is not None:
-                progress(done, steps * len(pairs), "contrast")
+            report(progress, done, steps * len(pairs), "contrast")
 
         if options.stop_risk > 0 and cut is not None:
             maps = _maps_until_stable(predictions, pair, options, levels, batches, cut, batch_done)

@@ -18,8 +18,9 @@ import numpy as np
 from .checks import check_text
 from .errors import ImageError, InputError, ModelError
 from .image import fetch_image, image_identity, is_url, load_image, resize_image
-from .inversion import Progress, Trajectory, ddim_decode, ddim_encode, edit_levels, report
+from .inversion import Trajectory, ddim_decode, ddim_encode, edit_levels
 from .options import EDIT_METHODS, EditOptions
+from .progress import Progress, report
 from .vocabulary import find_unknown_note
 
 if TYPE_CHECKING:
@@ -321,8 +322,8 @@ def edit(
         InputError: a bad argument; CancelledError: `progress` returned False.
     """
     from ._version import __version__
+    from .backbone.shared import lock_of
     from .masks import Edit, Segmentation
-    from .segmenter import lock_of
 
     if method not in EDIT_METHODS:
         raise InputError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}")
@@ -420,7 +421,7 @@ def _input_xmp(image: Any) -> str:
 
     from PIL import Image
 
-    from .labels import read_label
+    from .provenance import read_label
 
     readable = hasattr(image, "read") and image.seekable()
     if not (readable or isinstance(image, (str, os.PathLike, bytes, Image.Image))):

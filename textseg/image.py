@@ -123,7 +123,7 @@ def fetch_image(source: str, *, allow_url: bool) -> bytes:
         raise ImageError(
             f"image is a URL, which is fetched only with allow_url=True, got {_short(source)}"
         )
-    from .remote import fetch
+    from .fetching import fetch
 
     return fetch(source)
 

@@ -11,21 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from .backbone.schedulers import reference_signal
-from .errors import CancelledError, InputError
+from .errors import InputError
+from .progress import report
 
 if TYPE_CHECKING:
     import torch
 
     from .backbone.base import Backbone
-
-Progress = Callable[[int, int, str], object]
-"""Called as progress(done, total, stage) after every step; returning False stops the work."""
-
-
-def report(progress: Progress | None, done: int, total: int, stage: str) -> None:
-    """Tell the callback how far the work is; raises `CancelledError` if it answers False."""
-    if progress is not None and progress(done, total, stage) is False:
-        raise CancelledError(f"stopped at step {done} of {total} of {stage}")
+    from .progress import Progress
 
 
 def ddim_levels(num_train_timesteps: int, steps: int, ratio: float = 1.0) -> list[int]:

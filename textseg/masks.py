@@ -17,9 +17,9 @@ from ._version import __version__
 from .drawing import PALETTE, Color, cut_out, draw_labels, tint
 from .errors import InputError
 from .image import MAX_PIXELS, ImageLike, check_rgb, load_image
-from .labels import edit_label
 from .options import ContrastOptions, EditOptions, RefineOptions
 from .outlines import Polygon, mask_to_polygons
+from .provenance import edit_label
 from .saving import PNG_KEY, encode_picture, picture_suffix, read_provenance, utf8, write_atomic
 
 __all__ = [

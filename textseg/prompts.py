@@ -10,6 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .checks import check_text
+from .english import (
+    PREPOSITIONS,
+    known_query,
+    noun_pattern,
+    object_noun,
+    replace_noun,
+    with_article,
+)
 from .errors import InputError
 from .options import REFERENCES
 
@@ -25,44 +33,6 @@ DEFAULT_TEMPLATES: dict[str, str] = {
     "none": "[NONE]",
 }
 # fmt: off
-_DETERMINERS = frozenset((
-    "a", "an", "the", "some", "this", "that", "these", "those", "my", "your", "his", "her", "its",
-    "our", "their", "every", "any", "one",
-))
-_PREPOSITIONS = frozenset((
-    "on", "in", "at", "with", "of", "from", "near", "next", "behind", "under", "above", "below",
-    "beside", "between", "by", "for", "to", "that", "which", "who", "wearing", "holding",
-))
-_PLURALS = {
-    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice",
-    "snowman": "snowmen", "fireman": "firemen", "policeman": "policemen", "goose": "geese",
-    "tooth": "teeth", "foot": "feet", "ox": "oxen", "knife": "knives", "wife": "wives",
-    "wolf": "wolves", "leaf": "leaves", "loaf": "loaves", "calf": "calves", "half": "halves",
-    "shelf": "shelves", "elf": "elves", "scarf": "scarves", "thief": "thieves", "bus": "buses",
-    "potato": "potatoes", "tomato": "tomatoes", "mango": "mangoes", "hero": "heroes",
-    "volcano": "volcanoes", "mosquito": "mosquitoes", "lens": "lenses", "quiz": "quizzes",
-    "cactus": "cacti", "axe": "axes", "taxi": "taxis", "kiwi": "kiwis", "bikini": "bikinis",
-    "menu": "menus", "emu": "emus", "cookie": "cookies", "movie": "movies", "zombie": "zombies",
-    "hoodie": "hoodies", "brownie": "brownies", "genie": "genies", "collie": "collies",
-}
-_SINGULARS = {plural: singular for singular, plural in _PLURALS.items()}
-_IRREGULAR_ENDS = (
-    "person", "woman", "child", "mouse", "tooth", "foot", "knife", "wolf", "shelf", "scarf",
-    "bus", "lens", "wife",
-)
-_SAME_IN_BOTH = frozenset((
-    "sheep", "fish", "deer", "moose", "salmon", "trout", "bison", "swine", "aircraft",
-    "spacecraft", "species", "series", "gas", "canvas", "atlas", "news",
-))
-_ALWAYS_PLURAL = frozenset((
-    "scissors", "glasses", "sunglasses", "eyeglasses", "goggles", "pants", "jeans", "shorts",
-    "trousers", "tights", "pajamas", "pyjamas", "binoculars", "pliers", "tongs", "tweezers",
-    "headphones", "skis", "stairs", "clothes",
-))
-_OTHER_THINGS = {
-    "dog": ("hot", "corn", "prairie"), "bear": ("teddy",), "pig": ("guinea",), "lion": ("sea",),
-    "horse": ("sea", "rocking"), "mouse": ("computer",), "boat": ("gravy",),
-}
 _QUOTES = str.maketrans({
     **dict.fromkeys("“”„‟«»‹›「」『』〝〞〟", '"'), **dict.fromkeys("’‘‚‛`´ʼʹ′", "'"),
 })
@@ -75,8 +45,6 @@ _BETWEEN = re.compile(r"\s*(?:[.,;/|&+]+|\b(?:and|or|plus)\b)\s*", re.IGNORECASE
 _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-_SILENT_H = ("hour", "honest", "honour", "honor", "heir")
-_SAID_AS_CONSONANT = re.compile(r"uni(?![dmn])|us[aeb]|uk|ur[aeiou]|ut[ei]|eu|ewe|one\b|once\b")
 # fmt: on
 
 
@@ -259,153 +227,6 @@ def _check_one_thing(query: str, nouns: Sequence[str], synonyms: Mapping[str, st
                          f"query: {each}")  # fmt: skip
 
 
-def known_query(
-    query: str, nouns: Sequence[str], synonyms: Mapping[str, str]
-) -> tuple[str, str, str]:
-    """The query in words of a closed vocabulary.
-
-    The last words of its first noun phrase count, the longest that are a noun or a synonym, in the
-    singular or the plural; adjectives and what follows a preposition stay.
-
-    Args:
-        nouns: the vocabulary; a query for one of them stays as it is.
-        synonyms: singular words in lower case, and the noun each is asked as.
-
-    Returns:
-        (query, the word that was replaced, its noun); the last two are "" where none was.
-
-    >>> known_query("a red automobile on the grass", ["car"], {"automobile": "car"})
-    ('a red car on the grass', 'automobile', 'car')
-    >>> known_query("the puppies", ["dog"], {"puppy": "dog"})[0]
-    'the dogs'
-    """
-    found = list(re.finditer(r"[^\W_]+(?:[-'’][^\W_]+)*", query))
-    words = [match.group().lower() for match in found]
-    start = next((i for i, word in enumerate(words) if word not in _DETERMINERS), 0)
-    if words[start : start + 2] == ["pair", "of"] and words[start + 2 :]:
-        start += 2
-    ends = [i for i in range(start + 1, len(words)) if words[i] in _PREPOSITIONS]
-    end = ends[0] if ends else len(words)
-    for first in range(start, end) if synonyms else ():
-        phrase = " ".join(words[first:end])
-        if object_noun(phrase, nouns) in nouns:
-            break
-        for word in (phrase, object_noun(phrase)):
-            if word in synonyms:
-                before, after = query[: found[first].start()], query[found[end - 1].end() :]
-                noun = synonyms[word] if word == phrase else _plural_of(synonyms[word])
-                article = re.search(r"(?<!\w)an?\s+$", before, re.IGNORECASE)
-                if article:
-                    before, noun = before[: article.start()], _with_article_like(article[0], noun)
-                return f"{before}{noun}{after}", word, synonyms[word]
-    return query, "", ""
-
-
-def replace_noun(text: str, word: str, noun: str) -> str:
-    """A text with another noun for a word, in the word's number and with an article that fits.
-
-    >>> replace_noun("An automobile passes two automobiles.", "automobile", "car")
-    'A car passes two cars.'
-    """
-
-    def swap(match: re.Match[str]) -> str:
-        parts = re.fullmatch(
-            r"(?:(an?|the)\s+)?(.*?)(['’]s?)?", match[0], re.IGNORECASE | re.DOTALL
-        )
-        article, phrase, ending = parts.groups("") if parts else ("", match[0], "")
-        given = noun if " ".join(phrase.lower().split()) == word else _plural_of(noun)
-        if article.lower() in ("a", "an"):
-            return _with_article_like(article, given) + ending
-        return f"{article} {given}{ending}".lstrip()
-
-    return _object_pattern(word).sub(swap, text)
-
-
-def _plural_of(noun: str) -> str:
-    *before, last = noun.split()
-    return " ".join([*before, plural(singular(last))])
-
-
-def _with_article_like(article: str, noun: str) -> str:
-    """The noun with its article, in upper case where the other article is."""
-    text = with_article(noun)
-    return text[0].upper() + text[1:] if article[0].isupper() else text
-
-
-def object_noun(query: str, nouns: Sequence[str] = ()) -> str:
-    """The bare noun of a query: lower case, without article, singular where that is a word.
-
-    >>> object_noun("The Dogs"), object_noun("an apple"), object_noun("a pair of scissors")
-    ('dog', 'apple', 'scissors')
-    """
-    words = query.lower().strip(" .,!?;:\"'").split()
-    while len(words) > 1 and words[0] in _DETERMINERS:
-        words = words[1:]
-    if words[:2] == ["pair", "of"] and words[2:]:
-        words = words[2:]
-    phrase = " ".join(words)
-    for ending in ("", "s", "es"):
-        if phrase.removesuffix(ending) in nouns:
-            return phrase.removesuffix(ending)
-    return " ".join([*words[:-1], singular(words[-1])]) if words else phrase
-
-
-def with_article(noun: str) -> str:
-    """The noun with its indefinite article; plurals have none.
-
-    >>> [with_article(n) for n in ("apple", "dog", "unicorn", "umbrella", "hour", "scissors")]
-    ['an apple', 'a dog', 'a unicorn', 'an umbrella', 'an hour', 'scissors']
-    """
-    last = noun.split()[-1].lower() if noun.split() else ""
-    if not last or last in _ALWAYS_PLURAL or last in _SINGULARS:
-        return noun
-    first = noun.lower()
-    vowel = first[0] in "aeiou" and not _SAID_AS_CONSONANT.match(first)
-    return f"{'an' if vowel or first.startswith(_SILENT_H) else 'a'} {noun}"
-
-
-def singular(word: str) -> str:
-    """Singular of a lower-case English noun; unknown forms stay as they are.
-
-    >>> [singular(w) for w in ("dogs", "buses", "berries", "people", "glass", "skis", "vases")]
-    ['dog', 'bus', 'berry', 'person', 'glass', 'skis', 'vase']
-    """
-    if word in _SINGULARS:
-        return _SINGULARS[word]
-    if word in _ALWAYS_PLURAL or word in _SAME_IN_BOTH or word in _PLURALS or len(word) < 4:
-        return word
-    for one in _IRREGULAR_ENDS:
-        if word.endswith(_PLURALS[one]):
-            return word.removesuffix(_PLURALS[one]) + one
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith(("ches", "shes", "sses", "xes", "zzes")):
-        return word[:-2]
-    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
-
-
-def plural(word: str) -> str:
-    """Plural of a lower-case English noun.
-
-    >>> [plural(w) for w in ("dog", "bus", "berry", "person", "glass", "sheep", "boy")]
-    ['dogs', 'buses', 'berries', 'people', 'glasses', 'sheep', 'boys']
-    """
-    if word in _PLURALS:
-        return _PLURALS[word]
-    if word in _SAME_IN_BOTH or word in _ALWAYS_PLURAL:
-        return word
-    for one in _IRREGULAR_ENDS:
-        if word.endswith(one):
-            return word.removesuffix(one) + _PLURALS[one]
-    if word.endswith(("s", "x", "z", "ch", "sh")):
-        return word + "es"
-    if word.endswith("y") and word[-2:-1] not in tuple("aeiou"):
-        return word[:-1] + "ies"
-    return word + "s"
-
-
 def pick_distractors(noun: str, candidates: Sequence[str], count: int = SWAPS) -> list[str]:
     """The first `count` of a fixed shuffle of the candidates that share no word with the noun.
 
@@ -440,10 +261,10 @@ def erase_from_caption(
     """
     noun = object_noun(query) if noun is None else noun
     words = noun.split()
-    ends = [i for i, word in enumerate(words) if word in _PREPOSITIONS and i > 0]
+    ends = [i for i, word in enumerate(words) if word in PREPOSITIONS and i > 0]
     phrase = words[: ends[0]] if ends else words
     for wanted in dict.fromkeys((noun, " ".join(phrase), phrase[-1])):
-        erased, found = _object_pattern(wanted).subn(none, caption)
+        erased, found = noun_pattern(wanted).subn(none, caption)
         if found:
             notes = []
             if wanted != noun:
@@ -451,19 +272,6 @@ def erase_from_caption(
             return caption, _tidy(erased), notes
     inserted = f"{caption.rstrip(' .')} and {with_article(noun)}"
     return inserted, caption, [f"{_quoted(noun)} is not in the caption and was added to it"]
-
-
-def _object_pattern(noun: str) -> re.Pattern[str]:
-    *before, last = noun.split()
-    forms = sorted({last, singular(last), plural(singular(last))}, key=len, reverse=True)
-    start = "".join(re.escape(word) + r"\s+" for word in before)
-    others = _OTHER_THINGS.get(singular(last), ()) if not before else ()
-    guard = "".join(rf"(?<!\b{word}\s)" for word in others)
-    ends = "|".join(map(re.escape, forms))
-    return re.compile(
-        rf"(?<![\w-])(?:(?:an?|the)\s+)?{guard}{start}(?:{ends})(?:['’]s|['’](?=\s))?(?![\w-])",
-        re.IGNORECASE,
-    )
 
 
 def _tidy(text: str) -> str:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ._version import __version__
 from .backbone.base import Backbone
+from .backbone.shared import lock_of, shared
 from .batch_size import fitting
 from .binarize import cut_value
 from .contrast import Measured, Predictions, measure
-from .errors import CancelledError, InputError
+from .errors import InputError
 from .image import image_identity, load_image, resize_image
 from .masks import Segmentation
 from .options import ContrastOptions, RefineOptions, override
+from .progress import report
 from .prompts import pair_for
 from .refine import Refiner
 from .vocabulary import unknown_note
@@ -30,18 +30,13 @@ if TYPE_CHECKING:
     import torch
 
     from .image import ImageLike
-
-Progress = Callable[[int, int, str], object]
-"""Called as progress(done, total, stage); returning False stops the work with `CancelledError`."""
+    from .progress import Progress
 
 CACHE_BYTES = 2**28
 _EMPTIED = "the mask is empty: presence "
 _COMPETING = "; competing with "
 _CONTRAST_FIELDS = frozenset(field.name for field in fields(ContrastOptions))
 _REFINE_FIELDS = frozenset(field.name for field in fields(RefineOptions))
-
-_locks: WeakKeyDictionary[Backbone, threading.RLock] = WeakKeyDictionary()
-_locks_guard = threading.Lock()
 
 
 class Segmenter:
@@ -81,7 +76,7 @@ class Segmenter:
         Raises:
             ModelError, ModelNotFoundError: the model cannot be loaded.
         """
-        self.model = _model(model)
+        self.model = shared(model)
         self.contrast = contrast or self.model.contrast_defaults
         self.refine = refine or self.model.refine_defaults
         self._cache_bytes = cache_bytes
@@ -177,7 +172,6 @@ class Segmenter:
         contrast_options, refine_options = _override(self.contrast, self.refine, overrides)
         contrast_options = fitting(contrast_options, self.model, scene.predictions.latents)
         queries = _queries(query)
-        report = _reporter(progress)
         with lock_of(self.model):
             pairs = [
                 pair_for(self.model, text, contrast_options.reference, caption=caption)
@@ -189,7 +183,7 @@ class Segmenter:
             ]
             seen = [pair for pair, note in zip(pairs, unknown, strict=True) if not note]
             cut = partial(cut_value, options=refine_options)
-            found = iter(measure(scene.predictions, seen, contrast_options, report, cut=cut))
+            found = iter(measure(scene.predictions, seen, contrast_options, progress, cut=cut))
             height, width = scene.predictions.latents.shape[-2:]
             measured = [_nothing(height, width) if note else next(found) for note in unknown]
         drafts = [
@@ -208,7 +202,7 @@ class Segmenter:
             )
             for what, pair, text, note in zip(measured, pairs, queries, unknown, strict=True)
         ]
-        cuts = _cut_out(drafts, scene.refiner(refine_options), exclusive, report)
+        cuts = _cut_out(drafts, scene.refiner(refine_options), exclusive, progress)
         results = [
             Segmentation(
                 mask=mask,
@@ -320,7 +314,7 @@ def remask(
     if unknown:
         raise InputError(_unknown_option(unknown[0], _REFINE_FIELDS))
     options = override(refine or several[0].refine_options, overrides)
-    cuts = _cut_out(drafts, Refiner(pixels, options), exclusive, _reporter(progress))
+    cuts = _cut_out(drafts, Refiner(pixels, options), exclusive, progress)
     results = [
         replace(one, mask=mask, score=score, notes=notes, refine_options=options, image=pixels)
         for one, (mask, score, notes) in zip(several, cuts, strict=True)
@@ -354,7 +348,7 @@ class _Draft:
 
 
 def _cut_out(
-    drafts: Sequence[_Draft], refiner: Refiner, exclusive: bool, report: Progress
+    drafts: Sequence[_Draft], refiner: Refiner, exclusive: bool, progress: Progress | None
 ) -> list[tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
     """For each draft its mask (H, W) bool, score (H, W) float32 and notes."""
     least = refiner.options.min_presence
@@ -376,36 +370,8 @@ def _cut_out(
             mask = np.zeros_like(mask)
             notes = (*notes, f"{_EMPTIED}{draft.presence:.3g} is below {least:g}")
         cuts.append((mask, score, notes))
-        report(i + 1, len(drafts), "refine")
+        report(progress, i + 1, len(drafts), "refine")
     return cuts
-
-
-def _model(model: Backbone | str | os.PathLike[str]) -> Backbone:
-    if isinstance(model, Backbone):
-        return model
-    if not isinstance(model, (str, os.PathLike)):
-        raise InputError(
-            f"model must be a name, a folder or a Backbone, got a {type(model).__name__}"
-        )
-    from .backbone.registry import find_source
-
-    folder = find_source(model)
-    files = [folder] if folder.is_file() else [f for f in folder.rglob("*") if f.is_file()]
-    stamp = max((f.stat().st_mtime_ns for f in files), default=0)
-    return _load_once(os.fspath(model), str(folder), stamp)
-
-
-@lru_cache(maxsize=1)
-def _load_once(name: str, folder: str, stamp: int) -> Backbone:
-    from .backbone import load
-
-    return load(name)
-
-
-def lock_of(model: Backbone) -> threading.RLock:
-    """The lock that everything which runs a model holds, so that threads take turns."""
-    with _locks_guard:
-        return _locks.setdefault(model, threading.RLock())
 
 
 def _queries(query: object) -> list[str]:
@@ -436,11 +402,3 @@ def _unknown_option(name: str, allowed: frozenset[str]) -> str:
     close = get_close_matches(name, allowed, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"option must be one of {', '.join(sorted(allowed))}, got {name!r}{hint}"
-
-
-def _reporter(progress: Progress | None) -> Progress:
-    def report(done: int, total: int, stage: str) -> None:
-        if progress is not None and progress(done, total, stage) is False:
-            raise CancelledError(f"stopped at step {done} of {total} of {stage}")
-
-    return report

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from textseg.english import with_article
 from textseg.errors import InputError
 from textseg.masks import encode_rle
-from textseg.prompts import with_article
 
 from .coco import Example
 from .counters import (

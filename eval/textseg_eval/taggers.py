@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from textseg.english import plural
 from textseg.errors import InputError
-from textseg.prompts import plural
 
 from .coco import Example
 
@@ -66,7 +66,7 @@ def named_in(text: str, words: Mapping[int, tuple[str, ...]]) -> list[int]:
 
 
 def _captions(spec: TaggerSpec) -> Tagger:
-    from textseg.caption import BLIP, BlipCaptioner
+    from textseg.captioning import BLIP, BlipCaptioner
 
     captioner = BlipCaptioner.load(spec.model or BLIP, device=spec.device)
     return lambda _, image: named_in(captioner.caption(image).text, spec.words)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import textseg
-from textseg.labels import read_label
 from textseg.masks import decode_rle
+from textseg.provenance import read_label
 from textseg.saving import read_provenance
 from textseg.studio import StudioSettings
 from textseg.studio.pictures import SAMPLES

@@ -13,7 +13,7 @@ import torch
 from .conditions import pack, replace_last, unpack
 from .families import FLUX
 from .flow import FlowTransformer
-from .piped import quietly
+from .quiet import quietly
 
 NATIVE_CELLS = 128
 

@@ -14,8 +14,8 @@ from .registry import find_model
 if TYPE_CHECKING:
     import torch
 
-    from ..inversion import Progress
     from ..options import EditOptions
+    from ..progress import Progress
 
 CHANNELS = 9
 """Latents, mask and masked latents of Stable Diffusion's inpainting UNet."""
@@ -90,7 +90,7 @@ class InpaintingModel:
         import torch
         from PIL import Image
 
-        from ..inversion import report
+        from ..progress import report
 
         height, width = self.fit_size(*image.shape[:2])
         fitted = Image.fromarray(resize_image(image, (height, width)))

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from .beside import FAILURES
+from .extras import FAILURES
 from .families import LATENT_UNET
 from .folders import read_json
 

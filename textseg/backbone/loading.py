@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError, ModelError, ModelNotFoundError, TextsegError
-from .beside import (
+from .extras import (
     FAILURES,
     Beside,
     PathLike,
@@ -33,7 +33,7 @@ from .latent import LatentModel, pick_device, pick_dtype
 from .latent_unet import LatentUNet
 from .lean import load_lean
 from .offload import offload, on_disk, to_disk
-from .piped import quietly
+from .quiet import quietly
 from .registry import find_model, find_source
 
 

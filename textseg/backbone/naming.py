@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..prompts import with_article
+from ..english import with_article
 
 if TYPE_CHECKING:
     from .latent_unet import LatentUNet

@@ -9,7 +9,8 @@ import torch
 
 from ..errors import ModelError
 from .families import PIXART
-from .piped import PipedModel, quietly
+from .piped import PipedModel
+from .quiet import quietly
 
 TOKENS = 300
 

@@ -13,7 +13,7 @@ from .conditions import pack, unpack
 from .families import SD3
 from .flow import FlowTransformer
 from .latent import MAX_ASPECT
-from .piped import quietly
+from .quiet import quietly
 
 T5_TOKENS = 256
 

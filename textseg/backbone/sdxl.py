@@ -14,7 +14,8 @@ from .conditions import pack, replace_last, unpack
 from .families import SDXL
 from .latent_unet import LatentUNet
 from .lcm import guidance_embedding
-from .piped import PipedModel, quietly
+from .piped import PipedModel
+from .quiet import quietly
 
 
 class LatentUNetXL(PipedModel, LatentUNet):

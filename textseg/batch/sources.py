@@ -15,10 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..coco import parse_names
+from ..english import object_noun
 from ..errors import InputError
-from ..naming import image_stems, query_slugs
+from ..file_names import image_stems, query_slugs
 from ..picture_files import described, find_files, split_pictures
-from ..prompts import clean_query, object_noun
+from ..prompts import clean_query
 from .storage import is_remote, is_web, local_path, one_reason, open_store, scheme_of
 
 MANIFESTS = (".csv", ".jsonl", ".ndjson")

@@ -182,7 +182,7 @@ class Drafter:
     def _caption(self, item: Item) -> str | None:
         if item.caption is not None or self._segmenter.contrast.reference != "erase":
             return item.caption
-        from ..caption import caption
+        from ..captioning import caption
 
         captioner = self.job.caption_model or self._segmenter.model
         return caption(self._segmenter.image, model=captioner).text

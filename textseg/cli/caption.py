@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..caption import BLIP, BlipCaptioner, caption, is_blip
+    from ..captioning import BLIP, BlipCaptioner, caption, is_blip
     from . import one_line
     from .progress import Progress
 

@@ -243,8 +243,8 @@ def _source(args: argparse.Namespace, model: Any, step: Any) -> tuple[Any, str]:
     """The image in a form that still has its metadata, or a `Generation`, and the XMP it is to
     carry on."""
     if args.from_prompt is not None:
-        from ..generate import generate
-        from ..labels import TRAINED, build_packet
+        from ..generation import generate
+        from ..provenance import TRAINED, build_packet
 
         words: str = args.from_prompt
         seed = getattr(args, "seed", 0)
@@ -269,7 +269,7 @@ def _mask(path: str) -> np.ndarray | Segmentation:
 
 
 def _caption(args: argparse.Namespace, pixels: np.ndarray, model: Backbone, step: Any) -> str:
-    from ..caption import caption
+    from ..captioning import caption
 
     return caption(pixels, model=args.caption_model or model, progress=step).text
 

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     total = len(prompts) * args.count
     refuse(args.output != "-" or total == 1, f"-o - takes one image, got {total}")
 
-    from ..generate import generate_each
+    from ..generation import generate_each
     from .progress import Progress
 
     model = load_given(args)

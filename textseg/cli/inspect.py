@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _inspect(path: str) -> dict[str, Any]:
     """What one file says; of results that are no pictures, only textseg's own record."""
-    from ..labels import read_label
     from ..masks import Edit, Segmentation
+    from ..provenance import read_label
     from ..saving import read_provenance
 
     record: dict[str, Any] = {"file": path, "digital_source_type": "", "xmp": ""}

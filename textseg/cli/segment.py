@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, OutputError
+from ..file_names import image_stems, query_slugs
 from ..formats import SUFFIXES, coco_data, write_json, write_result
 from ..vocabulary import find_unknown_note
-from .naming import image_stems, query_slugs
 from .options_arguments import (
     Listed,
     add_beside_arguments,
@@ -175,7 +175,7 @@ class _Job:
         default = self.segmenter.contrast.reference
         if self.args.caption is not None or self.overrides.get("reference", default) != "erase":
             return self.args.caption
-        from ..caption import caption
+        from ..captioning import caption
 
         captioner = self.args.caption_model or self.segmenter.model
         return caption(self.segmenter.image, model=captioner).text

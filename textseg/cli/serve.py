@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     need_extra()
 
     from ..backbone import load
-    from ..caption import BLIP, BlipCaptioner, is_blip
+    from ..captioning import BLIP, BlipCaptioner, is_blip
     from ..server.app import build
     from ..server.running import serve
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ..backbone.base import Backbone
-    from ..caption import BlipCaptioner
+    from ..captioning import BlipCaptioner
 
 __all__ = ["ServerOptions", "build_server"]
 

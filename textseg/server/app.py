@@ -33,7 +33,7 @@ from .verbs import Task, caption_task, edit_task, generate_task, segment_task
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
-    from ..caption import BlipCaptioner
+    from ..captioning import BlipCaptioner
 
 DESCRIPTION = f"""\
 Cut out, edit, make and name what is in images. Send JSON with base64 files or a multipart form;

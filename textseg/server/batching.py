@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..backbone.shared import lock_of
 from ..contrast import draw_batches, predict_together
-from ..segmenter import Segmenter, lock_of
+from ..segmenter import Segmenter
 
 if TYPE_CHECKING:
     from ..contrast import Predictions

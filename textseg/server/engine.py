@@ -22,7 +22,7 @@ from .settings import ServerOptions
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
-    from ..contrast import Progress
+    from ..progress import Progress
     from ..prompts import PromptPair
 
 _log = logging.getLogger("textseg.server")

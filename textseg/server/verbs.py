@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from ..errors import InputError
+from ..file_names import query_slugs
 from ..formats import SUFFIXES
-from ..naming import query_slugs
 from ..options import ContrastOptions, EditOptions, GenerateOptions, RefineOptions
 from .answers import JSONAnswer, Refusal, accepted
 from .bodies import MAX_QUERIES, CaptionBody, EditBody, GenerateBody, SegmentBody
@@ -23,10 +23,10 @@ from .engine import Ahead, Engine
 from .pictures import key_of, read_picture
 
 if TYPE_CHECKING:
-    from ..caption import BlipCaptioner, Caption
-    from ..contrast import Progress
-    from ..generate import Generation
+    from ..captioning import BlipCaptioner, Caption
+    from ..generation import Generation
     from ..masks import Edit, Segmentation
+    from ..progress import Progress
 
 JSON, PNG, ZIP = "application/json", "image/png", "application/zip"
 
@@ -158,7 +158,7 @@ def generate_task(engine: Engine, body: GenerateBody, max_pixels: int) -> Task:
         raise InputError(f"height times width must be at most {most}, got {height * width}")
 
     def call(progress: Progress) -> list[Generation]:
-        from ..generate import generate
+        from ..generation import generate
 
         return generate(
             body.prompt, count=body.count, model=engine.model, progress=progress, **given
@@ -193,7 +193,7 @@ def caption_task(
     key = key_of(body.image)
 
     def call(progress: Progress) -> Caption:
-        from ..caption import caption
+        from ..captioning import caption
 
         return caption(
             read_picture(body.image, max_pixels),

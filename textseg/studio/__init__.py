@@ -39,10 +39,10 @@ def build_app(
     """
     chosen = _settings(settings)
     require_gradio()
-    from ..segmenter import Segmenter
+    from ..backbone.shared import shared
     from .app import build
 
-    return build(Segmenter("mini" if model is None else model).model, chosen)
+    return build(shared("mini" if model is None else model), chosen)
 
 
 def mount(

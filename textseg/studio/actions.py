@@ -21,7 +21,7 @@ from .pictures import Picture, view_size
 from .state import Correction, Layer, Session, Work
 
 if TYPE_CHECKING:
-    from ..caption import Caption
+    from ..captioning import Caption
     from ..masks import Segmentation
     from ..segmenter import Progress
 
@@ -343,7 +343,7 @@ def describe(
     Raises:
         InputError: nothing here writes captions; CancelledError: `progress` returned False.
     """
-    from ..caption import caption
+    from ..captioning import caption
 
     work = session.work
     model: Any = captioner or find_captioner(session)
@@ -367,7 +367,7 @@ def find_captioner(session: Session) -> Any:
         InputError: neither BLIP nor a model that names nouns is here.
     """
     from ..backbone.registry import find_model
-    from ..caption import BLIP
+    from ..captioning import BLIP
 
     try:
         find_model(BLIP)
@@ -391,7 +391,7 @@ def recaption(session: Session, text: str) -> Done:
 
 
 def _things_in(said: Caption, session: Session) -> tuple[str, ...]:
-    from ..prompts import object_noun
+    from ..english import object_noun
 
     parts = re.split(r"\b(?:and|with|on|in|of|at|near|next to)\b|,", said.text)
     nouns = [object_noun(part, session.segmenter.model.nouns) for part in parts[1:]]

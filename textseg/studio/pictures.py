@@ -13,8 +13,8 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
-    from ..inversion import Progress
     from ..masks import Edit
+    from ..progress import Progress
 
 Origin = Literal["upload", "sample", "generated", "edited"]
 
@@ -130,8 +130,8 @@ def make_picture(model: Backbone, prompt: str, seed: int, progress: Progress | N
     """
     from tempfile import TemporaryDirectory
 
-    from ..generate import generate
-    from ..naming import query_slugs
+    from ..file_names import query_slugs
+    from ..generation import generate
 
     if not prompt.strip():
         raise InputError("prompt must say what to make, got nothing")
@@ -156,7 +156,7 @@ def picture_of_edit(edit: Edit, name: str) -> Picture:
 
 def _picture(data: bytes, name: str, origin: Origin, **known: Any) -> Picture:
     from ..image import MAX_PIXELS, load_image
-    from ..labels import read_label
+    from ..provenance import read_label
 
     pixels = load_image(data, max_pixels=known.pop("max_pixels", MAX_PIXELS))
     pixels.flags.writeable = False

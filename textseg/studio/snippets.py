@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..naming import image_stems, query_slugs
+from ..file_names import image_stems, query_slugs
 from ..options import ContrastOptions, EditOptions, RefineOptions
 from .actions import edit_options
 from .state import Layer, Session

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..prompts import with_article
+from ..english import with_article
 
 ABSENT_TEMPLATES = (
     "without {a}", "without {n}", "a photo without {a}", "a picture without {n}",

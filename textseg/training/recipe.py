@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import torch
 
+from ..english import with_article
 from ..errors import InputError
-from ..prompts import with_article
 from ..saving import encode_picture, write_atomic
 from .autoencoder import BlockAnalysis, build_autoencoder, to_pixels, train_decoder
 from .coco import AnnotatedPhotos, CocoSet
@@ -240,7 +240,7 @@ def train_model(
 def _draw_samples(folder: Path, file: Path) -> None:
     """Two rows of four generated images, to look at."""
     from ..backbone import load
-    from ..generate import generate
+    from ..generation import generate
 
     prompts = [f"a photo of {with_article(n)}" for n in ("dog", "car", "apple", "tree")]
     made = generate(prompts, count=2, model=load(folder), steps=25, guidance_scale=3.0)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ..prompts import object_noun, singular
+from ..english import object_noun, singular
 from ..saving import write_atomic
 from .nouns import COLOURS, NOUNS
 from .vocabulary import FILLERS
@@ -215,7 +215,7 @@ def embed(folder: Path, words: Sequence[str]) -> np.ndarray:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from ..prompts import with_article
+    from ..english import with_article
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()

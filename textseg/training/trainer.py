@@ -20,8 +20,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..english import with_article
 from ..errors import InputError
-from ..prompts import with_article
 from .autoencoder import BLOCK, CHANNELS, BlockAnalysis, to_pixels
 from .captions import absent_caption, present_caption, unknown_word
 from .losses import CrossAttentionQueries, NounHeads, contrast_loss, grounding_loss

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from textseg.english import object_noun, with_article
 from textseg.errors import InputError, ModelError
-from textseg.prompts import object_noun, with_article
 
 from .base import MethodSpec
 

@@ -16,7 +16,7 @@ import numpy as np
 from .checks import check_text
 from .errors import InputError, ModelError, ModelNotFoundError
 from .image import image_identity, load_image, resize_image
-from .inversion import Progress, report
+from .progress import Progress, report
 
 if TYPE_CHECKING:
     from .backbone.base import Backbone
@@ -188,9 +188,9 @@ def caption(
         model = _blip(BLIP if model == "blip" else model)
     if isinstance(model, BlipCaptioner):
         return model.caption(pixels, prefix)
-    from .segmenter import Segmenter, lock_of
+    from .backbone.shared import lock_of, shared
 
-    model = Segmenter(model).model
+    model = shared(model)
     candidates = list(model.nouns if nouns is None else nouns)
     if not candidates:
         raise InputError(
@@ -213,7 +213,7 @@ def caption_of(nouns: Sequence[str], prefix: str = PREFIX) -> str:
     >>> caption_of(["dog", "apple", "boat"])
     'a photograph of a dog, an apple and a boat'
     """
-    from .prompts import with_article
+    from .english import with_article
 
     things = [with_article(noun) for noun in nouns]
     listed = " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)

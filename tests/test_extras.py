@@ -142,7 +142,7 @@ def rows_near_whole_numbers(count: int, width: int, unit: float) -> tuple[torch.
 
 def test_eight_bits_are_llm_int8() -> None:
     pytest.importorskip("bitsandbytes", reason="8-bit weights need bitsandbytes")
-    from textseg.backbone.beside import to_eight_bit
+    from textseg.backbone.extras import to_eight_bit
 
     torch.manual_seed(0)
     layer = torch.nn.Linear(24, 40).requires_grad_(False)

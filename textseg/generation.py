@@ -12,8 +12,9 @@ import numpy as np
 from ._version import __version__
 from .checks import check_text
 from .errors import InputError
-from .inversion import Progress, ddim_decode, ddim_levels, guided_noise, report
+from .inversion import ddim_decode, ddim_levels, guided_noise
 from .options import GenerateOptions
+from .progress import Progress, report
 
 if TYPE_CHECKING:
     import os
@@ -73,7 +74,7 @@ class Generation:
     def to_bytes(self, suffix: str = ".png", visible_label: bool = False) -> bytes:
         """The bytes of the file that `save` writes; `suffix` says the format."""
         from .drawing import draw_labels
-        from .labels import TRAINED, xmp_label
+        from .provenance import TRAINED, xmp_label
         from .saving import encode_picture, picture_suffix
 
         picture_suffix(f"result{suffix}")
@@ -137,8 +138,8 @@ def generate_each(
     **overrides: Any,
 ) -> Iterator[Generation]:
     """The images of `generate`, each as soon as it is made; arguments and errors as there."""
+    from .backbone.shared import lock_of, shared
     from .editing import prompt_notes
-    from .segmenter import Segmenter, lock_of
 
     prompts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Sequence) else [*prompt]
     if not prompts:
@@ -147,7 +148,7 @@ def generate_each(
         check_text("prompt", text)
     if count is not None and (not isinstance(count, int) or count < 1):
         raise InputError(f"count must be a whole number of at least 1, got {count!r}")
-    backbone = Segmenter(model).model
+    backbone = shared(model)
     unknown = set(overrides) - {f.name for f in fields(GenerateOptions)}
     if unknown:
         raise InputError(f"options of generate have no field {sorted(unknown)[0]!r}")

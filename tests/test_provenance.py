@@ -13,7 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from textseg.editing import edit
 from textseg.errors import ImageError
-from textseg.labels import (
+from textseg.masks import Edit
+from textseg.provenance import (
     ALTERED,
     COMPOSITE,
     TRAINED,
@@ -22,7 +23,6 @@ from textseg.labels import (
     read_label,
     xmp_label,
 )
-from textseg.masks import Edit
 from textseg.saving import read_provenance
 
 CAMERA = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
