@@ -371,6 +371,14 @@ def test_resizing_keeps_means_and_axes():
         resize_image(image, (0, 4))
 
 
+def test_shrinking_a_lot_stays_near_the_exact_filter() -> None:
+    rng = np.random.default_rng(3)
+    image = np.kron(rng.integers(0, 256, (9, 12, 3)), np.ones((100, 100, 1))).astype(np.uint8)
+    exact = Image.fromarray(image).resize((80, 60), Image.Resampling.LANCZOS)
+    difference = np.abs(resize_image(image, (60, 80)).astype(int) - np.asarray(exact))
+    assert difference.mean() < 1
+
+
 # URLs
 
 

@@ -167,6 +167,35 @@ def test_a_guided_filter_enlarges_to_its_own_size_as_it_filters():
     np.testing.assert_allclose(guided.upsample(score, picture), guided.apply(score), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(97, 131), (32, 40), (13, 260)])
+def test_upsampling_is_a_line_in_the_colours_of_the_large_image(size: tuple[int, int]) -> None:
+    import torch
+
+    rng = np.random.default_rng(5)
+    image, score = rng.integers(0, 256, (*size, 3), np.uint8), rng.random((9, 13))
+    small = rng.integers(0, 256, (9, 13, 3), np.uint8)
+    colours = small / 255
+    slopes, offsets = np.zeros((9, 13, 3)), np.zeros((9, 13))
+    for row, column in np.ndindex(9, 13):
+        window = np.s_[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        i, p = colours[window].reshape(-1, 3), score[window].ravel()
+        spread = np.cov(i.T, bias=True) + 1e-3 * np.eye(3)
+        slopes[row, column] = np.linalg.solve(spread, ((i - i.mean(0)).T @ (p - p.mean())) / len(p))
+        offsets[row, column] = p.mean() - slopes[row, column] @ i.mean(0)
+    planes = np.concatenate([slopes, offsets[..., None]], axis=-1)
+    means = np.zeros_like(planes)
+    for row, column in np.ndindex(9, 13):
+        window = np.s_[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        means[row, column] = planes[window].mean(axis=(0, 1))
+    tensor = torch.from_numpy(means).permute(2, 0, 1)[None]
+    large = torch.nn.functional.interpolate(tensor, size, mode="bilinear")[0].numpy()
+    expected = (large[:3].transpose(1, 2, 0) * image / 255).sum(-1) + large[3]
+
+    found = GuidedFilter(small, 1).upsample(score, image)
+
+    np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-4)
+
+
 def test_clusters_found_on_a_larger_picture_sum_as_those_found_on_its_own():
     small = np.random.default_rng(0).integers(0, 40, (33, 52, 3), np.uint8)
     small[8:20, 10:30] += 150
