@@ -44,8 +44,8 @@ UNSEEN: dict[str, tuple[str, ...]] = {
 
 def compose(packages: Path, out: Path, count: int, held_out: int) -> None:
     """Writes `out/STYLE/NOUN/*.png`, and the sets `out/train` and `out/val`."""
-    from textseg.training import drawn_set, sprites
-    from textseg.training.nouns import NOUNS
+    from textseg.training.mini import drawn_set, sprites
+    from textseg.training.mini.nouns import NOUNS
 
     assert not set(UNSEEN) & set(NOUNS)
     with patch.object(sprites, "DRAWINGS", UNSEEN):
@@ -87,7 +87,7 @@ def full_size_model() -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from textseg.backbone.latent_unet import LatentUNet
-    from textseg.training.vocabulary import build_tokenizer, known_words
+    from textseg.training.mini.vocabulary import build_tokenizer, known_words
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(known_words())

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 
 import textseg
-from textseg.coco import read_coco
+from textseg.coco import noun_masks, read_coco
 from textseg.contrast import Predictions
 from textseg.image import image_identity, load_image, resize_image
-from textseg.training.coco import noun_masks
 
 INSIDE = 0.3
 

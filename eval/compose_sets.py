@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from textseg.training.coco import AnnotatedPhotos
-from textseg.training.drawn_set import write_drawn_set
-from textseg.training.photos import cut_subjects
-from textseg.training.scenes import SceneOptions, load_backgrounds, split_backgrounds
-from textseg.training.sprites import build_drawings, load_sprites, split_cutouts
+from textseg.training.mini.drawn_set import write_drawn_set
+from textseg.training.mini.photos import cut_out
+from textseg.training.mini.scenes import SceneOptions, load_backgrounds, split_backgrounds
+from textseg.training.mini.sprites import build_drawings, load_sprites, split_cutouts
+from textseg.training.mini.subjects import cut_subjects
 
 SWAPS = {
     "dog": "a cat",
@@ -46,7 +46,7 @@ def skipped_objects(photos: Path, skip: Path, same: Path) -> dict[str, list[np.n
     wanted = set(skip.read_text().split()) - set(same.read_text().split())
     rest = {f"{f.parent.name}/{f.name}" for f in photos.glob("*/*.jp*g")} - wanted
     with tempfile.TemporaryDirectory() as cache:
-        return AnnotatedPhotos(cut_subjects([photos], frozenset(rest), Path(cache))).cutouts()
+        return cut_out(cut_subjects([photos], frozenset(rest), Path(cache)))
 
 
 def main() -> None:

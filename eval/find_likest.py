@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from textseg.training.sprites import split_cutouts
+from textseg.training.mini.sprites import split_cutouts
 
 SHORT_SIDE = 120
 TEMPLATE_SIDES = (70, 90, 110, 130, 150)

@@ -16,13 +16,12 @@ import cv2
 import numpy as np
 
 import textseg
-from textseg.coco import read_coco
+from textseg.coco import noun_masks, read_coco
 from textseg.contact_sheet import heat
 from textseg.drawing import PALETTE, draw_labels, tint
 from textseg.image import load_image, resize_image
 from textseg.saving import encode_picture, write_atomic
 from textseg.training.calibrate import iou
-from textseg.training.coco import noun_masks
 
 PANEL = 150
 COLUMNS = 3

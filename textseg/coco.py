@@ -91,6 +91,14 @@ class CocoImage:
         for annotation in annotations:
             annotation.check(self.size)
 
+    def check_picture(self, path: Path, size: tuple[int, int]) -> None:
+        """Raises InputError unless a picture's (H, W) is that of its record."""
+        if size != self.size:
+            raise InputError(
+                f"{path} must have the size its annotations give, {self.size[0]} x {self.size[1]}, "
+                f"got {size[0]} x {size[1]}"
+            )
+
 
 @dataclass(frozen=True)
 class Coco:
@@ -270,6 +278,22 @@ def union_mask(annotations: Iterable[Annotation], size: tuple[int, int]) -> np.n
     for code in codes:
         inside |= decode_rle(code)
     return inside
+
+
+def noun_masks(
+    annotations: Iterable[Annotation], names: Mapping[int, str], size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """The union of an image's annotations by noun, (H, W) bool each, in the order of the first.
+
+    Args:
+        annotations: the image's.
+        names: noun by category id.
+        size: (H, W) of the image.
+    """
+    grouped: dict[str, list[Annotation]] = {}
+    for annotation in annotations:
+        grouped.setdefault(names[annotation.category_id], []).append(annotation)
+    return {noun: union_mask(found, size) for noun, found in grouped.items()}
 
 
 def check_text(value: Any, what: str) -> str:

@@ -30,7 +30,7 @@ class CellNames:
 
     A cell's query is compared with the keys of all nouns of the model's vocabulary, and with that
     of the start token, which stands for none of them; the softmax over them is what training's
-    grounding loss teaches (`textseg.training.losses.grounding_loss`). A contrast tells where a noun
+    grounding loss teaches (`training.mini.grounding`). A contrast tells where a noun
     would be missed most, wherever that is; this tells whether what is there bears the name.
     """
 

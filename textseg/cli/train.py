@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training.lora_options import LoraOptions
-from ..training.options import TrainOptions
+from ..training.mini.options import TrainOptions
 from .options_arguments import add_alias, add_options, given_options, refuse, result_folder
 from .progress import Progress
 
@@ -158,7 +158,7 @@ def _run_lora(args: argparse.Namespace) -> int:
 def _run_scenes(args: argparse.Namespace) -> int:
     from ..options import ContrastOptions
     from ..training.calibrate import calibrate
-    from ..training.recipe import Sources, train_model
+    from ..training.mini.recipe import Sources, train_model
 
     folders = [*args.drawings, *args.cutouts, *args.backgrounds, *args.photos]
     folders += [args.packages] if args.packages else []

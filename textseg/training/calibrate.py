@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backbone.base import Backbone
 from ..binarize import cut, normalize
-from ..coco import read_coco
+from ..coco import noun_masks, read_coco
 from ..contrast import (
     Predictions,
     measure,
@@ -125,8 +125,6 @@ def ask(
         absent: how many nouns that are not there to ask of each image.
         progress: called as progress(done, total) after each image.
     """
-    from .coco import check_size, noun_masks
-
     coco = read_coco(annotations).check_regions()
     names = coco.categories
     nouns = [n for n in names.values() if not model.nouns or n in model.nouns]
@@ -135,7 +133,7 @@ def ask(
     questions: list[Question] = []
     for done, record in enumerate(records, 1):
         image = load_image(images / record.file_name, upright=False)
-        check_size(images / record.file_name, record, image.shape[:2])
+        record.check_picture(images / record.file_name, image.shape[:2])
         size = model.fit_size(*image.shape[:2])
         latents = model.encode(resize_image(image, size))
         predictions = Predictions(model, latents, image_identity(image))

@@ -9,6 +9,8 @@ import numpy as np
 
 from ..english import with_article
 
+PROMPTS = {"template": "a photo of {a}", "absent": "a photo without {a}"}
+"""What a model is asked that learnt these captions: `prompts` of its `textseg.json`."""
 ABSENT_TEMPLATES = (
     "without {a}", "without {n}", "a photo without {a}", "a picture without {n}",
     "a photo without {a}", "a scene without {the}",

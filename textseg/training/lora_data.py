@@ -17,8 +17,8 @@ import torch
 from ..coco import read_coco
 from ..errors import InputError
 from .captions import caption_rows
-from .coco import Photo, photo_scene, read_photo
 from .lora_options import LoraOptions
+from .photo_scenes import Photo, photo_scene, read_photo
 
 ASPECTS = (1.0, 1.0, 1.36, 1 / 1.36)
 """Height by width of the crops; batches take turns at random."""

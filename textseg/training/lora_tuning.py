@@ -18,7 +18,7 @@ import torch
 from ..errors import InputError, OutputError
 from ..options import ContrastOptions
 from ..saving import write_atomic
-from .export import PROMPTS
+from .captions import PROMPTS
 from .lora_data import AnnotatedImages
 from .lora_options import LoraOptions
 

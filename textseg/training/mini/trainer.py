@@ -20,11 +20,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..english import with_article
-from ..errors import InputError
-from .autoencoder import BLOCK, CHANNELS, BlockAnalysis, to_pixels
-from .captions import absent_caption, present_caption, unknown_word
-from .losses import CrossAttentionQueries, NounHeads, contrast_loss, grounding_loss
+from ...english import with_article
+from ...errors import InputError
+from ..captions import absent_caption, present_caption, unknown_word
+from ..losses import contrast_loss
+from .analysis import BLOCK, CHANNELS, BlockAnalysis, to_pixels
+from .grounding import CrossAttentionQueries, NounHeads, grounding_loss
 from .muon import Muon
 from .networks import SCHEDULE, build_text_encoder, build_unet
 from .options import TrainOptions

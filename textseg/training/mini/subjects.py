@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..saving import encode_picture, write_atomic
-from .coco import Photo
+from ...saving import encode_picture, write_atomic
+from ..photo_scenes import Photo
 
 SIDE = 160
 MARGIN = 0.04

@@ -12,19 +12,20 @@ import cv2
 import numpy as np
 import torch
 
-from ..english import with_article
-from ..errors import InputError
-from ..saving import encode_picture, write_atomic
-from .autoencoder import BlockAnalysis, build_autoencoder, to_pixels, train_decoder
-from .coco import AnnotatedPhotos, CocoSet
+from ...english import with_article
+from ...errors import InputError
+from ...saving import encode_picture, write_atomic
+from .analysis import BlockAnalysis, to_pixels
+from .autoencoder import build_autoencoder, train_decoder
 from .export import export_pipeline
 from .mixture import Mixture, scene_batches
 from .nouns import NOUNS
 from .options import TrainOptions
-from .photos import cut_subjects
+from .photos import cut_out, read_photos
 from .scenes import SceneOptions, crop_photo, load_backgrounds, split_backgrounds
 from .semantics import Semantics, fit_semantics, tune_semantics
 from .sprites import STYLES, build_drawings, load_sprites, split_cutouts
+from .subjects import cut_subjects
 from .trainer import Trainer
 
 SIZES: tuple[tuple[int, int], ...] = ((192, 192), (192, 192), (160, 224), (224, 160))
@@ -49,7 +50,7 @@ class Sources:
         backgrounds: folders of photographs; the last 15 % of each, by name, are held out.
         coco: pairs of image folder and COCO instance file.
         photos: folders of photographs of one main object, `FOLDER/NOUN/*.jpg`; its mask is found
-            (`photos.subject_mask`), and it serves whole and as a cutout.
+            (`subjects.subject_mask`), and it serves whole and as a cutout.
         skip: a text file of photographs to leave out, `NOUN/NAME` a line.
     """
 
@@ -72,14 +73,14 @@ def load_mixture(sources: Sources, work: Path) -> Mixture:
             build_drawings(sources.packages, built, here, SPRITE_SIDE)
         drawings += [folder for folder in sorted(built.iterdir()) if folder.is_dir()]
     photographed, _ = split_cutouts(load_sprites(sources.cutouts, SPRITE_SIDE))
-    sets = [CocoSet(images, file) for images, file in sources.coco]
-    for coco in sets:
-        for noun, found in coco.cutouts().items():
+    sets = [read_photos(images, file) for images, file in sources.coco]
+    for photos in sets:
+        for noun, found in cut_out(photos).items():
             if noun in NOUNS:
                 photographed.setdefault(noun, []).extend(found)
     skip = frozenset(sources.skip.read_text().split("\n") if sources.skip else ())
-    portraits = AnnotatedPhotos(cut_subjects(sources.photos, skip, work / "subjects"))
-    for noun, found in portraits.cutouts().items():
+    portraits = list(cut_subjects(sources.photos, skip, work / "subjects"))
+    for noun, found in cut_out(portraits).items():
         photographed.setdefault(noun, []).extend(found)
     backgrounds: list[np.ndarray] = []
     for folder in sources.backgrounds:
@@ -124,7 +125,7 @@ def _fit_analysis(mixture: Mixture, file: Path, given: Any | None) -> BlockAnaly
 
 
 def _autoencoder(folder: Path) -> Any:
-    from ..backbone.semantic_autoencoder import SemanticAutoencoder
+    from ...backbone.semantic_autoencoder import SemanticAutoencoder
 
     return SemanticAutoencoder.from_pretrained(folder / "vae", local_files_only=True)
 
@@ -239,8 +240,8 @@ def train_model(
 
 def _draw_samples(folder: Path, file: Path) -> None:
     """Two rows of four generated images, to look at."""
-    from ..backbone import load
-    from ..generation import generate
+    from ...backbone import load
+    from ...generation import generate
 
     prompts = [f"a photo of {with_article(n)}" for n in ("dog", "car", "apple", "tree")]
     made = generate(prompts, count=2, model=load(folder), steps=25, guidance_scale=3.0)

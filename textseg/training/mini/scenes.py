@@ -7,34 +7,16 @@ caption "without NOUN".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..checks import RISING, SHARE, between, option, several, validate
+from ...checks import RISING, SHARE, between, option, several, validate
+from ..photo_scenes import Scene
 
 Sprites = dict[str, list[np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One composed image.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        nouns: the distinct nouns in the image, in the order they were placed.
-        masks: (K, H, W) bool, the visible pixels of each noun (all its instances together).
-        without: (K, H, W, 3) uint8, the same image with all instances of that noun left out.
-        instances: (noun, (H, W) bool visible mask) of every placed object.
-    """
-
-    image: np.ndarray
-    nouns: tuple[str, ...]
-    masks: np.ndarray
-    without: np.ndarray
-    instances: tuple[tuple[str, np.ndarray], ...] = field(default=())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PROMPTS = {"template": "a photo of {a}", "absent": "a photo without {a}"}
+from ..captions import PROMPTS
+
 # Where a part was loaded from, and how a tokenizer was last called: nobody's business.
 TRACES = frozenset((
     "_name_or_path", "is_local", "local_files_only", "max_length", "pad_to_multiple_of",

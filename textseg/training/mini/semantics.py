@@ -20,10 +20,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..backbone.semantic_autoencoder import ClassifierFeatures
-from ..errors import MissingDependencyError
-from .autoencoder import to_pixels
-from .losses import cell_labels
+from ...backbone.semantic_autoencoder import ClassifierFeatures
+from ...errors import MissingDependencyError
+from .analysis import to_pixels
+from .grounding import cell_labels
 
 CHANNELS = 64
 # Standard deviation of the latents: below the pixels', so that what is missed does not look like a

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .coco import AnnotatedPhotos
-from .scenes import Scene, SceneOptions, Sprites, compose
+from ..photo_scenes import Photo, Scene
+from .photos import random_scene
+from .scenes import SceneOptions, Sprites, compose
 
 MAX_NOUNS = 3
 
@@ -30,15 +31,15 @@ class Mixture:
     drawn: Sprites
     photographed: Sprites = field(default_factory=dict)
     backgrounds: Sequence[np.ndarray] = ()
-    annotated: Sequence[AnnotatedPhotos] = ()
-    portraits: AnnotatedPhotos = field(default_factory=lambda: AnnotatedPhotos([]))
+    annotated: Sequence[Sequence[Photo]] = ()
+    portraits: Sequence[Photo] = ()
     shares: tuple[float, float, float, float, float] = (0.34, 0.26, 0.12, 0.14, 0.14)
     options: SceneOptions = field(default_factory=SceneOptions)
 
     def __post_init__(self) -> None:
         present = (bool(self.drawn), bool(self.photographed),
                    bool(self.drawn and self.photographed), bool(self.annotated),
-                   bool(self.portraits.photos))  # fmt: skip
+                   bool(self.portraits))  # fmt: skip
         share = np.array(self.shares) * np.array(present)
         self._shares = share / share.sum()
         names = dict.fromkeys([*self.drawn, *self.photographed])
@@ -49,9 +50,10 @@ class Mixture:
         while True:
             kind = rng.choice(5, p=self._shares)
             if kind == 4:
-                scene = self.portraits.scene(rng, size)
+                scene = random_scene(rng, self.portraits, size)
             elif kind == 3:
-                scene = self.annotated[int(rng.integers(len(self.annotated)))].scene(rng, size)
+                photos = self.annotated[int(rng.integers(len(self.annotated)))]
+                scene = random_scene(rng, photos, size)
             elif kind == 2:
                 both = {n: a if a and (not b or rng.random() < 0.6) else b
                         for n, (a, b) in self._both.items()}  # fmt: skip

@@ -11,9 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..masks import encode_rle
+from ...masks import encode_rle
+from ..photo_scenes import Scene
 from .nouns import NOUNS
-from .scenes import Scene, SceneOptions, Sprites, compose
+from .scenes import SceneOptions, Sprites, compose
 
 _ALWAYS_PHOTO = SceneOptions(photo_backgrounds=1.0)
 SIZES: tuple[tuple[int, int], ...] = ((160, 208), (208, 160), (176, 240), (192, 192), (240, 176))

@@ -1,32 +1,34 @@
-"""Training material from any COCO-format set: cutouts, and photographs with objects filled in."""
+"""Scenes from annotated photographs: what they show, and how they look without each of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..coco import Annotation, CocoImage, read_coco, union_mask
-from ..errors import InputError
-from .scenes import Scene, Sprites, camera
+from ..coco import CocoImage, union_mask
 
 
-def noun_masks(
-    annotations: Iterable[Annotation], names: Mapping[int, str], size: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """The union of an image's annotations by noun, (H, W) bool each, in the order of the first.
+@dataclass(frozen=True)
+class Scene:
+    """An image, and the same without each of its nouns.
 
-    Args:
-        annotations: the image's.
-        names: noun by category id.
-        size: (H, W) of the image.
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        nouns: the distinct nouns in the image, in the order they were placed or chosen.
+        masks: (K, H, W) bool, the visible pixels of each noun (all its instances together).
+        without: (K, H, W, 3) uint8, the same image with all instances of that noun left out.
+        instances: (noun, (H, W) bool visible mask) of every object of a composed image.
     """
-    grouped: dict[str, list[Annotation]] = {}
-    for annotation in annotations:
-        grouped.setdefault(names[annotation.category_id], []).append(annotation)
-    return {noun: union_mask(found, size) for noun, found in grouped.items()}
+
+    image: np.ndarray
+    nouns: tuple[str, ...]
+    masks: np.ndarray
+    without: np.ndarray
+    instances: tuple[tuple[str, np.ndarray], ...] = ()
 
 
 Photo = tuple[np.ndarray, list[tuple[str, bool, np.ndarray]]]
@@ -50,7 +52,7 @@ def read_photo(folder: Path, image: CocoImage, names: Mapping[int, str], side: i
     if pixels is None:
         return None
     h, w = pixels.shape[:2]
-    check_size(path, image, (h, w))
+    image.check_picture(path, (h, w))
     scale = min(1.0, side / max(h, w))
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     parts = []
@@ -61,15 +63,6 @@ def read_photo(folder: Path, image: CocoImage, names: Mapping[int, str], side: i
         parts.append((names[annotation.category_id], annotation.crowd, mask > 0.5))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_BGR2RGB), parts
-
-
-def check_size(path: Path, image: CocoImage, size: tuple[int, int]) -> None:
-    """Raises InputError unless a picture's (H, W) is that of its record."""
-    if size != image.size:
-        raise InputError(
-            f"{path} must have the size its annotations give, {image.size[0]} x {image.size[1]}, "
-            f"got {size[0]} x {size[1]}"
-        )
 
 
 def photo_scene(
@@ -119,57 +112,4 @@ def photo_scene(
         cv2.inpaint(pixels, cv2.dilate(masks[n].astype(np.uint8), kernel), 3, cv2.INPAINT_TELEA)
         for n in nouns
     ]
-    return Scene(
-        pixels,
-        nouns,
-        np.stack([masks[n] for n in nouns]),
-        np.stack(filled),
-    )
-
-
-class AnnotatedPhotos:
-    """Photographs with masks of named things.
-
-    Attributes:
-        photos: see `Photo`.
-    """
-
-    def __init__(self, photos: Iterable[Photo]) -> None:
-        self.photos = list(photos)
-
-    def cutouts(self, min_area: int = 900) -> Sprites:
-        """Whole instances of at least `min_area` pixels that do not touch the image's border."""
-        sprites: Sprites = {}
-        for image, parts in self.photos:
-            for noun, crowd, mask in parts:
-                edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
-                if crowd or edge or mask.sum() < min_area:
-                    continue
-                ys, xs = np.where(mask)
-                box = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
-                alpha = cv2.GaussianBlur(mask[box].astype(np.float32), (0, 0), 0.7)
-                rgba = np.dstack([image[box], (alpha * 255).astype(np.uint8)])
-                sprites.setdefault(noun, []).append(rgba)
-        return sprites
-
-    def scene(self, rng: np.random.Generator, size: tuple[int, int]) -> Scene | None:
-        """A random crop of a random photograph, taken by a random camera; see `photo_scene`."""
-        photo = self.photos[int(rng.integers(len(self.photos)))]
-        return photo_scene(rng, photo, size, lens=camera(rng) if rng.random() < 0.6 else None)
-
-
-class CocoSet(AnnotatedPhotos):
-    """Images of a COCO instance file, at most `side` pixels long."""
-
-    def __init__(self, images: Path, annotations: Path, side: int = 384) -> None:
-        """
-        Raises:
-            InputError: the file is no COCO instance file, or a region of it cannot be read.
-        """
-        coco = read_coco(annotations).check_regions()
-        photos = (
-            read_photo(images, image, coco.categories, side)
-            for image in coco.images
-            if image.annotations
-        )
-        super().__init__(photo for photo in photos if photo is not None)
+    return Scene(pixels, nouns, np.stack([masks[n] for n in nouns]), np.stack(filled))

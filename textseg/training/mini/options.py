@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checks import (
+from ...checks import (
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
