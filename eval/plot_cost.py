@@ -37,9 +37,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from textseg.bench import Meter
+    from textseg.cutting import remask
     from textseg.image import load_image
     from textseg.options import NO_REFINEMENT
-    from textseg.segmenter import Segmenter, remask
+    from textseg.segmenter import Segmenter
     from textseg_eval.coco import load_coco
     from textseg_eval.methods.base import MethodSpec
     from textseg_eval.methods.models import backbone_of, unet_of

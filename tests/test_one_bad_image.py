@@ -516,7 +516,7 @@ def patched(monkeypatch: pytest.MonkeyPatch, place: Any, error: type[Exception])
 SERVED: dict[str, Callable[[Any], Any]] = {
     "decode": lambda model: "textseg.server.verbs.read_picture",
     "predict": lambda model: (model, "predict"),
-    "refine": lambda model: "textseg.segmenter._cut_out",
+    "refine": lambda model: "textseg.segmenter.cut_with",
     "save": lambda model: "textseg.server.verbs._segmentations",
 }
 

@@ -21,8 +21,8 @@ from textseg import (
 from textseg.batch.run import Engine
 from textseg.batch.stages import Job
 from textseg.bench import BenchOptions
+from textseg.cutting import remask
 from textseg.options import override
-from textseg.segmenter import remask
 from textseg.server import ServerOptions
 from textseg.studio import StudioSettings
 from textseg.training.lora_options import LoraOptions

@@ -11,10 +11,12 @@ import pytest
 from fake_backbone import FakeBackbone
 
 import textseg
+from textseg.cutting import cut, remask
 from textseg.errors import CancelledError, InputError
 from textseg.masks import Segmentation
 from textseg.options import ContrastOptions, RefineOptions
-from textseg.segmenter import Segmenter, remask, segment
+from textseg.refine import Refiner, refine
+from textseg.segmenter import Segmenter, segment
 
 # Fractions (top, left, bottom, right) that fall on latent cells of a 96 x 160 image.
 DOG = (0.25, 0.1, 0.75, 0.4)
@@ -244,6 +246,37 @@ def test_a_query_without_a_known_word_finds_nothing(model: FakeBackbone, image: 
     before = len(model.calls)
     segmenter.query("the blub")
     assert len(model.calls) == before
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_what_is_measured_is_cut_as_a_query_is(
+    model: FakeBackbone, image: np.ndarray, exclusive: bool
+) -> None:
+    segmenter = Segmenter(model).set_image(image)
+    queries = ["the dog", "a boat", "a unicorn"]
+    options: dict[str, Any] = {"min_presence": 0.4, "crf": True, "samples": 4, "level": 0.4}
+    wanted = segmenter.query(queries, exclusive=exclusive, **options)
+    measured = segmenter.measure(queries, **options)
+    for found, query in zip(cut(measured, image, exclusive=exclusive), wanted, strict=True):
+        assert_same(found, query)
+        assert found.describe() == query.describe()
+    alone = segmenter.measure("the dog", **options)
+    assert_same(cut(alone, image), segmenter.query("the dog", **options))
+
+
+def test_one_measurement_is_cut_at_any_size_and_with_any_options(
+    model: FakeBackbone, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Refiner, "refine", lambda self, contrast: pytest.fail("refined"))
+    measured = Segmenter(model).set_image(image).measure("the dog")
+    monkeypatch.undo()
+    small = np.ascontiguousarray(image[::2, ::2])
+    found = cut(measured, small, RefineOptions.off(level=0.7))
+    assert found.mask.shape == small.shape[:2]
+    expected, score = refine(measured.contrast, small, RefineOptions.off(level=0.7))
+    np.testing.assert_array_equal(found.mask, expected)
+    np.testing.assert_array_equal(found.score, score)
+    assert cut([], small) == []
 
 
 def test_remask_needs_no_model(model: FakeBackbone, image: np.ndarray) -> None:

@@ -503,7 +503,6 @@ def test_predictions_made_together_give_the_same_masks():
 
 
 def test_predicting_together_matches_predicting_alone(eps_backbone, tiny_image):
-    from textseg.prompts import pair_for
     from textseg.segmenter import Segmenter
     from textseg.server.batching import predict_ahead
 
@@ -512,8 +511,8 @@ def test_predicting_together_matches_predicting_alone(eps_backbone, tiny_image):
     queries = ["the dog", "the red ball"]
     plain = textseg.RefineOptions.off()
     together = [Segmenter(eps_backbone, options, plain).set_image(image) for image in images]
-    pairs = [pair_for(eps_backbone, query, "null") for query in queries]
-    predict_ahead([(s, [p], options) for s, p in zip(together, pairs, strict=True)])
+    asked = zip(together, queries, strict=True)
+    predict_ahead([(segmenter, segmenter.plan(query)) for segmenter, query in asked])
     made = [segmenter.evaluations for segmenter in together]
     for segmenter, image, query in zip(together, images, queries, strict=True):
         alone = textseg.segment(image, query, model=eps_backbone, contrast=options, refine=plain)

@@ -12,8 +12,8 @@ from fake_backbone import FakeBackbone
 from PIL import Image
 
 from textseg import Client, ImageError, Segmenter, ServerError, caption, edit, fetching, segment
+from textseg.cutting import remask
 from textseg.masks import overlay_many
-from textseg.segmenter import remask
 
 URL = "https://example.org/a.png"
 

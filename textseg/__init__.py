@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .backbone import load
     from .captioning import caption
     from .client import Client
+    from .cutting import Measurement, cut
     from .editing import edit
     from .generation import generate
     from .masks import Edit, Segmentation
@@ -42,6 +43,7 @@ __all__ = [
     "ImageError",
     "ImageWarning",
     "InputError",
+    "Measurement",
     "MissingDependencyError",
     "ModelError",
     "ModelNotFoundError",
@@ -53,6 +55,7 @@ __all__ = [
     "TextsegError",
     "__version__",
     "caption",
+    "cut",
     "edit",
     "generate",
     "load",
@@ -63,9 +66,11 @@ __all__ = [
 _HOMES = {
     "Client": "client",
     "Edit": "masks",
+    "Measurement": "cutting",
     "Segmentation": "masks",
     "Segmenter": "segmenter",
     "caption": "captioning",
+    "cut": "cutting",
     "edit": "editing",
     "generate": "generation",
     "load": "backbone",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 from .checks import (
@@ -26,6 +27,7 @@ from .checks import (
     validate,
     whole,
 )
+from .errors import InputError
 
 Measure = Literal["contrast", "evidence"]
 REFERENCES: tuple[str, ...] = ("null", "absent", "swap", "erase")
@@ -237,6 +239,19 @@ def override(options: _Options, changes: Mapping[str, Any]) -> _Options:
     if isinstance(options, RefineOptions):
         changes = spell_threshold(str(options.threshold), changes)
     return replace(options, **changes)
+
+
+def field_names(*kinds: type) -> frozenset[str]:
+    """The names of the fields of option dataclasses."""
+    return frozenset(field.name for kind in kinds for field in fields(kind))
+
+
+def unknown_option(name: str, *kinds: type) -> InputError:
+    """The error to raise on an option that none of the dataclasses has."""
+    allowed = sorted(field_names(*kinds))
+    close = get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return InputError(f"option must be one of {', '.join(allowed)}, got {name!r}{hint}")
 
 
 def spell_threshold(rule: str, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,11 +16,10 @@ from .backbone.shared import lock_of, shared
 from .batch_size import fitting
 from .binarize import cut_value
 from .contrast import Measured, Predictions, measure
+from .cutting import Measurement, cut_with
 from .errors import InputError
 from .image import image_identity, load_image, resize_image
-from .masks import Segmentation
-from .options import ContrastOptions, RefineOptions, override
-from .progress import report
+from .options import ContrastOptions, RefineOptions, field_names, override, unknown_option
 from .prompts import pair_for
 from .refine import Refiner
 from .vocabulary import unknown_note
@@ -30,13 +28,21 @@ if TYPE_CHECKING:
     import torch
 
     from .image import ImageLike
+    from .masks import Segmentation
     from .progress import Progress
+    from .prompts import PromptPair
 
 CACHE_BYTES = 2**28
-_EMPTIED = "the mask is empty: presence "
-_COMPETING = "; competing with "
-_CONTRAST_FIELDS = frozenset(field.name for field in fields(ContrastOptions))
-_REFINE_FIELDS = frozenset(field.name for field in fields(RefineOptions))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of a model: queries, the prompts of each, and the options in full."""
+
+    queries: tuple[str, ...]
+    pairs: tuple[PromptPair, ...]
+    contrast: ContrastOptions
+    refine: RefineOptions
 
 
 class Segmenter:
@@ -146,7 +152,7 @@ class Segmenter:
         progress: Progress | None = None,
         **overrides: Any,
     ) -> Segmentation | list[Segmentation]:
-        """Cut out what a query names, or each of several.
+        """Cut out what a query names, or each of several: `measure`, then `cut`.
 
         Args:
             query: one query, or several; each names one thing and gives one result.
@@ -167,62 +173,58 @@ class Segmenter:
             False.
         """
         scene = self._current()
+        plan = self.plan(query, reference=reference, caption=caption, **overrides)
+        measured = _measure(scene, self.model, plan, progress)
+        refiner = scene.refiner(plan.refine)
+        results = cut_with(refiner, measured, exclusive=exclusive, progress=progress)
+        return results[0] if isinstance(query, str) else results
+
+    @overload
+    def measure(self, query: str, **kwargs: Any) -> Measurement: ...
+    @overload
+    def measure(self, query: Sequence[str], **kwargs: Any) -> list[Measurement]: ...
+    def measure(
+        self,
+        query: str | Sequence[str],
+        *,
+        reference: str | None = None,
+        caption: str | None = None,
+        progress: Progress | None = None,
+        **overrides: Any,
+    ) -> Measurement | list[Measurement]:
+        """What the model finds for a query, or for each of several, to be `cut` into masks.
+
+        Args and errors as of `query`. Options of refinement have no part in it, but for the
+        threshold where `stop_risk` stops at a stable mask; `cut` starts from them.
+        """
+        scene = self._current()
+        plan = self.plan(query, reference=reference, caption=caption, **overrides)
+        measured = _measure(scene, self.model, plan, progress)
+        return measured[0] if isinstance(query, str) else measured
+
+    def plan(
+        self,
+        query: str | Sequence[str],
+        *,
+        reference: str | None = None,
+        caption: str | None = None,
+        **overrides: Any,
+    ) -> Plan:
+        """What `query` will ask of the model about the image that is set.
+
+        Args and errors as of `query`.
+        """
+        scene = self._current()
         if reference is not None:
             overrides["reference"] = reference
-        contrast_options, refine_options = _override(self.contrast, self.refine, overrides)
-        contrast_options = fitting(contrast_options, self.model, scene.predictions.latents)
+        contrast, refine = _override(self.contrast, self.refine, overrides)
+        contrast = fitting(contrast, self.model, scene.predictions.latents)
         queries = _queries(query)
         with lock_of(self.model):
             pairs = [
-                pair_for(self.model, text, contrast_options.reference, caption=caption)
-                for text in queries
+                pair_for(self.model, text, contrast.reference, caption=caption) for text in queries
             ]
-            unknown = [
-                unknown_note(self.model, text, pair.noun)
-                for text, pair in zip(queries, pairs, strict=True)
-            ]
-            seen = [pair for pair, note in zip(pairs, unknown, strict=True) if not note]
-            cut = partial(cut_value, options=refine_options)
-            found = iter(measure(scene.predictions, seen, contrast_options, progress, cut=cut))
-            height, width = scene.predictions.latents.shape[-2:]
-            measured = [_nothing(height, width) if note else next(found) for note in unknown]
-        drafts = [
-            _Draft(
-                query=text,
-                contrast=what.contrast if contrast_options.measure == "contrast" else what.evidence,
-                presence=what.presence,
-                notes=(
-                    *pair.notes,
-                    *([note] if note else []),
-                    *(
-                        [f"used {what.draws} of {contrast_options.samples} draws"]
-                        * (0 < what.draws < contrast_options.samples)
-                    ),
-                ),
-            )
-            for what, pair, text, note in zip(measured, pairs, queries, unknown, strict=True)
-        ]
-        cuts = _cut_out(drafts, scene.refiner(refine_options), exclusive, progress)
-        results = [
-            Segmentation(
-                mask=mask,
-                score=score,
-                presence=draft.presence,
-                query=text,
-                prompts=(pair.query, pair.reference),
-                contrast_options=contrast_options,
-                refine_options=refine_options,
-                model=self.model.name,
-                version=__version__,
-                notes=notes,
-                image=scene.image,
-                contrast=draft.contrast,
-            )
-            for (mask, score, notes), draft, pair, text in zip(
-                cuts, drafts, pairs, queries, strict=True
-            )
-        ]
-        return results[0] if isinstance(query, str) else results
+        return Plan(tuple(queries), tuple(pairs), contrast, refine)
 
     def _current(self) -> _Scene:
         if self._scene is None:
@@ -264,64 +266,6 @@ def segment(
     return segmenter.query(query, **arguments)
 
 
-@overload
-def remask(segmentation: Segmentation, **kwargs: Any) -> Segmentation: ...
-@overload
-def remask(segmentation: Sequence[Segmentation], **kwargs: Any) -> list[Segmentation]: ...
-def remask(
-    segmentation: Segmentation | Sequence[Segmentation],
-    *,
-    image: ImageLike | None = None,
-    exclusive: bool = False,
-    refine: RefineOptions | None = None,
-    allow_url: bool = False,
-    progress: Progress | None = None,
-    **overrides: Any,
-) -> Segmentation | list[Segmentation]:
-    """Threshold and refine again, from the stored contrast map and without any model.
-
-    Args:
-        segmentation: one result, or several of the same image.
-        image: the image, where the results do not hold it.
-        exclusive: the results compete, as in `Segmenter.query`.
-        refine: options to start from; those of the (first) result if None.
-        allow_url: whether `image` may be a URL to fetch.
-        progress: called as progress(done, total, "refine").
-        **overrides: fields of `RefineOptions`, by name.
-
-    Raises:
-        InputError: a result without its contrast map, no image, or an unknown option.
-    """
-    several = [segmentation] if isinstance(segmentation, Segmentation) else list(segmentation)
-    if not several:
-        return []
-    pixels = several[0].image if image is None else load_image(image, allow_url=allow_url)
-    if pixels is None:
-        raise InputError("image must be given for results that do not hold it, got none")
-    drafts = []
-    for one in several:
-        if one.contrast is None:
-            raise InputError(f"segmentation must hold its contrast map, got none for {one.query!r}")
-        if one.mask.shape != pixels.shape[:2]:
-            raise InputError(
-                f"image must have the mask's size {one.mask.shape}, got {pixels.shape[:2]}"
-            )
-        kept = tuple(
-            note.partition(_COMPETING)[0] for note in one.notes if not note.startswith(_EMPTIED)
-        )
-        drafts.append(_Draft(one.query, one.contrast, one.presence, kept))
-    unknown = sorted(set(overrides) - _REFINE_FIELDS)
-    if unknown:
-        raise InputError(_unknown_option(unknown[0], _REFINE_FIELDS))
-    options = override(refine or several[0].refine_options, overrides)
-    cuts = _cut_out(drafts, Refiner(pixels, options), exclusive, progress)
-    results = [
-        replace(one, mask=mask, score=score, notes=notes, refine_options=options, image=pixels)
-        for one, (mask, score, notes) in zip(several, cuts, strict=True)
-    ]
-    return results[0] if isinstance(segmentation, Segmentation) else results
-
-
 class _Scene:
     """The image that is set, and all that was worked out about it."""
 
@@ -337,41 +281,39 @@ class _Scene:
         return refiner
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """A result before it is cut: the map to cut, (h, w) float32, and what is known of it."""
-
-    query: str
-    contrast: np.ndarray
-    presence: float
-    notes: tuple[str, ...]
-
-
-def _cut_out(
-    drafts: Sequence[_Draft], refiner: Refiner, exclusive: bool, progress: Progress | None
-) -> list[tuple[np.ndarray, np.ndarray, tuple[str, ...]]]:
-    """For each draft its mask (H, W) bool, score (H, W) float32 and notes."""
-    least = refiner.options.min_presence
-    rivals = [i for i, draft in enumerate(drafts) if draft.presence >= least]
-    won: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    if exclusive and rivals:
-        masks, scores = refiner.refine_exclusive(np.stack([drafts[i].contrast for i in rivals]))
-        won = dict(zip(rivals, zip(masks, scores, strict=True), strict=True))
-    cuts = []
-    for i, draft in enumerate(drafts):
-        notes = draft.notes
-        mask, score = won[i] if i in won else refiner.refine(draft.contrast)
-        if i in won:
-            # Said in the first note, on the pairing: further ones are what the user should mind.
-            others = ", ".join(repr(drafts[k].query) for k in rivals if k != i)
-            first, *rest = notes or ("",)
-            notes = (f"{first}{_COMPETING}{others or 'the background'}", *rest)
-        if i not in rivals:
-            mask = np.zeros_like(mask)
-            notes = (*notes, f"{_EMPTIED}{draft.presence:.3g} is below {least:g}")
-        cuts.append((mask, score, notes))
-        report(progress, i + 1, len(drafts), "refine")
-    return cuts
+def _measure(
+    scene: _Scene, model: Backbone, plan: Plan, progress: Progress | None
+) -> list[Measurement]:
+    options, predictions = plan.contrast, scene.predictions
+    with lock_of(model):
+        unknown = [
+            unknown_note(model, text, pair.noun)
+            for text, pair in zip(plan.queries, plan.pairs, strict=True)
+        ]
+        seen = [pair for pair, note in zip(plan.pairs, unknown, strict=True) if not note]
+        cut = partial(cut_value, options=plan.refine)
+        found = iter(measure(predictions, seen, options, progress, cut=cut))
+        nothing = np.zeros(predictions.latents.shape[-2:], np.float32)
+        results = []
+        for text, pair, note in zip(plan.queries, plan.pairs, unknown, strict=True):
+            what = Measured(nothing, nothing, np.zeros(0), 0.0) if note else next(found)
+            notes = [*pair.notes, *([note] if note else [])]
+            if 0 < what.draws < options.samples:
+                notes.append(f"used {what.draws} of {options.samples} draws")
+            results.append(
+                Measurement(
+                    query=text,
+                    prompts=(pair.query, pair.reference),
+                    contrast=what.contrast if options.measure == "contrast" else what.evidence,
+                    presence=what.presence,
+                    contrast_options=options,
+                    refine_options=plan.refine,
+                    model=model.name,
+                    version=__version__,
+                    notes=tuple(notes),
+                )
+            )
+    return results
 
 
 def _queries(query: object) -> list[str]:
@@ -389,16 +331,11 @@ def _nothing(height: int, width: int) -> Measured:
 def _override(
     contrast: ContrastOptions, refine: RefineOptions, overrides: dict[str, Any]
 ) -> tuple[ContrastOptions, RefineOptions]:
+    names = field_names(ContrastOptions)
     for name in overrides:
-        if name not in _CONTRAST_FIELDS | _REFINE_FIELDS:
-            raise InputError(_unknown_option(name, _CONTRAST_FIELDS | _REFINE_FIELDS))
+        if name not in names | field_names(RefineOptions):
+            raise unknown_option(name, ContrastOptions, RefineOptions)
     return (
-        override(contrast, {k: v for k, v in overrides.items() if k in _CONTRAST_FIELDS}),
-        override(refine, {k: v for k, v in overrides.items() if k in _REFINE_FIELDS}),
+        override(contrast, {k: v for k, v in overrides.items() if k in names}),
+        override(refine, {k: v for k, v in overrides.items() if k not in names}),
     )
-
-
-def _unknown_option(name: str, allowed: frozenset[str]) -> str:
-    close = get_close_matches(name, allowed, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"option must be one of {', '.join(sorted(allowed))}, got {name!r}{hint}"

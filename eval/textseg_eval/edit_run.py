@@ -242,6 +242,7 @@ def _edits(
     import torch
 
     from textseg.contrast import draw_noise
+    from textseg.cutting import remask
     from textseg.editing import (
         LATENT_METHODS,
         LatentTask,
@@ -250,7 +251,7 @@ def _edits(
         removal_prompt,
     )
     from textseg.image import image_identity, resize_image
-    from textseg.segmenter import Segmenter, remask
+    from textseg.segmenter import Segmenter
 
     size = image.shape[:2]
     segmenter = Segmenter(backbone).set_image(image)

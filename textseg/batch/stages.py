@@ -20,11 +20,12 @@ import numpy as np
 from ..checks import MAYBE_TEXT, Rule, option, validate, whole
 from ..faults import Fault, Guard
 from ..formats import SUFFIXES, coco_data, write_json, write_result
-from ..options import NO_REFINEMENT, ContrastOptions, RefineOptions, override
+from ..options import override
 from .sources import Item
 from .storage import Folder, read_image
 
 if TYPE_CHECKING:
+    from ..cutting import Measurement
     from ..masks import Segmentation
 
 Record = dict[str, Any]
@@ -102,25 +103,11 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """An image with what the model found, before it is cut.
-
-    Attributes:
-        pixels: (H, W, 3) uint8.
-        contrasts: (h, w) float32 for each query.
-        prompts, presences, notes: of each query, see `Segmentation`.
-        contrast_options, refine_options: in full.
-        model: the model's name.
-    """
+    """An image, (H, W, 3) uint8, with what the model found for each query."""
 
     item: Item
     pixels: np.ndarray
-    contrasts: tuple[np.ndarray, ...]
-    prompts: tuple[tuple[str, str], ...]
-    presences: tuple[float, ...]
-    notes: tuple[tuple[str, ...], ...]
-    contrast_options: ContrastOptions
-    refine_options: RefineOptions
-    model: str
+    measured: tuple[Measurement, ...]
 
 
 def load(job: Job, item: Item) -> Loaded | Failure:
@@ -145,8 +132,8 @@ class Drafter:
         self.job = job
         model = backbone.load(job.model, device=job.device, dtype=job.dtype)
         contrast = override(model.contrast_defaults, job.contrast)
-        self._refine = override(model.refine_defaults, job.refine)
-        self._segmenter = Segmenter(model, contrast, self._refine)
+        refine = override(model.refine_defaults, job.refine)
+        self._segmenter = Segmenter(model, contrast, refine)
 
     def draft(self, loaded: Loaded | Failure) -> Draft | Failure:
         """Contrast maps of an image's queries."""
@@ -159,25 +146,8 @@ class Drafter:
 
     def _draft(self, loaded: Loaded) -> Draft:
         segmenter = self._segmenter.set_image(loaded.pixels)
-        # Cut without refinement here; `finish` cuts again from the contrast maps. The threshold
-        # stays, since stopping early looks at the mask it gives.
-        results = segmenter.query(
-            loaded.item.queries,
-            caption=self._caption(loaded.item),
-            **(NO_REFINEMENT | {"min_presence": 0.0}),
-        )
-        contrasts = tuple(result.contrast for result in results if result.contrast is not None)
-        return Draft(
-            item=loaded.item,
-            pixels=loaded.pixels,
-            contrasts=contrasts,
-            prompts=tuple(result.prompts for result in results),
-            presences=tuple(result.presence for result in results),
-            notes=tuple(result.notes for result in results),
-            contrast_options=results[0].contrast_options,
-            refine_options=self._refine,
-            model=results[0].model,
-        )
+        measured = segmenter.measure(loaded.item.queries, caption=self._caption(loaded.item))
+        return Draft(loaded.item, loaded.pixels, tuple(measured))
 
     def _caption(self, item: Item) -> str | None:
         if item.caption is not None or self._segmenter.contrast.reference != "erase":
@@ -197,13 +167,15 @@ class Finisher:
 
     def finish(self, draft: Draft | Failure) -> Record:
         """The image's record: with a `Fault`'s fields, or "size" and one of "results" per query."""
+        from ..cutting import cut
+
         item = draft.item
         head = {"image_id": self.job.key(item), "name": item.name}
         if isinstance(draft, Failure):
             return head | {"part": "failed"} | draft.fault.record()
         with Guard(item.name) as guard:
             guard.at("refine")
-            results = cut(draft, self.job.exclusive)
+            results = cut(draft.measured, draft.pixels, exclusive=self.job.exclusive)
             guard.at("save")
             files = self._write(item, results)
             return head | {
@@ -242,34 +214,6 @@ class Finisher:
             path = Path(folder) / f"result.{name.rpartition('/')[2].partition('.')[2]}"
             write(path)
             self._folder.write(name, path.read_bytes())
-
-
-def cut(draft: Draft, exclusive: bool) -> list[Segmentation]:
-    """Masks from contrast maps: the bits that `Segmenter.query` gives."""
-    from ..masks import Segmentation
-    from ..segmenter import remask
-
-    height, width = draft.pixels.shape[:2]
-    blank = [
-        Segmentation(
-            mask=np.zeros((height, width), bool),
-            score=np.zeros((height, width), np.float32),
-            presence=presence,
-            query=query,
-            prompts=prompts,
-            contrast_options=draft.contrast_options,
-            refine_options=draft.refine_options,
-            model=draft.model,
-            notes=notes,
-            image=draft.pixels,
-            contrast=contrast,
-        )
-        for query, presence, prompts, notes, contrast in zip(
-            draft.item.queries, draft.presences, draft.prompts, draft.notes, draft.contrasts,
-            strict=True,
-        )
-    ]  # fmt: skip
-    return remask(blank, exclusive=exclusive, refine=draft.refine_options)
 
 
 def _summary(result: Segmentation) -> dict[str, Any]:

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING
 
 from ..backbone.shared import lock_of
 from ..contrast import draw_batches, predict_together
-from ..segmenter import Segmenter
+from ..segmenter import Plan, Segmenter
 
 if TYPE_CHECKING:
     from ..contrast import Predictions
-    from ..options import ContrastOptions
-    from ..prompts import PromptPair
 
 LARGEST = 64
 """Noisy images in one call of the model."""
 
 
 def predict_ahead(
-    wanted: Sequence[tuple[Segmenter, Sequence[PromptPair], ContrastOptions]],
+    wanted: Sequence[tuple[Segmenter, Plan]],
 ) -> None:
     """Make the predictions that queries will ask for, and leave them where they will look.
 
@@ -29,9 +27,11 @@ def predict_ahead(
     calls: dict[tuple[int, tuple[int, ...]], list[tuple[Predictions, str, int, range]]] = {}
     model = wanted[0][0].model
     with lock_of(model):
-        for segmenter, pairs, options in wanted:
-            predictions = segmenter.predictions
-            prompts = dict.fromkeys(p for pair in pairs for p in (pair.query, *pair.references))
+        for segmenter, plan in wanted:
+            predictions, options = segmenter.predictions, plan.contrast
+            prompts = dict.fromkeys(
+                p for pair in plan.pairs for p in (pair.query, *pair.references)
+            )
             for strength in options.strength:
                 t = model.timestep(strength)
                 mine = calls.setdefault((t, tuple(predictions.latents.shape)), [])

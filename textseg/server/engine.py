@@ -23,7 +23,7 @@ from .settings import ServerOptions
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
     from ..progress import Progress
-    from ..prompts import PromptPair
+    from ..segmenter import Plan
 
 _log = logging.getLogger("textseg.server")
 
@@ -97,11 +97,10 @@ def _nothing(progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class Ahead:
-    """Predictions a piece of work will ask for: a scene, pairs of prompts, contrast options."""
+    """Predictions a piece of work will ask for: a scene, and what is asked about it."""
 
     segmenter: Segmenter
-    pairs: list[PromptPair]
-    options: Any
+    plan: Plan
 
 
 class Slot:
@@ -302,7 +301,7 @@ class Engine:
                     wanted.append(work.ahead())
         if len(wanted) > 1:
             with contextlib.suppress(Exception):
-                predict_ahead([(a.segmenter, a.pairs, a.options) for a in wanted])
+                predict_ahead([(a.segmenter, a.plan) for a in wanted])
                 self.batches += 1
                 self.batched += len(wanted)
 

@@ -55,7 +55,7 @@ def segment_task(engine: Engine, body: SegmentBody, max_pixels: int) -> Task:
     """`Segmenter.query` over a scene that the next request about the image finds again."""
     check_model(engine, body.model)
     given = body.chosen()
-    contrast, _ = _check_options(given, ContrastOptions, RefineOptions)
+    _check_options(given, ContrastOptions, RefineOptions)
     key = key_of(body.image)
 
     def scene() -> Any:
@@ -71,15 +71,8 @@ def segment_task(engine: Engine, body: SegmentBody, max_pixels: int) -> Task:
         )
 
     def ahead() -> Ahead:
-        from ..prompts import pair_for
-
         segmenter = scene()
-        options = dataclasses.replace(segmenter.contrast, **contrast)
-        pairs = [
-            pair_for(engine.model, text, options.reference, caption=body.caption)
-            for text in body.query
-        ]
-        return Ahead(segmenter, pairs, options)
+        return Ahead(segmenter, segmenter.plan(body.query, caption=body.caption, **given))
 
     output = body.output
 

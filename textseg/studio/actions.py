@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..cutting import cut as cut_mask
+from ..cutting import measurement_of
 from ..errors import InputError, ModelNotFoundError
 from ..options import NO_REFINEMENT, ContrastOptions, EditOptions, RefineOptions, override
 from ..vocabulary import find_unknown_note
-from .pictures import Picture, view_size
+from .pictures import Picture
 from .state import Correction, Layer, Session, Work
 
 if TYPE_CHECKING:
     from ..captioning import Caption
+    from ..cutting import Measurement
     from ..masks import Segmentation
-    from ..segmenter import Progress
+    from ..progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +97,7 @@ def ask(session: Session, text: str, progress: Progress | None = None) -> Done:
         raise InputError(f"queries must be at most {MOST_QUERIES} per picture; remove one first")
     if not new:
         return select(session, known.index(texts[0].casefold()))
-    found, rows = _query(session, work, new, work.contrast, work.refine, progress)
+    found, rows = _measure(session, work, new, work.contrast, work.refine, progress)
     layers = tuple(_quick(one, work.refine, work.picture) for one in found)
 
     def alter(now: Work) -> Work:
@@ -117,7 +120,7 @@ def requery(session: Session, progress: Progress | None = None, **changes: Any) 
     contrast = replace(layer.found.contrast_options, **changes)
     if contrast == layer.found.contrast_options and contrast.reference != "erase":
         return Done(_say(layer))
-    found, rows = _query(session, work, [layer.query], contrast, layer.refine, progress)
+    found, rows = _measure(session, work, [layer.query], contrast, layer.refine, progress)
     again = replace(_quick(found[0], layer.refine, work.picture), corrections=layer.corrections)
 
     def alter(now: Work) -> Work:
@@ -140,7 +143,8 @@ def retune(session: Session, **changes: Any) -> Done:
     refine = override(layer.refine, changes)
     if refine == layer.refine:
         return Done(_say(layer))
-    cut = replace(_quick(layer.found, refine, work.picture), corrections=layer.corrections)
+    again = _quick(measurement_of(layer.found), refine, work.picture)
+    cut = replace(again, corrections=layer.corrections)
     name, value = next(iter(changes.items()))
     label = f"Threshold {value:.2f}" if name == "level" else "Changed the mask's options"
 
@@ -398,49 +402,42 @@ def _things_in(said: Caption, session: Session) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"the {noun}" for noun in nouns if noun))[:3]
 
 
-def _query(
+def _measure(
     session: Session,
     work: Work,
     texts: list[str],
     contrast: ContrastOptions,
     refine: RefineOptions,
     progress: Progress | None,
-) -> tuple[list[Segmentation], int]:
-    """Unrefined results, and the rows of the UNet they took."""
-    plain = replace(refine, **NO_REFINEMENT)
-    options = {field.name: getattr(contrast, field.name) for field in fields(contrast)}
-    options |= {field.name: getattr(plain, field.name) for field in fields(plain)}
+) -> tuple[list[Measurement], int]:
+    """What the model finds, and the rows of the UNet it took."""
+    options = {
+        field.name: getattr(of, field.name) for of in (contrast, refine) for field in fields(of)
+    }
     session.encode()
     before = session.segmenter.evaluations
-    found = session.segmenter.query(
+    found = session.segmenter.measure(
         texts, caption=work.caption or None, progress=progress, **options
     )
     return found, session.segmenter.evaluations - before
 
 
-def _quick(found: Segmentation, refine: RefineOptions, picture: Picture) -> Layer:
+def _quick(measured: Measurement, refine: RefineOptions, picture: Picture) -> Layer:
     """A layer cut at once: without the CRF, and large pictures at the size they are shown at."""
-    from ..segmenter import remask
-
     quick = refine
     if refine.crf:
         quick = replace(refine, crf=False, guided=refine.guided or QUICK_GUIDED)
-    found = replace(found, notes=tuple(note for note in found.notes if note != ROUGH))
+    notes = tuple(note for note in measured.notes if note != ROUGH)
+    found = cut_mask(replace(measured, notes=notes), picture.view, quick)
     size = picture.pixels.shape[:2]
-    small = view_size(size)
-    cut = remask(_at_size(found, small), image=picture.view, refine=quick)
-    settled = small == size and quick == refine
-    return Layer(replace(_at_size(cut, size), image=picture.pixels), refine, settled)
+    settled = found.mask.shape == size and quick == refine
+    return Layer(replace(_at_size(found, size), image=picture.pixels), refine, settled)
 
 
 def _settled(layer: Layer, picture: Picture) -> Layer:
     """A layer cut as its options say; with its quick cut where that fails."""
-    from ..segmenter import remask
-
     try:
-        full = _at_size(layer.found, picture.pixels.shape[:2])
-        found = remask(full, image=picture.pixels, refine=layer.refine)
-        found = replace(found, image=picture.pixels)
+        found = cut_mask(measurement_of(layer.found), picture.pixels, layer.refine)
     except Exception:
         _log.exception("%s: the mask of %r cannot be refined", picture.name, layer.query)
         found = replace(layer.found, notes=(*layer.found.notes, ROUGH))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..segmenter import Progress
+from ..progress import Progress
 from .actions import Done
 from .state import Session
 

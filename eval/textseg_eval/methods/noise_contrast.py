@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textseg.cutting import cut
 from textseg.errors import InputError
 from textseg.options import ContrastOptions, RefineOptions, override
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 CACHE_BYTES = 2**30
 CONTRAST_FIELDS = tuple(field.name for field in fields(ContrastOptions))
 REFINE_FIELDS = tuple(field.name for field in fields(RefineOptions))
-_OFF = {name: getattr(RefineOptions.off(), name) for name in REFINE_FIELDS
-        if getattr(RefineOptions.off(), name) != getattr(RefineOptions(), name)}  # fmt: skip
 
 
 class NoiseContrast(Method):
@@ -67,25 +66,18 @@ class NoiseContrast(Method):
 
     def __call__(self, image: np.ndarray, queries: Sequence[str]) -> Answer:
         segmenter = self.segmenter.set_image(image)
-        given = {"caption": getattr(self, "_caption", None), "exclusive": self.exclusive}
-        least = self.options.get("min_presence", segmenter.refine.min_presence)
+        caption = getattr(self, "_caption", None)
+        measured = segmenter.measure(list(queries), caption=caption, **self.options)
+        presence = np.array([one.presence for one in measured])
         scores = np.zeros((len(queries), *image.shape[:2]), np.float32)
         masks = np.zeros(scores.shape, bool)
-        asked = list(range(len(queries)))
-        presence = np.zeros(len(queries))
-        if least > 0:
-            # What is absent needs no refined mask; the predictions made here are kept.
-            quick = {**self.options, **_OFF, "min_presence": 0.0}
-            for row, result in enumerate(segmenter.query(list(queries), **given, **quick)):
-                presence[row] = result.presence
-            asked = [row for row in asked if presence[row] >= least]
-        if asked:
-            texts = [queries[row] for row in asked]
-            results = segmenter.query(texts, **given, **self.options)
-            for row, result in zip(asked, results, strict=True):
-                presence[row] = result.presence
-                masks[row] = result.mask
-                scores[row] = result.score * (result.presence if self.weigh else 1.0)
+        # What is absent needs no refined mask.
+        least = measured[0].refine_options.min_presence if measured else 0.0
+        asked = [row for row, one in enumerate(measured) if one.presence >= least]
+        results = cut([measured[row] for row in asked], image, exclusive=self.exclusive)
+        for row, result in zip(asked, results, strict=True):
+            masks[row] = result.mask
+            scores[row] = result.score * (result.presence if self.weigh else 1.0)
         return Answer(scores, masks, presence)
 
     def describe(self) -> dict[str, Any]:
