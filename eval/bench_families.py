@@ -29,8 +29,9 @@ from textseg.backbone.quiet import quietly
 from textseg.backbone.registry import EMBEDDED
 from textseg.backbone.sd3 import MMDiT
 from textseg.backbone.sdxl import LatentUNetXL
-from textseg.contrast import Predictions, measure
+from textseg.contrast import measure
 from textseg.options import ContrastOptions
+from textseg.predictions import Predictions
 from textseg.prompts import PromptPair
 
 OFFLOAD = False

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 import textseg
+from textseg.cell_names import names_of
 from textseg.coco import noun_masks, read_coco
-from textseg.contrast import Predictions
 from textseg.image import image_identity, load_image, resize_image
+from textseg.predictions import Predictions
 
 INSIDE = 0.3
 
@@ -48,7 +49,7 @@ def main() -> None:
         predictions = Predictions(model, latents, image_identity(image))
         segmenter.set_image(image)
         for noun, mask in masks.items():
-            cells = [predictions.names(n, t, 0) for n in nouns]
+            cells = [names_of(predictions, n, t, 0) for n in nouns]
             chances = np.stack([c for c in cells if c is not None])
             share = _shrink(mask, chances.shape[1:])
             total = (chances * share).sum((1, 2))

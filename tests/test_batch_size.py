@@ -11,8 +11,8 @@ import torch
 
 import textseg.batch_size as batch_size
 from textseg.batch_size import call_bytes, fitting, free_bytes
-from textseg.contrast import draw_batches
 from textseg.options import ContrastOptions, RefineOptions
+from textseg.predictions import draw_batches
 from textseg.segmenter import Segmenter
 
 IMAGE = np.random.default_rng(2).integers(0, 256, (48, 80, 3), np.uint8)

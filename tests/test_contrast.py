@@ -10,16 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textseg.contrast import (
-    Predictions,
-    confidence_above_zero,
-    draw_noise,
-    evidence,
-    measure,
-    noise_contrast,
-    presence_features,
-)
+from textseg.contrast import evidence, measure, noise_contrast
 from textseg.options import ContrastOptions
+from textseg.predictions import Predictions, draw_noise
+from textseg.presence import confidence_above_zero, presence_features
 from textseg.prompts import PromptPair
 
 IDENTITY = "ab" * 32

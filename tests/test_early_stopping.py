@@ -10,9 +10,10 @@ import torch
 from fake_backbone import FakeBackbone
 
 from textseg.binarize import cut, cut_value, normalize
-from textseg.contrast import Predictions, expected_flips, measure
+from textseg.contrast import expected_flips, measure
 from textseg.errors import InputError
 from textseg.options import THRESHOLD_RULES, ContrastOptions, RefineOptions
+from textseg.predictions import Predictions
 from textseg.prompts import PromptPair
 from textseg.segmenter import Segmenter
 

@@ -1,4 +1,4 @@
-"""`diffusers_mask` against diffusers' own DiffEdit pipeline: same weights, latents and noise."""
+"""`diffedit_mask` against diffusers' own DiffEdit pipeline: same weights, latents and noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 import textseg.backbone
 from textseg.backbone.latent_unet import LatentUNet
-from textseg.contrast import diffusers_mask
+from textseg.contrast import diffedit_mask
 from textseg.image import load_image, resize_image
 
 MINI = Path(textseg.backbone.__file__).parent.parent / "models" / "mini"
@@ -73,6 +73,22 @@ def public_mask(
         **options,
     )
     return mask[0].astype(bool)
+
+
+def diffusers_mask(
+    model: Any,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    query: str,
+    reference: str,
+    *,
+    strength: float = 0.5,
+    steps: int = 50,
+    clamp: float = 3.0,
+) -> np.ndarray:
+    """Our step 1 at the timestep that the pipeline starts from; its guidance cancels."""
+    t = model.diffusers_timestep(strength, steps)
+    return diffedit_mask(model, latents, query, reference, noise, t, clamp=clamp).cpu().numpy()
 
 
 CASES = [

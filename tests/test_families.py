@@ -14,10 +14,11 @@ from tiny_models import FAMILIES, FLOWS, Tiny
 
 import textseg
 from textseg.backbone.folders import find_family
-from textseg.contrast import Predictions, measure
+from textseg.contrast import measure
 from textseg.generation import starting_noise
 from textseg.inversion import ddim_decode, ddim_encode, ddim_levels, edit_levels, guided_noise
 from textseg.options import ContrastOptions, RefineOptions
+from textseg.predictions import Predictions
 from textseg.prompts import PromptPair
 
 

@@ -9,16 +9,12 @@ import pytest
 import torch
 
 from textseg.backbone.latent_unet import LatentUNet
-from textseg.contrast import (
-    NAMING_FLOOR,
-    Predictions,
-    measure,
-    naming_features,
-    naming_weights,
-    presence_features,
-)
+from textseg.cell_names import NAMING_FLOOR, names_of, naming_features, naming_weights
+from textseg.contrast import measure
 from textseg.errors import InputError
 from textseg.options import ContrastOptions
+from textseg.predictions import Predictions
+from textseg.presence import presence_features
 from textseg.prompts import PromptPair, pair_for
 from textseg.training.calibrate import Question, fit_presence
 
@@ -64,7 +60,7 @@ def test_cells_are_named_as_the_layer_of_a_whole_pass_has_it(named: LatentUNet) 
 def test_models_without_a_vocabulary_of_nouns_do_not_name(v_pipeline: Any) -> None:
     plain = LatentUNet.from_pipeline(v_pipeline, "x", {})
     assert plain.name_cells(_noisy(plain), T) is None
-    assert Predictions(plain, _noisy(plain)[0], "x").names("dog", T, 0) is None
+    assert names_of(Predictions(plain, _noisy(plain)[0], "x"), "dog", T, 0) is None
 
 
 def test_a_noun_is_found_behind_its_adjectives_and_the_network_asked_once(
@@ -76,11 +72,11 @@ def test_a_noun_is_found_behind_its_adjectives_and_the_network_asked_once(
         named, "name_cells", lambda noisy, t: calls.append(len(noisy)) or whole(noisy, t)
     )
     predictions = Predictions(named, _noisy(named)[0], "x")
-    dog, brown = predictions.names("dog", T, 0), predictions.names("big brown dog", T, 0)
+    dog, brown = names_of(predictions, "dog", T, 0), names_of(predictions, "big brown dog", T, 0)
     assert dog is not None and dog.dtype == np.float32
     np.testing.assert_array_equal(dog, brown)
-    assert predictions.names("unicorn", T, 0) is None
-    cat = predictions.names("cat", T, 0)
+    assert names_of(predictions, "unicorn", T, 0) is None
+    cat = names_of(predictions, "cat", T, 0)
     assert cat is not None and not np.array_equal(cat, dog)
     assert calls == [1]
 
@@ -120,7 +116,7 @@ def test_a_contrast_is_weighed_by_names(named: LatentUNet, stop_risk: float) -> 
         measure(predictions, pairs, ContrastOptions(naming=n, **common), cut=lambda _: 0.1)  # pyright: ignore[reportArgumentType]
         for n in (0.0, 0.5)
     )
-    names = predictions.names("dog", named.timestep(0.3), 0)
+    names = names_of(predictions, "dog", named.timestep(0.3), 0)
     assert names is not None
     weights = naming_weights(names, 0.5, plain[0].contrast.shape)  # pyright: ignore[reportArgumentType]
     assert weights.min() < 0.9
@@ -148,7 +144,7 @@ def test_presence_looks_at_names_where_the_model_was_calibrated_for_it(
     options = model.contrast_defaults
     predictions = Predictions(model, latents, "x")
     [seen] = measure(predictions, [pair], options)
-    names = predictions.names("dog", model.timestep(0.3), options.seed)
+    names = names_of(predictions, "dog", model.timestep(0.3), options.seed)
     assert names is not None
     x = naming_features(seen.contrast, names)
     logit = float(np.dot(x, looking["weights"])) + looking["offset"]

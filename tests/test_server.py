@@ -503,8 +503,8 @@ def test_predictions_made_together_give_the_same_masks():
 
 
 def test_predicting_together_matches_predicting_alone(eps_backbone, tiny_image):
+    from textseg.predictions import predict_ahead
     from textseg.segmenter import Segmenter
-    from textseg.server.batching import predict_ahead
 
     options = textseg.ContrastOptions(samples=3, batch_size=2, strength=(0.3, 0.6))
     images = [tiny_image, tiny_image[:, ::-1].copy()]
@@ -512,7 +512,8 @@ def test_predicting_together_matches_predicting_alone(eps_backbone, tiny_image):
     plain = textseg.RefineOptions.off()
     together = [Segmenter(eps_backbone, options, plain).set_image(image) for image in images]
     asked = zip(together, queries, strict=True)
-    predict_ahead([(segmenter, segmenter.plan(query)) for segmenter, query in asked])
+    plans = [(segmenter.predictions, segmenter.plan(query)) for segmenter, query in asked]
+    predict_ahead([(image, plan.pairs, plan.contrast) for image, plan in plans])
     made = [segmenter.evaluations for segmenter in together]
     for segmenter, image, query in zip(together, images, queries, strict=True):
         alone = textseg.segment(image, query, model=eps_backbone, contrast=options, refine=plain)

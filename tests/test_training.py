@@ -21,10 +21,11 @@ import torch
 
 import textseg
 from textseg.backbone.semantic_autoencoder import ClassifierFeatures
+from textseg.cell_names import naming_weights
 from textseg.coco import read_coco, union_mask
-from textseg.contrast import naming_weights, presence_features
 from textseg.errors import InputError
 from textseg.options import RefineOptions
+from textseg.presence import presence_features
 from textseg.refine import Refiner
 from textseg.training.calibrate import (
     Question,

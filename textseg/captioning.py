@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,7 +128,8 @@ def name_nouns(
     """
     from dataclasses import replace
 
-    from .contrast import Predictions, measure, predict_together
+    from .contrast import measure
+    from .predictions import Predictions, predict_ahead
     from .prompts import pair_for
 
     own = backbone.contrast_defaults
@@ -140,14 +140,11 @@ def name_nouns(
     latents = backbone.encode(resize_image(image, backbone.fit_size(*image.shape[:2])))
     predictions = Predictions(backbone, latents, image_identity(image), max_bytes=KEPT_BYTES)
     pairs = [pair_for(backbone, noun, reference) for noun in nouns]
-    prompts = list(dict.fromkeys(p for pair in pairs for p in (pair.query, *pair.references)))
-    levels = [backbone.timestep(strength) for strength in options.strength]
-    together = max(1, batch_size // samples)
-    starts = range(0, len(prompts), together)
-    for number, (t, start) in enumerate(product(levels, starts), 1):
-        some = prompts[start : start + together]
-        predict_together([(predictions, p, seed, range(samples)) for p in some], t)
-        report(progress, number, len(levels) * len(starts), "naming")
+    predict_ahead(
+        [(predictions, pairs, options)],
+        largest=batch_size,
+        step_done=lambda done, total: report(progress, done, total, "naming"),
+    )
     found = measure(predictions, pairs, options)
     scored = [(noun, one.presence) for noun, one in zip(nouns, found, strict=True)]
     return sorted(scored, key=lambda item: -item[1])

@@ -476,7 +476,7 @@ def _edit_latents(
     """Run a method over latents; returns (H, W, 3) uint8 of the image's size."""
     import torch
 
-    from .contrast import draw_noise
+    from .predictions import draw_noise
 
     backbone, latents = segmenter.model, segmenter.encode(image)
     cells = latent_mask(mask, (latents.shape[-2], latents.shape[-1]), options.feather)

@@ -86,7 +86,7 @@ class Generation:
 
 def starting_noise(shape: Sequence[int], seed: int, prompt: str) -> torch.Tensor:
     """Standard normal noise (C, h, w) float32, drawn on the CPU from the seed and the prompt."""
-    from .contrast import draw_noise
+    from .predictions import draw_noise
 
     identity = hashlib.sha256(prompt.encode()).hexdigest()
     return draw_noise(shape, seed, identity, -1, 0)

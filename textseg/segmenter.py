@@ -15,11 +15,12 @@ from .backbone.base import Backbone
 from .backbone.shared import lock_of, shared
 from .batch_size import fitting
 from .binarize import cut_value
-from .contrast import Measured, Predictions, measure
+from .contrast import Measured, measure
 from .cutting import Measurement, cut_with
 from .errors import InputError
 from .image import image_identity, load_image, resize_image
 from .options import ContrastOptions, RefineOptions, field_names, override, unknown_option
+from .predictions import Predictions
 from .prompts import pair_for
 from .refine import Refiner
 from .vocabulary import unknown_note

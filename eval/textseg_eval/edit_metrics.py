@@ -91,9 +91,11 @@ def evidence_inside(
     """
     import torch
 
-    from textseg.contrast import confidence_above_zero, draw_noise, evidence
+    from textseg.contrast import evidence
     from textseg.editing import latent_mask
     from textseg.image import image_identity, resize_image
+    from textseg.predictions import draw_noise
+    from textseg.presence import confidence_above_zero
 
     fitted = resize_image(image, backbone.fit_size(*image.shape[:2]))
     latents = backbone.encode(fitted)

@@ -241,7 +241,6 @@ def _edits(
     """The image edited in every setting, (H, W, 3) uint8; encoded once for all ratios."""
     import torch
 
-    from textseg.contrast import draw_noise
     from textseg.cutting import remask
     from textseg.editing import (
         LATENT_METHODS,
@@ -251,6 +250,7 @@ def _edits(
         removal_prompt,
     )
     from textseg.image import image_identity, resize_image
+    from textseg.predictions import draw_noise
     from textseg.segmenter import Segmenter
 
     size = image.shape[:2]

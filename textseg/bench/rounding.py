@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..binarize import cut_value
-from ..contrast import Predictions, measure
+from ..contrast import measure
 from ..image import image_identity, resize_image
 from ..options import ContrastOptions, RefineOptions
+from ..predictions import Predictions
 from ..prompts import pair_for
 
 

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..backbone.shared import lock_of
 from ..errors import CancelledError, TextsegError
+from ..predictions import predict_ahead
 from ..segmenter import Segmenter
 from ..workers import Threads
 from .answers import Refusal, refusal_of
-from .batching import predict_ahead
 from .settings import ServerOptions
 
 if TYPE_CHECKING:
@@ -301,7 +302,10 @@ class Engine:
                     wanted.append(work.ahead())
         if len(wanted) > 1:
             with contextlib.suppress(Exception):
-                predict_ahead([(a.segmenter, a.plan) for a in wanted])
+                with lock_of(self.model):
+                    predict_ahead(
+                        [(a.segmenter.predictions, a.plan.pairs, a.plan.contrast) for a in wanted]
+                    )
                 self.batches += 1
                 self.batched += len(wanted)
 

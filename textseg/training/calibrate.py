@@ -14,17 +14,14 @@ import numpy as np
 
 from ..backbone.base import Backbone
 from ..binarize import cut, normalize
+from ..cell_names import names_of, naming_features, naming_weights
 from ..coco import noun_masks, read_coco
-from ..contrast import (
-    Predictions,
-    measure,
-    naming_features,
-    naming_weights,
-    presence_features,
-)
+from ..contrast import measure
 from ..errors import InputError
 from ..image import image_identity, load_image, resize_image
 from ..options import ContrastOptions, RefineOptions
+from ..predictions import Predictions
+from ..presence import presence_features
 from ..prompts import pair_for
 from ..refine import Refiner
 from ..refine.upsample import upsample
@@ -154,7 +151,7 @@ def ask(
         for i, (_, truth) in enumerate(asked):
             if truth is None or truth.any():
                 named = {
-                    s: predictions.names(pairs[i].noun, model.timestep(s), options.seed)
+                    s: names_of(predictions, pairs[i].noun, model.timestep(s), options.seed)
                     for s in levels
                 }
                 questions.append(

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from textseg.contrast import draw_noise
 from textseg.errors import InputError
 from textseg.image import image_identity, resize_image
+from textseg.predictions import draw_noise
 
 from .base import Answer, Method, MethodSpec
 from .models import backbone_of, fill_prompt, take_options, unet_of
