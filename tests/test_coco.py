@@ -142,7 +142,7 @@ def test_a_region_that_cannot_be_read_is_named(shape, rule):
         ("annotations", {"image_id": "5"}, "image_id must be an image's, got unknown image '5'"),
         ("annotations", {"image_id": [5]}, r"image_id must be a whole number .*got \[5\]"),
         ("annotations", {"image_id": None}, "image_id must be a whole number .*got None"),
-        ("annotations", {"category_id": 4}, "category's, got unknown category 4"),
+        ("annotations", {"category_id": 4}, "one of the file's, got unknown category 4"),
         ("annotations", {"category_id": "3"}, "category_id must be a whole number .*got '3'"),
         ("annotations", {"id": {}}, "id must be a whole number"),
         ("images", {"id": 5.0}, r"images\[0\] \(id 5.0\): id must be a whole number"),

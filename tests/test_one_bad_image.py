@@ -513,6 +513,26 @@ def patched(monkeypatch: pytest.MonkeyPatch, place: Any, error: type[Exception])
         monkeypatch.setattr(target, name, fail)
 
 
+def test_a_disk_that_fills_up_is_one_clear_line_and_what_was_written_stays(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="no limit on files on this system")
+    path = tmp_path / "records.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = r"cannot write '.*records\.jsonl': File too large"
+    file = RecordFile(path)
+    file.append({"image_id": 1, "part": "done"})
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
+        with pytest.raises(OutputError, match=full):
+            file.append({"image_id": 2, "part": "done"})
+        with pytest.raises(OutputError, match=full):
+            file.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with RecordFile(path) as again:
+        assert 1 in again and 2 not in again
+        again.append({"image_id": 2, "part": "done"})
+
+
 SERVED: dict[str, Callable[[Any], Any]] = {
     "decode": lambda model: "textseg.server.verbs.read_picture",
     "predict": lambda model: (model, "predict"),

@@ -395,7 +395,7 @@ class _Record:
     def annotation(self, categories: Mapping[int, str]) -> Annotation:
         category = self.whole("category_id")
         if category not in categories:
-            raise self.error("category_id must be a category's", category, "unknown category")
+            raise self.error("category must be one of the file's", category, "unknown category")
         return Annotation(
             id=self.identity("id") if self.has("id") else None,
             category_id=category,

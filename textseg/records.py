@@ -121,7 +121,15 @@ class RecordFile:
                 yield self.read(image_id)
 
     def close(self) -> None:
-        self._file.close()
+        """Let go of the file.
+
+        Raises:
+            OutputError: the end of a record that was being written does not fit on the disk.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise OutputError(f"cannot write {str(self.path)!r}: {error.strerror}") from error
 
     def __enter__(self) -> RecordFile:
         return self
