@@ -89,7 +89,7 @@ def test_captions_say_what_is_there_and_what_is_not() -> None:
     rng = np.random.default_rng(0)
     slots = []
     for _ in range(200):
-        ordinary, absent, slot = caption_rows(rng, ["dog", "cat"], ["apple"], 0.3)
+        ordinary, absent, slot = caption_rows(rng, ["dog", "cat"], lambda: "apple", 0.3)
         taken = ["dog", "cat", "apple"][slot]
         assert "apple" not in ordinary and "without" not in ordinary
         before, _, after = absent.partition("without")
@@ -97,7 +97,7 @@ def test_captions_say_what_is_there_and_what_is_not() -> None:
         slots.append(slot)
     assert 0.15 < np.mean([slot < 0 for slot in slots]) < 0.45
     assert {-1, 0, 1} == set(slots)
-    assert all(caption_rows(rng, ["dog"], [], 1.0)[2] == 0 for _ in range(20))
+    assert all(caption_rows(rng, ["dog"], None, 1.0)[2] == 0 for _ in range(20))
 
 
 def test_a_batch_depends_on_its_number_alone(annotated: tuple[Path, Path]) -> None:

@@ -619,7 +619,8 @@ def test_a_step_lowers_the_loss_on_what_it_saw(
     batches = scene_batches(Mixture(sprites), NOUNS, [(64, 96)], 4, 0)
     options = TrainOptions(batch=2, fresh=4, warmup=1, pairs=(1.0, 1.0), negatives=3)
     trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(), NOUNS, options)
-    pool = trainer._fill(batches)
+    trainer.batches = batches
+    pool = trainer._fill()
     rows = [trainer.train_step(pool) for _ in range(20)]
     for name in ("grounding", "heads"):
         before, after = (np.mean([r[name] for r in part]) for part in (rows[:4], rows[-4:]))
@@ -688,7 +689,7 @@ def test_absent_nouns_are_absent_and_half_of_them_hard(
     picks = {}
     for share in (0.0, 1.0):
         monkeypatch.setattr("textseg.training.mini.trainer.HARD_SHARE", share)
-        picks[share] = [trainer._absent_noun([3, 40], likeness) for _ in range(60)]
+        picks[share] = [NOUNS.index(trainer._absent_noun([3, 40], likeness)) for _ in range(60)]
         assert not {3, 40} & set(picks[share])
     mean = {s: expected[np.ix_(found, [3, 40])].max(1).mean() for s, found in picks.items()}
     assert mean[1.0] > mean[0.0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -44,31 +44,39 @@ def unknown_word(rng: np.random.Generator) -> str:
 
 
 def caption_rows(
-    rng: np.random.Generator, names: Sequence[str], absent: Sequence[str], share: float
+    rng: np.random.Generator,
+    names: Sequence[str],
+    absent: Callable[[], str] | None,
+    share: float,
+    unknown: float = 0.0,
 ) -> tuple[str, str, int]:
     """The two captions of a scene, and which of its nouns the second takes away.
 
     Args:
-        names: the scene's nouns, at least one.
-        absent: nouns that are not in the image.
-        share: how often the second caption names one of those.
+        names: the scene's nouns.
+        absent: chooses a noun that is not in the image; None where there is none.
+        share: how often the second caption names one of those; always where `names` is empty.
+        unknown: how often the first caption, if it says something, ends in a word without meaning.
 
     Returns:
         An ordinary caption that names some of the nouns, all or none; a caption that says that a
         noun is absent; and the index of that noun, -1 for one that really is.
     """
-    slot = int(rng.integers(len(names)))
-    if len(absent) and rng.random() < share:
-        slot = -1
-    noun = str(absent[int(rng.integers(len(absent)))]) if slot < 0 else names[slot]
+    slot = int(rng.integers(len(names))) if names else -1
+    if absent is not None and (slot < 0 or rng.random() < share):
+        slot, noun = -1, absent()
+    else:
+        noun = names[slot]
     style = rng.random()
-    if style < 0.4:
+    if style < 0.4 or not names:
         ordinary = ""
     elif style < 0.6 and slot >= 0:
         ordinary = present_caption(rng, [noun])
     else:
         count = int(rng.integers(1, len(names) + 1))
         ordinary = present_caption(rng, [str(n) for n in rng.permutation(list(names))[:count]])
+    if ordinary and unknown and rng.random() < unknown:
+        ordinary = f"{ordinary} {rng.choice(['and', 'with', 'without'])} {unknown_word(rng)}"
     others = [n for n in names if n != noun]
     named = others if others and rng.random() < 0.2 else ()
     return ordinary, absent_caption(rng, noun, named), slot

@@ -145,7 +145,8 @@ class RowPairs(torch.utils.data.Dataset):
         there = {noun for noun, _, _ in photo[1]}
         others = [n for n in self.source.nouns if n not in there]
         names = [str(n) for n in scene.nouns]
-        ordinary, absent, slot = caption_rows(rng, names, others, self.options.absent)
+        other = (lambda: others[int(rng.integers(len(others)))]) if others else None
+        ordinary, absent, slot = caption_rows(rng, names, other, self.options.absent)
         target = scene.image if slot < 0 else scene.without[slot]
         mask = scene.masks[max(slot, 0)] & (slot >= 0)
         return {

@@ -4,18 +4,21 @@ decoder learnt against the first."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..runs import Row, descend, ramp, run_for, set_rates
 from .analysis import CHANNELS, BlockAnalysis
 from .muon import Muon
 from .semantics import Semantics
 
 _WIDTHS = (32, 32, 48, 8 * CHANNELS)
+# Of matrices, of the rest.
+_RATES = (0.02, 3e-3)
+_WARMUP = 20
 
 
 def build_autoencoder(analysis: BlockAnalysis, semantics: Semantics) -> Any:
@@ -38,48 +41,43 @@ def build_autoencoder(analysis: BlockAnalysis, semantics: Semantics) -> Any:
     return vae
 
 
+class _Decoding:
+    """A decoder and its optimisers; see `train_decoder`."""
+
+    def __init__(self, vae: Any, analysis: BlockAnalysis, images: Iterator[torch.Tensor]) -> None:
+        self.vae, self.analysis, self.images = vae, analysis, images
+        vae.to(memory_format=torch.channels_last)
+        parameters = [*vae.decoder.parameters()]
+        self.optimizers = [
+            Muon([p for p in parameters if p.ndim > 1], lr=_RATES[0]),
+            torch.optim.Adam([p for p in parameters if p.ndim == 1], betas=(0.9, 0.99)),
+        ]
+        self.step, self.elapsed = 0, 0.0
+
+    def update(self, done: float) -> dict[str, float]:
+        """One step, where a share `done` of the time has passed; its PSNR."""
+        set_rates(self.optimizers, _RATES, ramp(self.step, _WARMUP, done))
+        x = next(self.images)
+        pixels = self.analysis(x).contiguous(memory_format=torch.channels_last)
+        y = self.vae.decode(pixels).sample
+        edges = sum(F.l1_loss(torch.diff(y, dim=d), torch.diff(x, dim=d)) for d in (2, 3))
+        descend(F.l1_loss(y, x) + F.mse_loss(y, x) + 0.5 * edges, self.optimizers)
+        self.step += 1
+        return {"psnr": 10 * math.log10(4 / F.mse_loss(y.detach(), x).item())}
+
+
 def train_decoder(
     vae: Any,
     analysis: BlockAnalysis,
     images: Iterator[torch.Tensor],
-    *,
     seconds: float,
-    matrix_lr: float = 0.02,
-    lr: float = 3e-3,
-) -> Iterator[dict[str, float]]:
+    report: Callable[[Row], object],
+) -> None:
     """Trains the decoder on batches (B, 3, H, W) in [-1, 1] for a given time.
 
     The learning rate falls to zero as a cosine over the time.
 
-    Yields:
-        Every 25 steps: `step`, `psnr` in dB over the range [-1, 1] and `seconds`.
+    Args:
+        report: as of `run_for`, with "psnr" in dB over the range [-1, 1].
     """
-    import time
-
-    parameters = [*vae.decoder.parameters()]
-    vae.to(memory_format=torch.channels_last)
-    optimizers = {
-        matrix_lr: Muon([p for p in parameters if p.ndim > 1], lr=matrix_lr),
-        lr: torch.optim.Adam([p for p in parameters if p.ndim == 1], lr=lr, betas=(0.9, 0.99)),
-    }
-    start, step, mean = time.monotonic(), 0, 0.0
-    while (done := (time.monotonic() - start) / seconds) < 1:
-        rate = min(1, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * done))
-        for highest, optimizer in optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = highest * rate
-        x = next(images)
-        pixels = analysis(x).contiguous(memory_format=torch.channels_last)
-        y = vae.decode(pixels).sample
-        edges = sum(F.l1_loss(torch.diff(y, dim=d), torch.diff(x, dim=d)) for d in (2, 3))
-        loss = F.l1_loss(y, x) + F.mse_loss(y, x) + 0.5 * edges
-        for optimizer in optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in optimizers.values():
-            optimizer.step()
-        step += 1
-        psnr = 10 * np.log10(4 / F.mse_loss(y.detach(), x).item())
-        mean = psnr if step == 1 else 0.98 * mean + 0.02 * psnr
-        if step % 25 == 0:
-            yield {"step": step, "psnr": mean, "seconds": time.monotonic() - start}
+    run_for(_Decoding(vae, analysis, images), seconds, report)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from ...english import with_article
 from ...errors import InputError
 from ...saving import encode_picture, write_atomic
+from ..runs import Row, log_row
 from .analysis import BlockAnalysis, to_pixels
 from .autoencoder import build_autoencoder, train_decoder
 from .export import export_pipeline
@@ -109,59 +110,6 @@ def _batches(mixture: Mixture, batch: int, seed: int) -> Iterator[dict[str, torc
     )
 
 
-def _fit_analysis(mixture: Mixture, file: Path, given: Any | None) -> BlockAnalysis:
-    if file.exists():
-        return BlockAnalysis(*torch.load(file, weights_only=True))
-    if given is not None:
-        return BlockAnalysis.of(given)
-    rng = np.random.default_rng(3)
-    images = [mixture.sample(rng, SIZES[0]).image for _ in range(500)]
-    for _ in range(200 if len(mixture.backgrounds) else 0):
-        photo = mixture.backgrounds[int(rng.integers(len(mixture.backgrounds)))]
-        images.append(crop_photo(rng, photo, *SIZES[0]))
-    analysis = BlockAnalysis.fit(np.stack(images))
-    torch.save((analysis.weight, analysis.bias), file)
-    return analysis
-
-
-def _autoencoder(folder: Path) -> Any:
-    from ...backbone.semantic_autoencoder import SemanticAutoencoder
-
-    return SemanticAutoencoder.from_pretrained(folder / "vae", local_files_only=True)
-
-
-def _fit_semantics(
-    mixture: Mixture,
-    work: Path,
-    minutes: float,
-    given: Any | None,
-    progress: Callable[[str, dict[str, Any]], None] | None,
-) -> Semantics:
-    """The view found here before; the `given` one, or one fitted now, its classifier tuned."""
-    file = work / "semantics.pt"
-    if file.exists():
-        return Semantics.given(torch.load(file, weights_only=True))
-    if given is not None:
-        found = Semantics.of(given)
-    else:
-        found = fit_semantics(_batches(mixture, 16, 500), len(NOUNS), SEMANTIC_SCENES)
-    if minutes > 0:
-        with open(work / "features.jsonl", "a") as log:
-
-            def report(row: dict[str, Any]) -> None:
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                if progress:
-                    progress("features", row)
-
-            found = tune_semantics(
-                found, _batches(mixture, TUNING_SCENES, 600), len(NOUNS), 60 * minutes,
-                work / "tuning.pt", progress=report,
-            )  # fmt: skip
-    torch.save(found.state, file)
-    return found
-
-
 def _decoder_images(mixture: Mixture, seed: int) -> Iterator[torch.Tensor]:
     for batch in _batches(mixture, 16, seed):
         whole = to_pixels(batch["images"][:, 0])
@@ -169,32 +117,76 @@ def _decoder_images(mixture: Mixture, seed: int) -> Iterator[torch.Tensor]:
         yield whole[:, :, y : y + 128, x : x + 128]
 
 
-def _decoder(
-    mixture: Mixture,
-    analysis: BlockAnalysis,
-    semantics: Semantics,
-    work: Path,
-    minutes: float,
-    given: Any | None,
-    progress: Callable[[str, dict[str, Any]], None] | None,
-) -> Any:
-    """The autoencoder with its decoder trained: here before, by the `given` one, or now."""
-    file = work / "decoder.pt"
-    vae = build_autoencoder(analysis, semantics)
-    if file.exists():
-        vae.decoder.load_state_dict(torch.load(file, weights_only=True))
+@dataclass(frozen=True)
+class _Stages:
+    """The parts of the autoencoder: each is what lies in `work`, or that of the autoencoder
+    `given`, or made now."""
+
+    mixture: Mixture
+    work: Path
+    given: Any | None
+    progress: Callable[[str, Row], object]
+
+    def analysis(self) -> BlockAnalysis:
+        file = self.work / "analysis.pt"
+        if file.exists():
+            return BlockAnalysis(*torch.load(file, weights_only=True))
+        if self.given is not None:
+            return BlockAnalysis.of(self.given)
+        rng = np.random.default_rng(3)
+        images = [self.mixture.sample(rng, SIZES[0]).image for _ in range(500)]
+        grounds = self.mixture.backgrounds
+        for _ in range(200 if len(grounds) else 0):
+            images.append(crop_photo(rng, grounds[int(rng.integers(len(grounds)))], *SIZES[0]))
+        analysis = BlockAnalysis.fit(np.stack(images))
+        torch.save((analysis.weight, analysis.bias), file)
+        return analysis
+
+    def semantics(self, minutes: float) -> Semantics:
+        """The view of the classifier, which is tuned for some minutes."""
+        file = self.work / "semantics.pt"
+        if file.exists():
+            return Semantics.given(torch.load(file, weights_only=True))
+        if self.given is not None:
+            found = Semantics.of(self.given)
+        else:
+            found = fit_semantics(_batches(self.mixture, 16, 500), len(NOUNS), SEMANTIC_SCENES)
+        if minutes > 0:
+            batches = _batches(self.mixture, TUNING_SCENES, 600)
+            found = tune_semantics(
+                found, batches, len(NOUNS), 60 * minutes, self.work / "tuning.pt",
+                progress=self._report("features"),
+            )  # fmt: skip
+        torch.save(found.state, file)
+        return found
+
+    def autoencoder(self, analysis: BlockAnalysis, semantics: Semantics, minutes: float) -> Any:
+        """The whole of it, the decoder trained for some minutes."""
+        file = self.work / "decoder.pt"
+        vae = build_autoencoder(analysis, semantics)
+        if file.exists():
+            vae.decoder.load_state_dict(torch.load(file, weights_only=True))
+        elif self.given is not None:
+            vae.decoder.load_state_dict(self.given.decoder.float().state_dict())
+        else:
+            (self.work / "decoder.jsonl").unlink(missing_ok=True)
+            images = _decoder_images(self.mixture, 7)
+            train_decoder(vae, analysis, images, 60 * minutes, self._report("decoder"))
+            torch.save(vae.decoder.state_dict(), file)
         return vae
-    if given is not None:
-        vae.decoder.load_state_dict(given.decoder.float().state_dict())
-        return vae
-    with open(work / "decoder.jsonl", "w") as log:
-        images = _decoder_images(mixture, 7)
-        for row in train_decoder(vae, analysis, images, seconds=60 * minutes):
-            log.write(json.dumps(row) + "\n")
-            if progress:
-                progress("decoder", row)
-    torch.save(vae.decoder.state_dict(), file)
-    return vae
+
+    def _report(self, stage: str) -> Callable[[Row], None]:
+        def report(row: Row) -> None:
+            log_row(self.work / f"{stage}.jsonl", row)
+            self.progress(stage, row)
+
+        return report
+
+
+def _given_autoencoder(folder: Path) -> Any:
+    from ...backbone.semantic_autoencoder import SemanticAutoencoder
+
+    return SemanticAutoencoder.from_pretrained(folder / "vae", local_files_only=True)
 
 
 def train_model(
@@ -206,7 +198,7 @@ def train_model(
     feature_minutes: float = 30.0,
     decoder_minutes: float = 20.0,
     init: Path | None = None,
-    progress: Callable[[str, dict[str, Any]], None] | None = None,
+    progress: Callable[[str, Row], object] = lambda stage, row: None,
 ) -> None:
     """Trains the embedded model and writes its pipeline folder.
 
@@ -222,14 +214,14 @@ def train_model(
     """
     work.mkdir(parents=True, exist_ok=True)
     mixture = load_mixture(sources, work)
-    given = None if init is None else _autoencoder(init)
-    analysis = _fit_analysis(mixture, work / "analysis.pt", given)
-    semantics = _fit_semantics(mixture, work, feature_minutes, given, progress)
+    given = None if init is None else _given_autoencoder(init)
+    stages = _Stages(mixture, work, given, progress)
+    analysis, semantics = stages.analysis(), stages.semantics(feature_minutes)
     trainer = Trainer(work, analysis, semantics, NOUNS, options, init)
     if trainer.elapsed < options.hours * 3600:
-        report = (lambda row: progress("unet", row)) if progress else None
-        trainer.run(_batches(mixture, options.fresh, 1000 + trainer.step), report)
-    vae = _decoder(mixture, analysis, semantics, work, decoder_minutes, given, progress)
+        batches = _batches(mixture, options.fresh, 1000 + trainer.step)
+        trainer.run(batches, partial(progress, "unet"))
+    vae = stages.autoencoder(analysis, semantics, decoder_minutes)
     unet, text = trainer.averaged
     export_pipeline(
         out, unet=unet, text_encoder=text, vae=vae, tokenizer=trainer.tokenizer,

@@ -9,8 +9,6 @@ which the nouns are told apart best.
 from __future__ import annotations
 
 import copy
-import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import torch.nn.functional as F
 
 from ...backbone.semantic_autoencoder import ClassifierFeatures
 from ...errors import MissingDependencyError
+from ..runs import Row, average, descend, ramp, run_for, save_state, set_rates
 from .analysis import to_pixels
 from .grounding import cell_labels
 
@@ -36,6 +35,7 @@ _RATE = 2e-3
 _TUNING_RATES = (3e-4, 1e-3)
 _TUNING_BATCH = 24
 _TUNING_POOL = 1500
+_WARMUP = 100
 
 
 @dataclass(frozen=True)
@@ -154,16 +154,13 @@ def fit_semantics(
         optimizer = torch.optim.Adam([*inner.parameters(), *outer.parameters()], lr=_RATE)
         steps = max(1, _EPOCHS * len(x) // _BATCH)
         for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = _RATE * (1 - step / steps)
+            set_rates([optimizer], [_RATE], 1 - step / steps)
             pick = torch.randint(len(x), (_BATCH,), generator=generator)
             standard = F.dropout((x[pick].float() - mean) / spread, 0.2)
             target = y[pick].float()
             weight = 1 + 2 * (1 - target[:, 0])
             entropy = -(target * outer(inner(standard)).log_softmax(1)).sum(1)
-            optimizer.zero_grad(set_to_none=True)
-            ((entropy * weight).sum() / weight.sum()).backward()
-            optimizer.step()
+            descend((entropy * weight).sum() / weight.sum(), [optimizer])
     with torch.no_grad():
         matrix = inner.weight / spread
         view = some @ matrix.T
@@ -182,8 +179,14 @@ class _Tuning:
     Every part learns from images of scenes, whole or without a noun, what each cell shows.
     """
 
-    def __init__(self, semantics: Semantics, nouns: int, seed: int) -> None:
-        self.nouns = nouns
+    def __init__(
+        self,
+        semantics: Semantics,
+        batches: Iterator[dict[str, torch.Tensor]],
+        nouns: int,
+        seed: int,
+    ) -> None:
+        self.batches, self.nouns = batches, nouns
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             outer = torch.nn.Conv2d(semantics.channels, 1 + nouns, 1)
@@ -191,10 +194,9 @@ class _Tuning:
             [copy.deepcopy(semantics.features), copy.deepcopy(semantics.projection), outer]
         ).requires_grad_(True)
         self.averaged = copy.deepcopy(self.model)
-        rates = zip(self.model, (_TUNING_RATES[0], *_TUNING_RATES), strict=True)
+        self.rates = (_TUNING_RATES[0], *_TUNING_RATES)
         self.optimizer = torch.optim.AdamW(
-            [{"params": list(part.parameters()), "lr": lr, "full": lr} for part, lr in rates],
-            weight_decay=0.01,
+            [{"params": list(part.parameters())} for part in self.model], weight_decay=0.01
         )
         self.rng = np.random.default_rng(seed)
         self.pools: dict[tuple[int, ...], list[tuple[torch.Tensor, ...]]] = {}
@@ -211,8 +213,9 @@ class _Tuning:
         del pool[:-_TUNING_POOL]
         return pool
 
-    def update(self, pool: list[tuple[torch.Tensor, ...]], rate: float) -> dict[str, float]:
-        """One step on images drawn from `pool`."""
+    def update(self, done: float) -> dict[str, float]:
+        """One step on images of a new batch's size, where a share `done` of the time has passed."""
+        pool = self.add(next(self.batches))
         drawn: list[list[torch.Tensor]] = []
         for i in self.rng.integers(len(pool), size=_TUNING_BATCH):
             images, masks, ids = pool[i]
@@ -234,18 +237,11 @@ class _Tuning:
         entropy = -(target * logits.log_softmax(2)).sum(2)
         weight = (1 + 2 * (1 - target[..., 0])) * known.flatten(1)
         loss = (entropy * weight).sum() / weight.sum()
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["full"] * rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        set_rates([self.optimizer], self.rates, ramp(self.step, _WARMUP, done))
+        descend(loss, [self.optimizer], self.model.parameters())
         self.step += 1
-        decay = min(0.998, (1 + self.step) / (10 + self.step))
+        average(self.averaged, self.model, min(0.998, (1 + self.step) / (10 + self.step)))
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay
-            )
             named = (logits.argmax(2) == target.argmax(2))[target[..., 0] < 0.5].float().mean()
         return {"loss": loss.item(), "named": named.item()}
 
@@ -288,7 +284,7 @@ def tune_semantics(
     seconds: float,
     file: Path,
     *,
-    progress: Callable[[dict[str, float]], None] | None = None,
+    progress: Callable[[Row], object] | None = None,
     save_every: float = 300.0,
     seed: int = 0,
 ) -> Semantics:
@@ -303,26 +299,12 @@ def tune_semantics(
         progress: called with "step", "seconds", "loss" and "named", the share of the objects'
             cells that are told right.
     """
-    tuning = _Tuning(semantics, nouns, seed)
+    tuning = _Tuning(semantics, batches, nouns, seed)
     if file.exists():
         tuning.resume(file)
     tuning.add(next(batches))
-    begin, before = time.monotonic(), tuning.elapsed
-    saved, mean = begin, {}
-    while tuning.elapsed < seconds:
-        pool = tuning.add(next(batches))
-        rate = min(1.0, (tuning.step + 1) / 100) * 0.5 * (
-            1 + float(np.cos(np.pi * tuning.elapsed / seconds))
-        )  # fmt: skip
-        for name, value in tuning.update(pool, rate).items():
-            mean[name] = value if name not in mean else 0.98 * mean[name] + 0.02 * value
-        now = time.monotonic()
-        tuning.elapsed = before + now - begin
-        if progress and tuning.step % 25 == 0:
-            progress({"step": tuning.step, "seconds": round(tuning.elapsed), **mean})
-        if now - saved > save_every or tuning.elapsed >= seconds:
-            temporary = file.with_suffix(".tmp")
-            torch.save(tuning.state, temporary)
-            os.replace(temporary, file)
-            saved = now
+    run_for(
+        tuning, seconds, progress or (lambda row: None), lambda: save_state(file, tuning.state),
+        save_every,
+    )  # fmt: skip
     return tuning.view()

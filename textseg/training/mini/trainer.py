@@ -8,11 +8,9 @@ without that noun (a counterfactual) or, where the noun really is absent, the sc
 from __future__ import annotations
 
 import json
-import math
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,15 @@ import torch.nn.functional as F
 
 from ...english import with_article
 from ...errors import InputError
-from ..captions import absent_caption, present_caption, unknown_word
+from ..captions import caption_rows
 from ..losses import contrast_loss
+from ..runs import Row, average, descend, log_row, ramp, run_for, save_state, set_rates
 from .analysis import BLOCK, CHANNELS, BlockAnalysis, to_pixels
 from .grounding import CrossAttentionQueries, NounHeads, grounding_loss
 from .muon import Muon
 from .networks import SCHEDULE, build_text_encoder, build_unet
 from .options import TrainOptions
+from .pool import Pool
 from .semantics import Semantics
 from .vocabulary import MAX_TOKENS, build_tokenizer, known_words
 
@@ -39,69 +39,10 @@ RECOGNITION_SHARE = 0.95
 # Of nouns said to be absent that are chosen for looking like one that is there, and of how many.
 HARD_SHARE = 0.5
 HARD_CHOICES = 12
-# Share of a cell that a mask covers, from which the cell counts as changed.
-TOUCHED = 0.1
-
-
-class Pool:
-    """Scenes of one image size, the oldest replaced first.
-
-    What a classifier sees in a scene without one of its nouns is looked at when it is first asked
-    for: most never are.
-    """
-
-    def __init__(self, limit: int, semantics: Semantics) -> None:
-        self.limit, self.semantics = limit, semantics
-        self.scenes: list[dict[str, torch.Tensor]] = []
-        self._next = 0
-
-    def add(self, scene: dict[str, torch.Tensor]) -> None:
-        """Adds a scene: `pixels` (1 + K, C, h, w) latents, `seen` (S, h', w') of the whole scene,
-        `masks` (K, h, w) cell shares, `nouns` (K,), `images` (K, H, W, 3) uint8 without each."""
-        if len(self.scenes) < self.limit:
-            self.scenes.append(scene)
-        else:
-            self.scenes[self._next] = scene
-            self._next = (self._next + 1) % self.limit
-
-    def draw(self, rng: np.random.Generator, n: int) -> list[dict[str, torch.Tensor]]:
-        """n random scenes."""
-        return [self.scenes[i] for i in rng.integers(len(self.scenes), size=n)]
-
-    def clean(self, scenes: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """The latents (B, C, h, w) float32 of whole scenes."""
-        return self._joined([s["pixels"][0] for s in scenes], [s["seen"] for s in scenes])
-
-    def without(
-        self, scenes: Sequence[dict[str, torch.Tensor]], slots: Sequence[int], whole: torch.Tensor
-    ) -> torch.Tensor:
-        """The latents (B, C, h, w) of scenes without the noun in a slot; those of the `whole`
-        scenes (`clean`) where it is -1.
-
-        What the classifier sees changes far around an object; it is changed inside the mask only.
-        """
-        missing = [(s, k) for s, k in zip(scenes, slots, strict=True)
-                   if k >= 0 and f"seen {k}" not in s]  # fmt: skip
-        if missing:
-            images = torch.stack([s["images"][k] for s, k in missing])
-            seen = self.semantics(to_pixels(images)).half()
-            for (scene, k), found in zip(missing, seen, strict=True):
-                scene[f"seen {k}"] = found
-        pixels = [s["pixels"][k + 1] for s, k in zip(scenes, slots, strict=True)]
-        seen = [s[f"seen {k}"] if k >= 0 else s["seen"] for s, k in zip(scenes, slots, strict=True)]
-        changed = self._joined(pixels, seen)
-        for i, (scene, k) in enumerate(zip(scenes, slots, strict=True)):
-            if k >= 0:
-                outside = scene["masks"][k] < TOUCHED
-                changed[i, CHANNELS:, outside] = whole[i, CHANNELS:, outside]
-        return changed
-
-    def _joined(self, pixels: list[torch.Tensor], seen: list[torch.Tensor]) -> torch.Tensor:
-        first = torch.stack(pixels).float()
-        last = F.interpolate(
-            torch.stack(seen).float(), first.shape[2:], mode="bilinear", align_corners=False
-        )
-        return torch.cat([first, last], 1)
+# Of captions, with a word that means nothing.
+UNKNOWN_SHARE = 0.05
+# The learning rates end at this share of themselves.
+LAST_RATE = 0.02
 
 
 def _timesteps(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -111,10 +52,39 @@ def _timesteps(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.integers(low, high)
 
 
-def _stacked(scenes: Sequence[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks (B, K, h, w) float32 and nouns (B, K)."""
-    return (torch.stack([s["masks"] for s in scenes]).float(),
-            torch.stack([s["nouns"] for s in scenes]))  # fmt: skip
+@dataclass(frozen=True)
+class _Drawn:
+    """Scenes of a step, noised.
+
+    Attributes:
+        scenes: B of a `Pool`, with `masks` (B, K, h, w) float32 and `nouns` (B, K).
+        rows_a, rows_b, slots: as of `Trainer.captions`.
+        t, alpha_bar: (B,) timesteps, and how much of the signal is left there.
+        clean, noise: (B, C, h, w).
+    """
+
+    scenes: Sequence[dict[str, torch.Tensor]]
+    masks: torch.Tensor
+    nouns: torch.Tensor
+    rows_a: list[str]
+    rows_b: list[str]
+    slots: torch.Tensor
+    t: torch.Tensor
+    alpha_bar: torch.Tensor
+    clean: torch.Tensor
+    noise: torch.Tensor
+
+    @property
+    def scales(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of clean latents and noise, (B, 1, 1, 1) each."""
+        abar = self.alpha_bar.view(-1, 1, 1, 1)
+        return abar.sqrt(), (1 - abar).sqrt()
+
+    @property
+    def noisy(self) -> torch.Tensor:
+        """(B, C, h, w)."""
+        signal, sigma = self.scales
+        return signal * self.clean + sigma * self.noise
 
 
 class Trainer:
@@ -155,13 +125,14 @@ class Trainer:
             torch.optim.AdamW(rest, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.0),
         ]
         self.averaged = [build_unet(channels), build_text_encoder(self.tokenizer)]
-        for average, model in zip(self.averaged, (self.unet, self.text), strict=True):
-            average.load_state_dict(model.state_dict())
+        for averaged, model in zip(self.averaged, (self.unet, self.text), strict=True):
+            averaged.load_state_dict(model.state_dict())
         first, last = SCHEDULE["beta_start"], SCHEDULE["beta_end"]
         betas = torch.linspace(first**0.5, last**0.5, SCHEDULE["num_train_timesteps"]) ** 2
         self.alpha_bar = torch.cumprod(1 - betas, 0)
         self.step, self.elapsed, self.scenes = 0, 0.0, 0
         self.pools: dict[tuple[int, ...], Pool] = {}
+        self.batches: Iterator[dict[str, Any]] = iter(())
         self.rng = np.random.default_rng(options.seed)
         if (folder / "state.pt").exists():
             self._resume()
@@ -196,34 +167,28 @@ class Trainer:
         chosen = {id(p) for p in matrices}
         return matrices, [p for p in self.parameters if id(p) not in chosen]
 
+    @property
+    def _parts(self) -> dict[str, Sequence[Any]]:
+        """What a checkpoint holds the states of."""
+        return {
+            "unet": [self.unet], "text": [self.text], "heads": [self.heads],
+            "averaged": self.averaged, "optimizers": self.optimizers,
+        }  # fmt: skip
+
     def _resume(self) -> None:
         state = torch.load(self.folder / "state.pt", weights_only=True)
-        self.unet.load_state_dict(state["unet"])
-        self.text.load_state_dict(state["text"])
-        for model, weights in zip(self.averaged, state["averaged"], strict=True):
-            model.load_state_dict(weights)
-        self.heads.load_state_dict(state["heads"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        for name, parts in self._parts.items():
+            saved = state[name] if isinstance(state[name], list) else [state[name]]
+            for part, weights in zip(parts, saved, strict=True):
+                part.load_state_dict(weights)
         self.step, self.elapsed, self.scenes = state["step"], state["elapsed"], state["scenes"]
         self.rng = np.random.default_rng((self.options.seed, self.step))
 
     def save(self) -> None:
-        """Writes the checkpoint in one piece: it is whole or it is the one before."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            "unet": self.unet.state_dict(),
-            "text": self.text.state_dict(),
-            "heads": self.heads.state_dict(),
-            "averaged": [m.state_dict() for m in self.averaged],
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "step": self.step,
-            "elapsed": self.elapsed,
-            "scenes": self.scenes,
-        }
-        temporary = self.folder / "state.tmp"
-        torch.save(state, temporary)
-        os.replace(temporary, self.folder / "state.pt")
+        """Writes the checkpoint `folder/state.pt`."""
+        states = {name: [p.state_dict() for p in parts] for name, parts in self._parts.items()}
+        done = {"step": self.step, "elapsed": self.elapsed, "scenes": self.scenes}
+        save_state(self.folder / "state.pt", states | done)
 
     def encode(self, batch: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
         """A batch of scenes, as `Pool.add` takes them."""
@@ -273,13 +238,13 @@ class Trainer:
         place[picked] = torch.arange(len(picked))
         return picked, place[nouns]
 
-    def _absent_noun(self, there: Sequence[int], likeness: torch.Tensor) -> int:
+    def _absent_noun(self, there: Sequence[int], likeness: torch.Tensor) -> str:
         """A noun that is not there: any, or of some the one most like a noun that is."""
         order = self.rng.permutation(len(self.nouns)).tolist()
         others = [i for i in order if i not in there][:HARD_CHOICES]
         if not there or self.rng.random() >= HARD_SHARE:
-            return others[0]
-        return max(others, key=lambda i: float(likeness[i, list(there)].max()))
+            return self.nouns[others[0]]
+        return self.nouns[max(others, key=lambda i: float(likeness[i, list(there)].max()))]
 
     def captions(self, nouns: torch.Tensor) -> tuple[list[str], list[str], torch.Tensor]:
         """Captions of rows A and B.
@@ -288,78 +253,61 @@ class Trainer:
             The captions, and for each scene the slot that row B removes, -1 where its noun is
             absent.
         """
-        rng = self.rng
         likeness = self.heads.likeness()
-        rows_a, rows_b, slots = [], [], []
+        rows = []
         for present in nouns.tolist():
             there = [i for i in present if i >= 0]
-            slot = int(rng.integers(len(there))) if there else -1
+            other = partial(self._absent_noun, there, likeness)
             names = [self.nouns[i] for i in there]
-            if slot < 0 or rng.random() < self.options.absent:
-                slot = -1
-                noun = self.nouns[self._absent_noun(there, likeness)]
-                others = names
-            else:
-                noun = names[slot]
-                others = [n for n in names if n != noun]
-            style = rng.random()
-            if style < 0.4 or not names:
-                row_a = ""
-            elif style < 0.6 and slot >= 0:
-                row_a = present_caption(rng, [noun])
-            else:
-                row_a = present_caption(rng, names[: int(rng.integers(1, len(names) + 1))])
-            if row_a and rng.random() < 0.05:
-                row_a = f"{row_a} {rng.choice(['and', 'with', 'without'])} {unknown_word(rng)}"
-            rows_a.append(row_a)
-            named = others if len(others) and rng.random() < 0.2 else ()
-            rows_b.append(absent_caption(rng, noun, named))
-            slots.append(slot)
-        return rows_a, rows_b, torch.tensor(slots)
+            rows.append(caption_rows(self.rng, names, other, self.options.absent, UNKNOWN_SHARE))
+        ordinary, absent, slots = zip(*rows, strict=True)
+        return list(ordinary), list(absent), torch.tensor(slots)
+
+    def _draw(
+        self, pool: Pool, count: int, timesteps: Callable[[np.random.Generator, int], np.ndarray]
+    ) -> _Drawn:
+        scenes = pool.draw(self.rng, count)
+        nouns = torch.stack([s["nouns"] for s in scenes])
+        captions = self.captions(nouns)
+        t = torch.from_numpy(timesteps(self.rng, count))
+        clean = pool.clean(scenes)
+        masks = torch.stack([s["masks"] for s in scenes]).float()
+        return _Drawn(
+            scenes, masks, nouns, *captions, t, self.alpha_bar[t], clean, torch.randn(clean.shape)
+        )
 
     def train_step(self, pool: Pool) -> dict[str, float]:
         """One optimiser step on scenes of the pool; returns the losses."""
         o = self.options
         done = min(self.elapsed / (o.hours * 3600), 1.0)
         paired = self.rng.random() < o.pairs[0] + done * (o.pairs[1] - o.pairs[0])
-        scenes = pool.draw(self.rng, o.batch * (1 if paired else 2))
-        b = len(scenes)
-        masks, nouns = _stacked(scenes)
-        rows_a, rows_b, slots = self.captions(nouns)
-        t = torch.from_numpy(_timesteps(self.rng, b))
-        abar = self.alpha_bar[t].view(b, 1, 1, 1)
-        signal, sigma = abar.sqrt(), (1 - abar).sqrt()
-        clean = pool.clean(scenes)
-        noise = torch.randn(clean.shape)
-        noisy = signal * clean + sigma * noise
-        visible = self.alpha_bar[t]
-        rows = 2 if paired else 1
+        b, rows = (o.batch, 2) if paired else (2 * o.batch, 1)
+        drawn = self._draw(pool, b, _timesteps)
+        (signal, sigma), noisy = drawn.scales, drawn.noisy
         self.recorded.clear()
         with self._autocast():
             predicted = self.unet(
                 noisy.repeat(rows, 1, 1, 1).contiguous(memory_format=torch.channels_last),
-                t.repeat(rows),
-                self.embed([*rows_a, *rows_b] if paired else rows_a),
+                drawn.t.repeat(rows),
+                self.embed([*drawn.rows_a, *drawn.rows_b] if paired else drawn.rows_a),
             )
         v = predicted.sample.float()
-        losses = {"diffusion": F.mse_loss(v[:b], signal * noise - sigma * clean)}
+        target = signal * drawn.noise - sigma * drawn.clean
+        losses = {"diffusion": F.mse_loss(v[:b], target)}
         total = losses["diffusion"]
         if paired:
             x0_a, x0_b = (signal * noisy - sigma * part for part in v.chunk(2))
-            index = torch.arange(b)
-            mask = masks[index, slots.clamp(min=0)] * (slots >= 0)[:, None, None]
-            without = pool.without(scenes, slots.tolist(), clean)
+            slots = drawn.slots
+            taken = drawn.masks[torch.arange(b), slots.clamp(min=0)]
+            mask = taken * (slots >= 0)[:, None, None]
+            without = pool.without(drawn.scenes, slots.tolist(), drawn.clean)
             losses["counterfactual"] = F.mse_loss(x0_b, without)
-            losses["contrast"] = contrast_loss(x0_a - x0_b, mask, visible)
+            losses["contrast"] = contrast_loss(x0_a - x0_b, mask, drawn.alpha_bar)
             total = total + losses["counterfactual"] + o.contrast * losses["contrast"]
-        grounded = self._ground(
-            masks.repeat(rows, 1, 1, 1), nouns.repeat(rows, 1), visible.repeat(rows)
-        )
-        for name, value in grounded.items():
+        for name, value in self._ground(drawn, rows).items():
             losses[name] = value
             total = total + getattr(o, name) * value
-        self._update(total, b)
-        return {name: value.item() for name, value in losses.items()}
+        return self._descend(total, losses, b)
 
     def recognition_step(self, pool: Pool) -> dict[str, float]:
         """One optimiser step of the UNet's way down alone, on grounding; returns the losses.
@@ -367,31 +315,22 @@ class Trainer:
         It costs a third of a whole pass, and what it teaches, to tell nouns apart, is what takes
         the most examples.
         """
-        o = self.options
-        scenes = pool.draw(self.rng, o.recognition_batch)
-        b = len(scenes)
-        masks, nouns = _stacked(scenes)
-        rows_a, rows_b, _ = self.captions(nouns)
-        t = torch.from_numpy(self.rng.integers(0, RECOGNITION_LEVELS, b))
-        abar = self.alpha_bar[t].view(b, 1, 1, 1)
-        clean = pool.clean(scenes)
-        noisy = abar.sqrt() * clean + (1 - abar).sqrt() * torch.randn_like(clean)
+        b = self.options.recognition_batch
+        drawn = self._draw(pool, b, lambda rng, n: rng.integers(0, RECOGNITION_LEVELS, n))
         self.recorded.clear()
         with self._autocast():
-            embedding = self.embed([*rows_a[: b // 2], *rows_b[b // 2 :]])
-            x = self.unet.conv_in(noisy.contiguous(memory_format=torch.channels_last))
-            time_embedding = self.unet.time_embedding(self.unet.time_proj(t))
+            embedding = self.embed([*drawn.rows_a[: b // 2], *drawn.rows_b[b // 2 :]])
+            x = self.unet.conv_in(drawn.noisy.contiguous(memory_format=torch.channels_last))
+            time_embedding = self.unet.time_embedding(self.unet.time_proj(drawn.t))
             for block in self.unet.down_blocks:
                 text = {"encoder_hidden_states": embedding} if hasattr(block, "attentions") else {}
                 x, _ = block(hidden_states=x, temb=time_embedding, **text)
-        losses = self._ground(masks, nouns, self.alpha_bar[t])
-        self._update(losses["grounding"] + losses["heads"], b)
-        return {name: value.item() for name, value in losses.items()}
+        losses = self._ground(drawn)
+        return self._descend(losses["grounding"] + losses["heads"], losses, b)
 
-    def _ground(
-        self, masks: torch.Tensor, nouns: torch.Tensor, weight: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        picked, places = self._pick_nouns(nouns)
+    def _ground(self, drawn: _Drawn, rows: int = 1) -> dict[str, torch.Tensor]:
+        masks, weight = drawn.masks.repeat(rows, 1, 1, 1), drawn.alpha_bar.repeat(rows)
+        picked, places = self._pick_nouns(drawn.nouns.repeat(rows, 1))
         with self._autocast():
             start, keys = self.noun_keys(picked)
             losses = grounding_loss(
@@ -402,66 +341,46 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
-    def _update(self, total: torch.Tensor, scenes: int) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
+    def _descend(
+        self, total: torch.Tensor, losses: dict[str, torch.Tensor], scenes: int
+    ) -> dict[str, float]:
+        descend(total, self.optimizers, self.parameters)
         self.step += 1
         self.scenes += scenes
         decay = min(self.options.ema, (1 + self.step) / (20 + self.step))
-        with torch.no_grad():
-            for average, model in zip(self.averaged, (self.unet, self.text), strict=True):
-                torch._foreach_lerp_(
-                    list(average.parameters()), list(model.parameters()), 1 - decay
-                )
+        for averaged, model in zip(self.averaged, (self.unet, self.text), strict=True):
+            average(averaged, model, decay)
+        return {name: value.item() for name, value in losses.items()}
+
+    def update(self, done: float) -> dict[str, float]:
+        """One step, of either kind, where a share `done` of the time has passed; the losses."""
+        o = self.options
+        pool = self._fill()
+        rate = ramp(self.step, o.warmup, done, LAST_RATE)
+        set_rates(self.optimizers, (o.matrix_lr, o.lr), rate)
+        early = done < o.recognition and self.rng.random() < RECOGNITION_SHARE
+        return (self.recognition_step if early else self.train_step)(pool)
 
     def run(
-        self, batches: Iterator[dict[str, Any]], progress: Callable[[dict], None] | None = None
+        self, batches: Iterator[dict[str, Any]], progress: Callable[[Row], object] | None = None
     ) -> None:
         """Trains until the time given by the options is used up; logs to `folder/log.jsonl`."""
-        o = self.options
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "options.json").write_text(json.dumps(asdict(o), indent=1))
-        begin, before, saved = time.monotonic(), self.elapsed, time.monotonic()
-        mean: dict[str, float] = {}
-        with open(self.folder / "log.jsonl", "a") as log:
-            while self.elapsed < o.hours * 3600:
-                pool = self._fill(batches)
-                done = self.elapsed / (o.hours * 3600)
-                rate = min(1.0, (self.step + 1) / o.warmup) * (
-                    0.02 + 0.49 * (1 + math.cos(math.pi * done))
-                )
-                for optimizer, lr in zip(self.optimizers, (o.matrix_lr, o.lr), strict=True):
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr * rate
-                early = done < o.recognition and self.rng.random() < RECOGNITION_SHARE
-                for name, value in (self.recognition_step if early else self.train_step)(
-                    pool
-                ).items():
-                    mean[name] = value if name not in mean else 0.98 * mean[name] + 0.02 * value
-                self.elapsed = before + time.monotonic() - begin
-                if self.step % 25 == 0:
-                    row = {
-                        "step": self.step,
-                        "scenes": self.scenes,
-                        "seconds": round(self.elapsed),
-                        **mean,
-                    }
-                    log.write(json.dumps(row) + "\n")
-                    log.flush()
-                    if progress:
-                        progress(row)
-                if time.monotonic() - saved > o.save_every:
-                    self.save()
-                    saved = time.monotonic()
-        self.save()
+        (self.folder / "options.json").write_text(json.dumps(asdict(self.options), indent=1))
+        self.batches = batches
 
-    def _fill(self, batches: Iterator[dict[str, Any]]) -> Pool:
+        def report(row: Row) -> None:
+            row = {"step": row["step"], "scenes": self.scenes, **row}
+            log_row(self.folder / "log.jsonl", row)
+            if progress:
+                progress(row)
+
+        seconds = self.options.hours * 3600
+        run_for(self, seconds, report, self.save, self.options.save_every)
+
+    def _fill(self) -> Pool:
         while True:
-            scenes = self.encode(next(batches))
+            scenes = self.encode(next(self.batches))
             size = tuple(scenes[0]["pixels"].shape[-2:])
             pool = self.pools.setdefault(size, Pool(self.options.pool, self.semantics))
             for scene in scenes:
