@@ -301,7 +301,7 @@ def test_a_run_that_was_stopped_ends_where_an_uninterrupted_one_does(
     whole = make_trainer(options, folder=tmp_path / "whole")
     run_steps(whole, AnnotatedImages(*annotated))
 
-    def stop(stage: str, done: int, total: int) -> None:
+    def stop(done: int, total: int, stage: str) -> None:
         assert (stage, total) == ("tune", 4)
         if done == 2:
             raise Stop
@@ -445,13 +445,14 @@ def test_another_family_is_refused(
     accelerate: None, annotated: tuple[Path, Path], tiny_folder: Path, tmp_path: Path
 ) -> None:
     from textseg.errors import ModelError
-    from textseg.training.lora_tuning import tune
+    from textseg.training.lora_tuning import TuneJob, tune
 
     folder = tmp_path / "other"
     shutil.copytree(tiny_folder, folder)
     (folder / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
     with pytest.raises(ModelError, match="KandinskyPipeline"):
-        tune(folder, *annotated, tmp_path / "out", LoraOptions(rank=2), device="cpu")
+        job = TuneJob(folder, *annotated, tmp_path / "out", device="cpu")
+        tune(job, LoraOptions(rank=2))
 
 
 def test_load_takes_the_lora_with_what_it_learnt(

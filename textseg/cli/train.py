@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
 from ..training.lora_options import LoraOptions
 from ..training.mini.options import TrainOptions
-from .options_arguments import add_alias, add_options, given_options, refuse, result_folder
+from . import train_lora
+from .options_arguments import add_options, given_options, refuse, result_folder
 from .progress import Progress
 
 DESCRIPTION = """\
@@ -53,7 +53,6 @@ the same on every GPU of the machine:
 """
 _SCENES_ONLY = ("packages", "drawings", "cutouts", "backgrounds", "coco", "calibrate",
                 "photos", "skip")  # fmt: skip
-_LORA_ONLY = ("annotations", "images", "validate", "merge", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,20 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "--init 0)")  # fmt: skip
     scenes.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
                         help="time for the autoencoder's decoder (default: 20)")  # fmt: skip
-    lora = parser.add_argument_group("LoRA")
-    lora.add_argument("--rank", type=int, metavar="N", default=argparse.SUPPRESS,
-                      help="tune --init with low-rank updates of this rank, 1 to 1024")  # fmt: skip
-    add_alias(parser, "--lora", "--rank")
-    lora.add_argument("--annotations", type=Path, metavar="FILE",
-                      help="a COCO-format instance file")  # fmt: skip
-    lora.add_argument("--images", type=Path, metavar="DIR", help="its images")
-    lora.add_argument("--validate", type=int, metavar="N", default=0,
-                      help="hold out N images; give the IoU of the contrast on them before and "
-                           "after, and calibrate on them")  # fmt: skip
-    lora.add_argument("--merge", type=Path, metavar="DIR",
-                      help="also write the tuned model as a folder of its own")  # fmt: skip
-    lora.add_argument("--device", metavar="DEVICE",
-                      help="cpu, cuda, cuda:1, mps (default: the best there is)")  # fmt: skip
+    train_lora.add_arguments(parser)
     add_options(parser, TrainOptions, title="training; those marked with * go with --rank too")
     add_options(parser, LoraOptions, title="training with --rank", exclude=("rank", *_SHARED))
     for action in parser._actions:
@@ -107,52 +93,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.help = f"* {action.help}"
 
 
-def _names(options: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(options)}
+def _names(options: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(options)]
 
 
-_SHARED = _names(TrainOptions) & _names(LoraOptions)
+_SHARED = {*_names(TrainOptions)} & {*_names(LoraOptions)}
 
 
 def run(args: argparse.Namespace) -> int:
-    if hasattr(args, "rank"):
-        return _run_lora(args)
-    for name in (*_LORA_ONLY, *(_names(LoraOptions) - _SHARED)):
-        refuse(not getattr(args, name, None), f"--{_flag(name)} must come with --rank N")
+    tuning = hasattr(args, "rank")
+    if tuning:
+        foreign, rule = [*_SCENES_ONLY, *_names(TrainOptions)], "cannot go with --rank"
+    else:
+        foreign, rule = [*train_lora.ONLY, *_names(LoraOptions)], "must come with --rank N"
+    for name in foreign:
+        flag = f"--{name.replace('_', '-')}"
+        refuse(name in _SHARED or not getattr(args, name, None), f"{flag} {rule}")
+    if tuning:
+        return train_lora.run(args)
     refuse(args.work is not None, "--work must be given without --rank, got none")
     return _run_scenes(args)
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _run_lora(args: argparse.Namespace) -> int:
-    from ..training.lora_tuning import tune
-
-    for name in ("annotations", "images", "init"):
-        refuse(getattr(args, name) is not None, f"--{name} must be given with --rank, got none")
-    for name in (*_SCENES_ONLY, *(_names(TrainOptions) - _SHARED)):
-        refuse(not getattr(args, name, None), f"--{_flag(name)} cannot go with --rank")
-    refuse(args.images.is_dir(), f"images must be a folder, got {str(args.images)!r}")
-    refuse(args.annotations.is_file(), f"annotations must be a file, got {str(args.annotations)!r}")
-    refuse(
-        args.validate >= 0, f"validate must be a whole number of at least 0, got {args.validate}"
-    )
-    options = LoraOptions(**given_options(args, LoraOptions))
-    with Progress("step", quiet=args.quiet) as bar:
-        figures = tune(
-            args.init, args.images, args.annotations, args.output, options, work=args.work,
-            validate=args.validate, merge=args.merge, device=args.device, progress=bar.start,
-        )  # fmt: skip
-    if figures is not None and not args.quiet:
-        print(f"held-out contrast, mean IoU of {figures.queries} queries "
-              f"(everything: {figures.everything:.3f})")  # fmt: skip
-        for name, value in figures.after.items():
-            print(f"  {name:8}before {figures.before[name]:.3f}  after {value:.3f}")
-    if not args.quiet:
-        print(args.output)
-    return 0
 
 
 def _run_scenes(args: argparse.Namespace) -> int:
@@ -197,10 +157,10 @@ def _run_scenes(args: argparse.Namespace) -> int:
             found = calibrate(
                 args.output, [(images, file) for images, file in args.calibrate],
                 options=ContrastOptions(reference="absent", samples=4),
-                progress=lambda done, total: bar.start("calibrate", done, total),
+                progress=lambda done, total, stage: bar.start(stage, done, total),
             )  # fmt: skip
             if not args.quiet:
                 print(f"mean IoU {found['mean_iou']:.3f} at strength {found['strength']}")
     if not args.quiet:
-        print(args.output, file=sys.stdout)
+        print(args.output)
     return 0

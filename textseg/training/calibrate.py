@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..image import image_identity, load_image, resize_image
 from ..options import ContrastOptions, RefineOptions
 from ..predictions import Predictions
 from ..presence import presence_features
+from ..progress import Progress, report
 from ..prompts import pair_for
 from ..refine import Refiner
 from ..refine.upsample import upsample
@@ -110,7 +111,7 @@ def ask(
     *,
     limit: int | None = None,
     absent: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Question]:
     """Measures every noun of every image at every noise level, and some absent nouns an image.
 
@@ -120,7 +121,7 @@ def ask(
         options: reference, samples and seed are used.
         limit: number of images, the first ones by id.
         absent: how many nouns that are not there to ask of each image.
-        progress: called as progress(done, total) after each image.
+        progress: called after each image, stage "calibrate".
     """
     coco = read_coco(annotations).check_regions()
     names = coco.categories
@@ -163,8 +164,7 @@ def ask(
                         {s: names for s, names in named.items() if names is not None},
                     )
                 )
-        if progress:
-            progress(done, len(records))
+        report(progress, done, len(records), "calibrate")
     return questions
 
 
@@ -310,7 +310,7 @@ def calibrate(
     *,
     options: ContrastOptions,
     limit: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Calibrates the model in `folder` on annotated sets and updates its `textseg.json`.
 
@@ -324,7 +324,7 @@ def calibrate(
         sets: pairs of image folder and COCO-format instance file, not used for testing.
         options: reference, samples and seed to calibrate for.
         limit: number of images of each set.
-        progress: called as progress(done, total) after each image of a set.
+        progress: called after each image of a set, stage "calibrate".
 
     Returns:
         What was found: figures of every choice, for the model card.

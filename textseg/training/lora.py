@@ -10,11 +10,8 @@ noise, whose x_0 is uncertain at high noise (Hang et al. 2023, arXiv 2303.09556,
 
 from __future__ import annotations
 
-import io
-import json
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,18 +21,18 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import InputError, MissingDependencyError
+from ..progress import Progress, report
 from ..saving import write_atomic
 from .lora_data import AnnotatedImages, RowPairs
 from .lora_options import LoraOptions
 from .losses import contrast_loss
+from .runs import log_row, ramp, save_state, set_rates
 
 if TYPE_CHECKING:
     from ..backbone.latent_unet import LatentUNet
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
-Progress = Callable[[str, int, int], object]
-"""Called as progress(stage, done, total)."""
 
 
 def make_accelerator(options: LoraOptions, device: str | None = None) -> Any:
@@ -118,18 +115,14 @@ class LoraTrainer:
         """Writes the checkpoint: it is whole, or it is the one before."""
         if self.folder is None or not self.accelerator.is_main_process:
             return
-        buffer = io.BytesIO()
-        torch.save(
-            {
-                "lora": self.state(),
-                "optimizer": self.optimizer.optimizer.state_dict(),
-                "step": self.step,
-                "options": asdict(self.options),
-                "processes": self.accelerator.num_processes,
-            },
-            buffer,
-        )
-        write_atomic(self.folder / "checkpoint.pt", buffer.getvalue())
+        state = {
+            "lora": self.state(),
+            "optimizer": self.optimizer.optimizer.state_dict(),
+            "step": self.step,
+            "options": asdict(self.options),
+            "processes": self.accelerator.num_processes,
+        }
+        save_state(self.folder / "checkpoint.pt", state)
 
     def _resume(self, file: Path, optimizer: torch.optim.Optimizer) -> None:
         from peft import set_peft_model_state_dict
@@ -184,10 +177,8 @@ class LoraTrainer:
     def train_step(self, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         """One optimiser step on `options.accumulate` batches; returns the mean losses."""
         o = self.options
-        rate = min(1.0, (self.step + 1) / (o.warmup + 1))
-        rate *= 0.5 * (1 + math.cos(math.pi * min(self.step / o.steps, 1.0)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = o.lr * rate
+        rate = ramp(self.step, o.warmup + 1, min(self.step / o.steps, 1.0))
+        set_rates([self.optimizer], [o.lr], rate)
         self.model.unet.train()
         sums: dict[str, float] = {}
         for batch in batches:
@@ -253,29 +244,20 @@ def save_lora(folder: Path, state: Mapping[str, torch.Tensor], scale: float = 1.
     return folder / WEIGHTS_FILE
 
 
-def _batches(
-    rows: RowPairs, options: LoraOptions, first: int
-) -> torch.utils.data.DataLoader[dict[str, Any]]:
-    return torch.utils.data.DataLoader(
-        torch.utils.data.Subset(rows, range(first, len(rows))),
-        batch_size=None,
-        num_workers=options.workers,
-    )
-
-
 def run_steps(
     trainer: LoraTrainer, source: AnnotatedImages, progress: Progress | None = None
 ) -> None:
     """Trains to `options.steps`; logs to `folder/log.jsonl`, and saves checkpoints.
 
     Args:
-        progress: called as progress("tune", step, steps) after each step.
+        progress: called after each step, stage "tune".
     """
     o, accelerator, folder = trainer.options, trainer.accelerator, trainer.folder
     size = o.size or trainer.model.native_size
     process = (accelerator.process_index, accelerator.num_processes)
     rows = RowPairs(source, o, size, trainer.model.multiple, o.steps * o.accumulate, process)
-    batches = iter(_batches(rows, o, trainer.step * o.accumulate))
+    ahead = torch.utils.data.Subset(rows, range(trainer.step * o.accumulate, len(rows)))
+    batches = iter(torch.utils.data.DataLoader(ahead, batch_size=None, num_workers=o.workers))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     saved = begin = time.monotonic()
@@ -283,11 +265,9 @@ def run_steps(
         found = trainer.train_step(next(batches) for _ in range(o.accumulate))
         if folder is not None and accelerator.is_main_process:
             row = {"step": trainer.step, "seconds": round(time.monotonic() - begin, 2)} | found
-            with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
+            log_row(folder / "log.jsonl", row)
         if time.monotonic() - saved > o.save_every or trainer.step == o.steps:
             trainer.save()
             saved = time.monotonic()
-        if progress is not None:
-            progress("tune", trainer.step, o.steps)
+        report(progress, trainer.step, o.steps, "tune")
     accelerator.wait_for_everyone()

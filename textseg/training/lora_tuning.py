@@ -17,6 +17,7 @@ import torch
 
 from ..errors import InputError, OutputError
 from ..options import ContrastOptions
+from ..progress import Progress, report
 from ..saving import write_atomic
 from .captions import PROMPTS
 from .lora_data import AnnotatedImages
@@ -25,7 +26,7 @@ from .lora_options import LoraOptions
 if TYPE_CHECKING:
     from ..backbone.latent_unet import LatentUNet
     from .calibrate import Question
-    from .lora import LoraTrainer, Progress
+    from .lora import LoraTrainer
 
 REFERENCES = ("null", "absent")
 """The pairings measured before and after: the query against nothing, as DiffEdit does, and nothing
@@ -48,34 +49,39 @@ class Figures:
     after: dict[str, float]
 
 
-def tune(
-    init: str | os.PathLike[str],
-    images: Path,
-    annotations: Path,
-    out: Path,
-    options: LoraOptions,
-    *,
-    work: Path | None = None,
-    validate: int = 0,
-    samples: int = 2,
-    merge: Path | None = None,
-    device: str | None = None,
-    progress: Progress | None = None,
-) -> Figures | None:
-    """Tunes a model of the Stable Diffusion 1 and 2 class on an annotated set.
+@dataclass(frozen=True)
+class TuneJob:
+    """What is tuned on what, and what is made of it.
 
-    Args:
-        init: what `load` takes.
+    Attributes:
+        init: what `load` takes: a model of the Stable Diffusion 1 and 2 class.
         images, annotations: a COCO-format instance set.
         out: written: `pytorch_lora_weights.safetensors`, and `textseg.json` with the nouns and, if
             some images are held out, the calibration found on them.
-        work: checkpoints, log and the held-out set; `out` if None. The same call again goes on
-            where the last one stopped.
+        work: checkpoints, log and the held-out set; `out` if None. The same job again goes on where
+            the last one stopped.
         validate: images to hold out, for the figures.
         samples: noise draws of the figures.
         merge: also write the tuned model as a pipeline folder of its own.
         device: as for `load`.
-        progress: called as progress(stage, done, total), stage "before", "tune" or "after".
+    """
+
+    init: str | os.PathLike[str]
+    images: Path
+    annotations: Path
+    out: Path
+    work: Path | None = None
+    validate: int = 0
+    samples: int = 2
+    merge: Path | None = None
+    device: str | None = None
+
+
+def tune(job: TuneJob, options: LoraOptions, progress: Progress | None = None) -> Figures | None:
+    """Tunes a model on an annotated set.
+
+    Args:
+        progress: called with stage "before", "tune" or "after".
 
     Returns:
         The figures, in the main process, where images are held out; also in `work/figures.json`.
@@ -84,70 +90,81 @@ def tune(
         InputError: a bad set, another family of model, or other options than the run began with.
         MissingDependencyError: the extra `train` is not installed.
     """
-    from ..backbone import load
-    from ..backbone.latent_unet import LatentUNet
     from .lora import LoraTrainer, make_accelerator, run_steps, save_lora
 
-    if merge is not None and merge.exists() and any(merge.iterdir()):
-        raise InputError(f"merge must be a new or empty folder, got {str(merge)!r}")
-    source = AnnotatedImages(images, annotations)
+    if job.merge is not None and job.merge.exists() and any(job.merge.iterdir()):
+        raise InputError(f"merge must be a new or empty folder, got {str(job.merge)!r}")
+    source = AnnotatedImages(job.images, job.annotations)
     if not source.records:
         raise InputError(
-            f"annotations must hold annotated images, got none in {str(annotations)!r}"
+            f"annotations must hold annotated images, got none in {str(job.annotations)!r}"
         )
-    accelerator = make_accelerator(options, device)
-    work = work or out
+    accelerator = make_accelerator(options, job.device)
+    work = job.work or job.out
     held_out = work / "held-out.json"
-    if validate:
-        source.hold_out(validate, options.seed, held_out)
-    place = str(accelerator.device) if device is None or accelerator.num_processes > 1 else device
-    dtype = {"fp16": "float16", "bf16": "bfloat16"}.get(options.mixed_precision, "float32")
-    loaded = load(init, device=place, dtype=dtype)
-    if not isinstance(loaded, LatentUNet) or type(loaded) is not LatentUNet:
-        raise InputError(
-            f"init must be a model of the Stable Diffusion 1 or 2 class, got {str(init)!r} of "
-            f"family {loaded.family!r}"
-        )
+    if job.validate:
+        source.hold_out(job.validate, options.seed, held_out)
+    loaded = _load_base(job, options, accelerator)
     record = vocabulary(loaded.calibration, source.nouns)
     model = with_calibration(loaded, loaded.calibration | record)
     main = accelerator.is_main_process
+    progress = progress if main else None
     if main:
         work.mkdir(parents=True, exist_ok=True)
-        write_atomic(work / "options.json", json.dumps(asdict(options), indent=1).encode())
-
-    before: dict[str, list[Question]] = {}
-    after: dict[str, list[Question]] = {}
-    figures = None
-    report = _shared(progress if main else None)
-    known = _read_figures(work / "figures-before.json") if validate else None
+        _write_json(work / "options.json", asdict(options))
     trainer = LoraTrainer(model, options, accelerator, work)
-    if validate and main and known is None:
-        with without_adapter(trainer):
-            before = measure_held_out(model, images, held_out, samples, report("before"))
-        known = {name: cross_iou(found) for name, found in before.items()}
-        write_atomic(work / "figures-before.json", json.dumps(known).encode())
+    before: dict[str, float] = {}
+    if job.validate and main:
+        file = work / "figures-before.json"
+        if not file.exists():
+            with without_adapter(trainer):
+                asked = measure_held_out(
+                    model, job.images, held_out, job.samples, progress, "before"
+                )
+            _write_json(file, {name: cross_iou(found) for name, found in asked.items()}, None)
+        before = json.loads(file.read_text())
     accelerator.wait_for_everyone()
-    run_steps(trainer, source, progress if main else None)
+    run_steps(trainer, source, progress)
     if not main:
         return None
-    if validate:
+    figures = None
+    if job.validate:
         with evaluating(trainer):
-            after = measure_held_out(model, images, held_out, samples, report("after"))
+            after = measure_held_out(model, job.images, held_out, job.samples, progress, "after")
         there = [q.truth for q in after["absent"] if q.truth is not None]
+        everything = float(np.mean([truth.mean() for truth in there]))
         figures = Figures(
-            len(there),
-            float(np.mean([truth.mean() for truth in there])),
-            known or {},
-            {name: cross_iou(found) for name, found in after.items()},
+            len(there), everything, before, {name: cross_iou(q) for name, q in after.items()}
         )
-        write_atomic(work / "figures.json", json.dumps(asdict(figures), indent=1).encode())
-        record |= calibration_of(after["absent"], samples)
-    record["lora"] = {"base": os.fspath(init), "rank": options.rank, "steps": trainer.step}
-    save_lora(out, trainer.state(), options.scale)
-    write_atomic(out / "textseg.json", (json.dumps(record, indent=1) + "\n").encode())
-    if merge is not None:
-        merge_lora(init, out, merge)
+        _write_json(work / "figures.json", asdict(figures))
+        record |= calibration_of(after["absent"], job.samples)
+    record["lora"] = {"base": os.fspath(job.init), "rank": options.rank, "steps": trainer.step}
+    save_lora(job.out, trainer.state(), options.scale)
+    write_atomic(job.out / "textseg.json", (json.dumps(record, indent=1) + "\n").encode())
+    if job.merge is not None:
+        merge_lora(job.init, job.out, job.merge)
     return figures
+
+
+def _load_base(job: TuneJob, options: LoraOptions, accelerator: Any) -> LatentUNet:
+    from ..backbone import load
+    from ..backbone.latent_unet import LatentUNet
+
+    place = job.device
+    if place is None or accelerator.num_processes > 1:
+        place = str(accelerator.device)
+    dtype = {"fp16": "float16", "bf16": "bfloat16"}.get(options.mixed_precision, "float32")
+    loaded = load(job.init, device=place, dtype=dtype)
+    if not isinstance(loaded, LatentUNet) or type(loaded) is not LatentUNet:
+        raise InputError(
+            f"init must be a model of the Stable Diffusion 1 or 2 class, got {str(job.init)!r} of "
+            f"family {loaded.family!r}"
+        )
+    return loaded
+
+
+def _write_json(file: Path, value: Any, indent: int | None = 1) -> None:
+    write_atomic(file, json.dumps(value, indent=indent).encode())
 
 
 def vocabulary(calibration: Mapping[str, Any], nouns: Sequence[str]) -> dict[str, Any]:
@@ -204,7 +221,12 @@ def without_adapter(trainer: LoraTrainer) -> Iterator[None]:
 
 
 def measure_held_out(
-    model: LatentUNet, images: Path, held_out: Path, samples: int, progress: Any = None
+    model: LatentUNet,
+    images: Path,
+    held_out: Path,
+    samples: int,
+    progress: Progress | None = None,
+    stage: str = "measure",
 ) -> dict[str, list[Question]]:
     """The held-out queries by pairing, at the noise levels of `calibrate`."""
     from .calibrate import ask
@@ -213,9 +235,8 @@ def measure_held_out(
     for number, reference in enumerate(REFERENCES):
         options = ContrastOptions(reference=reference, samples=samples, batch_size=samples)
 
-        def step(done: int, total: int, number: int = number) -> None:
-            if progress is not None:
-                progress(number * total + done, len(REFERENCES) * total)
+        def step(done: int, total: int, _: str, number: int = number) -> None:
+            report(progress, number * total + done, len(REFERENCES) * total, stage)
 
         found[reference] = ask(model, images, held_out, options, progress=step)
     return found
@@ -314,18 +335,3 @@ def _unet_weights(unet: Path) -> Any:
         return [n for n in names if Path(folder) == unet and n != "config.json"]
 
     return ignored
-
-
-def _read_figures(file: Path) -> dict[str, float] | None:
-    return json.loads(file.read_text()) if file.exists() else None
-
-
-def _shared(progress: Progress | None) -> Any:
-    def stage(name: str) -> Any:
-        def report(done: int, total: int) -> None:
-            if progress is not None:
-                progress(name, done, total)
-
-        return report
-
-    return stage
