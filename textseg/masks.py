@@ -154,7 +154,7 @@ class Segmentation:
         record |= {
             "image_id": image_id,
             "category_id": category_id,
-            "bbox": _bounding_box(self.mask),
+            "bbox": bounding_box(self.mask),
             "area": int(self.mask.sum()),
             "iscrowd": 0,
             "score": self.presence,
@@ -216,7 +216,7 @@ class Segmentation:
             raise InputError(f"what must be one of {', '.join(_WHATS)}, got {what!r}")
         picture_suffix(f"result{suffix}", (".png", ".json", ".npz"))
         if suffix == ".json":
-            record = self.describe() | {"rle": self.to_rle(), "bbox": _bounding_box(self.mask)}
+            record = self.describe() | {"rle": self.to_rle(), "bbox": bounding_box(self.mask)}
             return utf8(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         if suffix == ".npz":
             arrays = {"image": self.image, "contrast": self.contrast}
@@ -531,7 +531,7 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def _bounding_box(mask: np.ndarray) -> list[int]:
+def bounding_box(mask: np.ndarray) -> list[int]:
     """[x, y, width, height] of the mask's pixels; zeros for an empty mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):

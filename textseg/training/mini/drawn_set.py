@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...masks import encode_rle
+from ...masks import bounding_box, encode_rle
 from ..photo_scenes import Scene
 from .nouns import NOUNS
 from .scenes import SceneOptions, Sprites, compose
@@ -27,8 +27,6 @@ def _annotations(
     for noun, mask in scene.instances:
         if not mask.any():
             continue
-        ys, xs = np.where(mask)
-        corner, end = (xs.min(), ys.min()), (xs.max() + 1, ys.max() + 1)
         records.append(
             {
                 "id": first_id + len(records),
@@ -36,7 +34,7 @@ def _annotations(
                 "category_id": nouns.index(noun) + 1,
                 "iscrowd": 0,
                 "area": int(mask.sum()),
-                "bbox": [float(v) for v in (*corner, end[0] - corner[0], end[1] - corner[1])],
+                "bbox": [float(v) for v in bounding_box(mask)],
                 "segmentation": encode_rle(mask),
             }
         )

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from ...coco import read_coco
+from ...masks import bounding_box
 from ..photo_scenes import Photo, Scene, photo_scene, read_photo
 from .scenes import Sprites, camera
 
@@ -36,8 +37,8 @@ def cut_out(photos: Iterable[Photo], min_area: int = 900) -> Sprites:
             edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
             if crowd or edge or mask.sum() < min_area:
                 continue
-            ys, xs = np.where(mask)
-            box = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
+            x, y, width, height = bounding_box(mask)
+            box = slice(y, y + height), slice(x, x + width)
             alpha = cv2.GaussianBlur(mask[box].astype(np.float32), (0, 0), 0.7)
             rgba = np.dstack([image[box], (alpha * 255).astype(np.uint8)])
             sprites.setdefault(noun, []).append(rgba)

@@ -224,19 +224,27 @@ def camera(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     return shoot
 
 
+def _window(
+    layer: np.ndarray, y: int, x: int, size: tuple[int, int]
+) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """The part of a layer that lies within a canvas, and where it lies there."""
+    top, left = max(y, 0), max(x, 0)
+    bottom, right = min(y + layer.shape[0], size[0]), min(x + layer.shape[1], size[1])
+    part = layer[top - y : bottom - y, left - x : right - x]
+    return part, (slice(top, bottom), slice(left, right))
+
+
 def paste(canvas: np.ndarray, layer: np.ndarray, y: int, x: int) -> None:
     """Blends a layer (RGB 0 to 255, alpha 0 to 1) into a float canvas at its top left corner."""
-    h, w = canvas.shape[:2]
-    y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + layer.shape[0], h), min(x + layer.shape[1], w)
-    part = layer[y0 - y : y1 - y, x0 - x : x1 - x]
-    view = canvas[y0:y1, x0:x1]
+    part, place = _window(layer, y, x, (canvas.shape[0], canvas.shape[1]))
+    view = canvas[place]
     view += part[..., 3:] * (part[..., :3] - view)
 
 
 def _alpha(layer: np.ndarray, y: int, x: int, h: int, w: int) -> np.ndarray:
+    part, place = _window(layer, y, x, (h, w))
     out = np.zeros((h, w), np.float32)
-    y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + layer.shape[0], h), min(x + layer.shape[1], w)
-    out[y0:y1, x0:x1] = layer[y0 - y : y1 - y, x0 - x : x1 - x, 3]
+    out[place] = part[..., 3]
     return out
 
 
