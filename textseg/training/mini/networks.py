@@ -1,41 +1,28 @@
-"""The networks of the embedded model, and its folder."""
+"""The networks of the embedded model, in diffusers' and transformers' words: `networks.json`."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from .vocabulary import MAX_TOKENS
 
-TEXT_WIDTH = 192
-SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
+_CONFIGS: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
+)
+SCHEDULE = _CONFIGS["scheduler"]
 
 
 def build_text_encoder(tokenizer: Any) -> Any:
     """A two-layer `CLIPTextModel`."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id")
+               for name in ("bos", "eos", "pad")}  # fmt: skip
+    config = _CONFIGS["text_encoder"] | special
     return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=512,
-            projection_dim=TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=MAX_TOKENS, **config)
     )
 
 
@@ -51,17 +38,11 @@ def build_unet(channels: int, widths: tuple[int, int, int] = (64, 96, 160)) -> A
     from diffusers.models.attention_processor import AttnProcessor
 
     unet = UNet2DConditionModel(
-        sample_size=24,
         in_channels=channels,
         out_channels=channels,
         block_out_channels=widths,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
-        cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=tuple(max(1, width // 32) for width in widths),  # pyright: ignore[reportArgumentType]
-        norm_num_groups=16,
-        time_embedding_dim=192,
+        **_CONFIGS["unet"],
     )
     unet.set_attn_processor(AttnProcessor())
     return unet
