@@ -57,6 +57,7 @@ from textseg.training.mini.vocabulary import (
     known_words,
     save_vocabulary,
 )
+from textseg.training.runs import ramp
 
 MINI = Path(textseg.__file__).parent / "models" / "mini"
 
@@ -625,6 +626,14 @@ def test_a_step_lowers_the_loss_on_what_it_saw(
     for name in ("grounding", "heads"):
         before, after = (np.mean([r[name] for r in part]) for part in (rows[:4], rows[-4:]))
         assert after < before, name
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
+    assert [ramp(step, 4, 0.0) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert ramp(0, 0, 0.0) == 1.0
+    assert ramp(9, 4, 0.5, 0.02) == pytest.approx(0.51)
+    assert ramp(9, 4, 1.0, 0.02) == pytest.approx(0.02)
+    assert ramp(9, 4, 1 / 3) == pytest.approx(0.75)
 
 
 def test_an_exported_folder_does_not_say_where_its_parts_came_from(

@@ -150,20 +150,22 @@ def ask(
             s: measure(predictions, pairs, replace(options, strength=(s,))) for s in levels
         }
         for i, (_, truth) in enumerate(asked):
-            if truth is None or truth.any():
-                named = {
-                    s: names_of(predictions, pairs[i].noun, model.timestep(s), options.seed)
-                    for s in levels
-                }
-                questions.append(
-                    Question(
-                        image,
-                        truth,
-                        {s: m[i].contrast for s, m in per_level.items()},
-                        {s: m[i].evidence for s, m in per_level.items()},
-                        {s: names for s, names in named.items() if names is not None},
-                    )
+            if truth is not None and not truth.any():
+                continue
+            found = {s: measured[i] for s, measured in per_level.items()}
+            named = {
+                s: names_of(predictions, pairs[i].noun, model.timestep(s), options.seed)
+                for s in levels
+            }
+            questions.append(
+                Question(
+                    image,
+                    truth,
+                    {s: m.contrast for s, m in found.items()},
+                    {s: m.evidence for s, m in found.items()},
+                    {s: cells for s, cells in named.items() if cells is not None},
                 )
+            )
         report(progress, done, len(records), "calibrate")
     return questions
 
@@ -198,21 +200,18 @@ def fit_threshold(
     Returns:
         The levels, the options, their mean IoU, and the best mean IoU of every choice of levels.
     """
-    best: tuple[tuple[float, ...], RefineOptions, float] | None = None
-    most = -1.0
-    table: dict[str, float] = {}
     questions = [q.shrunk(FITTED_SIDE) for q in questions if q.truth is not None]
-    for strengths in STRENGTHS if questions else ():
-        for floor, relative in product(FLOORS, RELATIVES):
-            options = RefineOptions.off(threshold="calibrated", floor=floor, relative=relative)
-            value = mean_iou(questions, strengths, options)
-            key = "+".join(map(str, strengths))
-            table[key] = max(table.get(key, 0.0), value)
-            net = value - LEVEL_GAIN * (len(strengths) - 1)
-            if net > most:
-                most, best = net, (strengths, options, value)
-    if best is None:
+    if not questions:
         raise InputError("questions must hold a noun that is present, got none")
+    tried: list[tuple[tuple[float, ...], RefineOptions, float]] = []
+    table: dict[str, float] = {}
+    for strengths, floor, relative in product(STRENGTHS, FLOORS, RELATIVES):
+        options = RefineOptions.off(threshold="calibrated", floor=floor, relative=relative)
+        value = mean_iou(questions, strengths, options)
+        key = "+".join(map(str, strengths))
+        table[key] = max(table.get(key, 0.0), value)
+        tried.append((strengths, options, value))
+    best = max(tried, key=lambda one: one[2] - LEVEL_GAIN * (len(one[0]) - 1))
     return (*best, table)
 
 

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from ..errors import InputError, MissingDependencyError
 from ..progress import Progress, report
 from ..saving import write_atomic
+from . import runs
 from .lora_data import AnnotatedImages, RowPairs
 from .lora_options import LoraOptions
 from .losses import contrast_loss
-from .runs import log_row, ramp, save_state, set_rates
 
 if TYPE_CHECKING:
     from ..backbone.latent_unet import LatentUNet
@@ -122,7 +122,7 @@ class LoraTrainer:
             "options": asdict(self.options),
             "processes": self.accelerator.num_processes,
         }
-        save_state(self.folder / "checkpoint.pt", state)
+        runs.save_state(self.folder / "checkpoint.pt", state)
 
     def _resume(self, file: Path, optimizer: torch.optim.Optimizer) -> None:
         from peft import set_peft_model_state_dict
@@ -177,8 +177,8 @@ class LoraTrainer:
     def train_step(self, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         """One optimiser step on `options.accumulate` batches; returns the mean losses."""
         o = self.options
-        rate = ramp(self.step, o.warmup + 1, min(self.step / o.steps, 1.0))
-        set_rates([self.optimizer], [o.lr], rate)
+        rate = runs.ramp(self.step, o.warmup + 1, min(self.step / o.steps, 1.0))
+        runs.set_rates([self.optimizer], [o.lr], rate)
         self.model.unet.train()
         sums: dict[str, float] = {}
         for batch in batches:
@@ -265,7 +265,7 @@ def run_steps(
         found = trainer.train_step(next(batches) for _ in range(o.accumulate))
         if folder is not None and accelerator.is_main_process:
             row = {"step": trainer.step, "seconds": round(time.monotonic() - begin, 2)} | found
-            log_row(folder / "log.jsonl", row)
+            runs.log_row(folder / "log.jsonl", row)
         if time.monotonic() - saved > o.save_every or trainer.step == o.steps:
             trainer.save()
             saved = time.monotonic()

@@ -5,17 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..checks import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    RISING,
-    SEED,
-    SHARE,
-    one_of,
-    option,
-    validate,
-    whole,
-)
+from ..checks import NOT_NEGATIVE, POSITIVE, RISING, SEED, SHARE, one_of, option, validate, whole
 
 Precision = Literal["no", "fp16", "bf16"]
 

@@ -19,14 +19,14 @@ from ..errors import InputError, OutputError
 from ..options import ContrastOptions
 from ..progress import Progress, report
 from ..saving import write_atomic
+from .calibrate import Question, ask, fit_presence, fit_threshold, mean_iou
 from .captions import PROMPTS
+from .lora import WEIGHTS_FILE, LoraTrainer, make_accelerator, run_steps, save_lora
 from .lora_data import AnnotatedImages
 from .lora_options import LoraOptions
 
 if TYPE_CHECKING:
     from ..backbone.latent_unet import LatentUNet
-    from .calibrate import Question
-    from .lora import LoraTrainer
 
 REFERENCES = ("null", "absent")
 """The pairings measured before and after: the query against nothing, as DiffEdit does, and nothing
@@ -90,8 +90,6 @@ def tune(job: TuneJob, options: LoraOptions, progress: Progress | None = None) -
         InputError: a bad set, another family of model, or other options than the run began with.
         MissingDependencyError: the extra `train` is not installed.
     """
-    from .lora import LoraTrainer, make_accelerator, run_steps, save_lora
-
     if job.merge is not None and job.merge.exists() and any(job.merge.iterdir()):
         raise InputError(f"merge must be a new or empty folder, got {str(job.merge)!r}")
     source = AnnotatedImages(job.images, job.annotations)
@@ -229,8 +227,6 @@ def measure_held_out(
     stage: str = "measure",
 ) -> dict[str, list[Question]]:
     """The held-out queries by pairing, at the noise levels of `calibrate`."""
-    from .calibrate import ask
-
     found = {}
     for number, reference in enumerate(REFERENCES):
         options = ContrastOptions(reference=reference, samples=samples, batch_size=samples)
@@ -249,8 +245,6 @@ def cross_iou(questions: Sequence[Question]) -> float:
     the other half, so that a figure is not flattered by what was fitted to it. With one image,
     they are fitted to it.
     """
-    from .calibrate import fit_threshold, mean_iou
-
     images = list(dict.fromkeys(id(q.image) for q in questions if q.truth is not None))
     if not images:
         raise InputError("the held-out images must hold objects to ask for, got none")
@@ -268,8 +262,6 @@ def cross_iou(questions: Sequence[Question]) -> float:
 
 def calibration_of(questions: Sequence[Question], samples: int) -> dict[str, Any]:
     """Noise level, threshold and presence for `textseg.json`, fitted to the held-out queries."""
-    from .calibrate import fit_presence, fit_threshold
-
     strengths, options, _, _ = fit_threshold(questions)
     contrast = ContrastOptions(
         reference="absent", strength=strengths, samples=max(samples, 4), batch_size=max(samples, 4)
@@ -297,7 +289,6 @@ def merge_lora(init: str | os.PathLike[str], lora: Path, out: Path) -> None:
     from safetensors.torch import load_file
 
     from ..backbone.registry import check_model, find_model, read_json
-    from .lora import WEIGHTS_FILE
 
     base = find_model(init)
     variant = check_model(base)["unet"]

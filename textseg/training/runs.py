@@ -19,6 +19,7 @@ LOGGED = 25
 """Steps from one row of a timed run's log to the next."""
 
 Row = dict[str, Any]
+Report = Callable[[Row], object]
 
 
 def ramp(step: int, warmup: int, done: float, least: float = 0.0) -> float:
@@ -64,6 +65,19 @@ def save_state(file: Path, state: Mapping[str, Any]) -> None:
     write_atomic(file, buffer.getvalue())
 
 
+def states_of(parts: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The states of networks and optimisers, to be saved."""
+    return {name: [part.state_dict() for part in listed] for name, listed in parts.items()}
+
+
+def restore(parts: Mapping[str, Sequence[Any]], states: Mapping[str, Any]) -> None:
+    """Puts saved states back; one that stands alone is that of one part."""
+    for name, listed in parts.items():
+        saved = states[name] if isinstance(states[name], list) else [states[name]]
+        for part, state in zip(listed, saved, strict=True):
+            part.load_state_dict(state)
+
+
 def log_row(file: Path, row: Row) -> None:
     """Adds a line of JSON to a log."""
     with file.open("a", encoding="utf-8") as log:
@@ -83,7 +97,7 @@ class Timed(Protocol):
 def run_for(
     run: Timed,
     seconds: float,
-    report: Callable[[Row], object],
+    report: Report,
     save: Callable[[], object] | None = None,
     save_every: float = math.inf,
 ) -> None:

@@ -4,13 +4,13 @@ decoder learnt against the first."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ..runs import Row, descend, ramp, run_for, set_rates
+from .. import runs
 from .analysis import CHANNELS, BlockAnalysis
 from .muon import Muon
 from .semantics import Semantics
@@ -56,12 +56,12 @@ class _Decoding:
 
     def update(self, done: float) -> dict[str, float]:
         """One step, where a share `done` of the time has passed; its PSNR."""
-        set_rates(self.optimizers, _RATES, ramp(self.step, _WARMUP, done))
+        runs.set_rates(self.optimizers, _RATES, runs.ramp(self.step, _WARMUP, done))
         x = next(self.images)
         pixels = self.analysis(x).contiguous(memory_format=torch.channels_last)
         y = self.vae.decode(pixels).sample
         edges = sum(F.l1_loss(torch.diff(y, dim=d), torch.diff(x, dim=d)) for d in (2, 3))
-        descend(F.l1_loss(y, x) + F.mse_loss(y, x) + 0.5 * edges, self.optimizers)
+        runs.descend(F.l1_loss(y, x) + F.mse_loss(y, x) + 0.5 * edges, self.optimizers)
         self.step += 1
         return {"psnr": 10 * math.log10(4 / F.mse_loss(y.detach(), x).item())}
 
@@ -71,7 +71,7 @@ def train_decoder(
     analysis: BlockAnalysis,
     images: Iterator[torch.Tensor],
     seconds: float,
-    report: Callable[[Row], object],
+    report: runs.Report,
 ) -> None:
     """Trains the decoder on batches (B, 3, H, W) in [-1, 1] for a given time.
 
@@ -80,4 +80,4 @@ def train_decoder(
     Args:
         report: as of `run_for`, with "psnr" in dB over the range [-1, 1].
     """
-    run_for(_Decoding(vae, analysis, images), seconds, report)
+    runs.run_for(_Decoding(vae, analysis, images), seconds, report)

@@ -15,7 +15,7 @@ import torch
 from ...english import with_article
 from ...errors import InputError
 from ...saving import encode_picture, write_atomic
-from ..runs import Row, log_row
+from .. import runs
 from .analysis import BlockAnalysis, to_pixels
 from .autoencoder import build_autoencoder, train_decoder
 from .export import export_pipeline
@@ -125,7 +125,7 @@ class _Stages:
     mixture: Mixture
     work: Path
     given: Any | None
-    progress: Callable[[str, Row], object]
+    progress: Callable[[str, runs.Row], object]
 
     def analysis(self) -> BlockAnalysis:
         file = self.work / "analysis.pt"
@@ -175,9 +175,9 @@ class _Stages:
             torch.save(vae.decoder.state_dict(), file)
         return vae
 
-    def _report(self, stage: str) -> Callable[[Row], None]:
-        def report(row: Row) -> None:
-            log_row(self.work / f"{stage}.jsonl", row)
+    def _report(self, stage: str) -> runs.Report:
+        def report(row: runs.Row) -> None:
+            runs.log_row(self.work / f"{stage}.jsonl", row)
             self.progress(stage, row)
 
         return report
@@ -198,7 +198,7 @@ def train_model(
     feature_minutes: float = 30.0,
     decoder_minutes: float = 20.0,
     init: Path | None = None,
-    progress: Callable[[str, Row], object] = lambda stage, row: None,
+    progress: Callable[[str, runs.Row], object] = lambda stage, row: None,
 ) -> None:
     """Trains the embedded model and writes its pipeline folder.
 

@@ -9,8 +9,9 @@ which the nouns are told apart best.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 
 from ...backbone.semantic_autoencoder import ClassifierFeatures
 from ...errors import MissingDependencyError
-from ..runs import Row, average, descend, ramp, run_for, save_state, set_rates
+from .. import runs
 from .analysis import to_pixels
 from .grounding import cell_labels
 
@@ -154,13 +155,13 @@ def fit_semantics(
         optimizer = torch.optim.Adam([*inner.parameters(), *outer.parameters()], lr=_RATE)
         steps = max(1, _EPOCHS * len(x) // _BATCH)
         for step in range(steps):
-            set_rates([optimizer], [_RATE], 1 - step / steps)
+            runs.set_rates([optimizer], [_RATE], 1 - step / steps)
             pick = torch.randint(len(x), (_BATCH,), generator=generator)
             standard = F.dropout((x[pick].float() - mean) / spread, 0.2)
             target = y[pick].float()
             weight = 1 + 2 * (1 - target[:, 0])
             entropy = -(target * outer(inner(standard)).log_softmax(1)).sum(1)
-            descend((entropy * weight).sum() / weight.sum(), [optimizer])
+            runs.descend((entropy * weight).sum() / weight.sum(), [optimizer])
     with torch.no_grad():
         matrix = inner.weight / spread
         view = some @ matrix.T
@@ -237,26 +238,26 @@ class _Tuning:
         entropy = -(target * logits.log_softmax(2)).sum(2)
         weight = (1 + 2 * (1 - target[..., 0])) * known.flatten(1)
         loss = (entropy * weight).sum() / weight.sum()
-        set_rates([self.optimizer], self.rates, ramp(self.step, _WARMUP, done))
-        descend(loss, [self.optimizer], self.model.parameters())
+        runs.set_rates([self.optimizer], self.rates, runs.ramp(self.step, _WARMUP, done))
+        runs.descend(loss, [self.optimizer], self.model.parameters())
         self.step += 1
-        average(self.averaged, self.model, min(0.998, (1 + self.step) / (10 + self.step)))
+        runs.average(self.averaged, self.model, min(0.998, (1 + self.step) / (10 + self.step)))
         with torch.no_grad():
             named = (logits.argmax(2) == target.argmax(2))[target[..., 0] < 0.5].float().mean()
         return {"loss": loss.item(), "named": named.item()}
 
     @property
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(), "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "step": self.step, "elapsed": self.elapsed,
-        }  # fmt: skip
+    def _parts(self) -> dict[str, Any]:
+        return {"model": [self.model], "averaged": [self.averaged], "optimizer": [self.optimizer]}
+
+    def save(self, file: Path) -> None:
+        """Writes a checkpoint."""
+        done = {"step": self.step, "elapsed": self.elapsed}
+        runs.save_state(file, runs.states_of(self._parts) | done)
 
     def resume(self, file: Path) -> None:
         state = torch.load(file, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        runs.restore(self._parts, state)
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.rng = np.random.default_rng((0, self.step))
 
@@ -284,7 +285,7 @@ def tune_semantics(
     seconds: float,
     file: Path,
     *,
-    progress: Callable[[Row], object] | None = None,
+    progress: runs.Report | None = None,
     save_every: float = 300.0,
     seed: int = 0,
 ) -> Semantics:
@@ -303,8 +304,6 @@ def tune_semantics(
     if file.exists():
         tuning.resume(file)
     tuning.add(next(batches))
-    run_for(
-        tuning, seconds, progress or (lambda row: None), lambda: save_state(file, tuning.state),
-        save_every,
-    )  # fmt: skip
+    report = progress or (lambda row: None)
+    runs.run_for(tuning, seconds, report, partial(tuning.save, file), save_every)
     return tuning.view()

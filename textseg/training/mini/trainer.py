@@ -20,9 +20,9 @@ import torch.nn.functional as F
 
 from ...english import with_article
 from ...errors import InputError
+from .. import runs
 from ..captions import caption_rows
 from ..losses import contrast_loss
-from ..runs import Row, average, descend, log_row, ramp, run_for, save_state, set_rates
 from .analysis import BLOCK, CHANNELS, BlockAnalysis, to_pixels
 from .grounding import CrossAttentionQueries, NounHeads, grounding_loss
 from .muon import Muon
@@ -177,18 +177,14 @@ class Trainer:
 
     def _resume(self) -> None:
         state = torch.load(self.folder / "state.pt", weights_only=True)
-        for name, parts in self._parts.items():
-            saved = state[name] if isinstance(state[name], list) else [state[name]]
-            for part, weights in zip(parts, saved, strict=True):
-                part.load_state_dict(weights)
+        runs.restore(self._parts, state)
         self.step, self.elapsed, self.scenes = state["step"], state["elapsed"], state["scenes"]
         self.rng = np.random.default_rng((self.options.seed, self.step))
 
     def save(self) -> None:
         """Writes the checkpoint `folder/state.pt`."""
-        states = {name: [p.state_dict() for p in parts] for name, parts in self._parts.items()}
         done = {"step": self.step, "elapsed": self.elapsed, "scenes": self.scenes}
-        save_state(self.folder / "state.pt", states | done)
+        runs.save_state(self.folder / "state.pt", runs.states_of(self._parts) | done)
 
     def encode(self, batch: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
         """A batch of scenes, as `Pool.add` takes them."""
@@ -344,39 +340,37 @@ class Trainer:
     def _descend(
         self, total: torch.Tensor, losses: dict[str, torch.Tensor], scenes: int
     ) -> dict[str, float]:
-        descend(total, self.optimizers, self.parameters)
+        runs.descend(total, self.optimizers, self.parameters)
         self.step += 1
         self.scenes += scenes
         decay = min(self.options.ema, (1 + self.step) / (20 + self.step))
         for averaged, model in zip(self.averaged, (self.unet, self.text), strict=True):
-            average(averaged, model, decay)
+            runs.average(averaged, model, decay)
         return {name: value.item() for name, value in losses.items()}
 
     def update(self, done: float) -> dict[str, float]:
         """One step, of either kind, where a share `done` of the time has passed; the losses."""
         o = self.options
         pool = self._fill()
-        rate = ramp(self.step, o.warmup, done, LAST_RATE)
-        set_rates(self.optimizers, (o.matrix_lr, o.lr), rate)
+        rate = runs.ramp(self.step, o.warmup, done, LAST_RATE)
+        runs.set_rates(self.optimizers, (o.matrix_lr, o.lr), rate)
         early = done < o.recognition and self.rng.random() < RECOGNITION_SHARE
         return (self.recognition_step if early else self.train_step)(pool)
 
-    def run(
-        self, batches: Iterator[dict[str, Any]], progress: Callable[[Row], object] | None = None
-    ) -> None:
+    def run(self, batches: Iterator[dict[str, Any]], progress: runs.Report | None = None) -> None:
         """Trains until the time given by the options is used up; logs to `folder/log.jsonl`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "options.json").write_text(json.dumps(asdict(self.options), indent=1))
         self.batches = batches
 
-        def report(row: Row) -> None:
+        def report(row: runs.Row) -> None:
             row = {"step": row["step"], "scenes": self.scenes, **row}
-            log_row(self.folder / "log.jsonl", row)
+            runs.log_row(self.folder / "log.jsonl", row)
             if progress:
                 progress(row)
 
         seconds = self.options.hours * 3600
-        run_for(self, seconds, report, self.save, self.options.save_every)
+        runs.run_for(self, seconds, report, self.save, self.options.save_every)
 
     def _fill(self) -> Pool:
         while True:
