@@ -56,6 +56,7 @@ from textseg.training.mini.vocabulary import (
     build_tokenizer,
     known_words,
     save_vocabulary,
+    tokenizer_of,
 )
 from textseg.training.runs import ramp
 
@@ -611,6 +612,23 @@ def test_training_logs_saves_and_resumes(trained: Path) -> None:
     state = torch.load(trained / "state.pt", weights_only=True)
     assert state["step"] == 1 and state["scenes"] > 0
     assert json.loads((trained / "options.json").read_text())["batch"] == 2
+
+
+def test_a_resumed_run_has_the_ids_of_words_that_it_began_with(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a new process would make of them."""
+    words = known_words()
+    monkeypatch.setattr(
+        "textseg.training.mini.trainer.build_tokenizer", lambda words: build_tokenizer(words[:50])
+    )
+    options = TrainOptions(hours=1e-7, batch=2)
+    trainer = Trainer(trained, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(), NOUNS, options)
+    vocab, merges = torch.load(trained / "state.pt", weights_only=True)["tokenizer"]
+    assert trainer.tokenizer.get_vocab() == vocab
+    once = tokenizer_of(vocab, merges)
+    assert once(words).input_ids == trainer.tokenizer(words).input_ids
+    assert all(len(ids) == 3 for ids in trainer.tokenizer(words).input_ids)
 
 
 def test_a_step_lowers_the_loss_on_what_it_saw(

@@ -30,7 +30,7 @@ from .networks import SCHEDULE, build_text_encoder, build_unet
 from .options import TrainOptions
 from .pool import Pool
 from .semantics import Semantics
-from .vocabulary import MAX_TOKENS, build_tokenizer, known_words
+from .vocabulary import MAX_TOKENS, build_tokenizer, known_words, tokenizer_of, vocabulary_of
 
 # Recognition steps take timesteps below this.
 RECOGNITION_LEVELS = 150
@@ -107,7 +107,9 @@ class Trainer:
         self.folder, self.options, self.nouns = folder, options, list(nouns)
         self.analysis, self.semantics = analysis, semantics
         self.words = known_words(nouns)
-        self.tokenizer = self._tokenizer(init)
+        file = folder / "state.pt"
+        saved = torch.load(file, weights_only=True) if file.exists() else {}
+        self.tokenizer = self._tokenizer(init, saved.get("tokenizer"))
         self.text = build_text_encoder(self.tokenizer)
         channels = CHANNELS + semantics.channels
         self.unet = build_unet(channels).to(memory_format=torch.channels_last)
@@ -134,12 +136,14 @@ class Trainer:
         self.pools: dict[tuple[int, ...], Pool] = {}
         self.batches: Iterator[dict[str, Any]] = iter(())
         self.rng = np.random.default_rng(options.seed)
-        if (folder / "state.pt").exists():
-            self._resume()
+        if saved:
+            self._resume(saved)
 
-    def _tokenizer(self, init: Path | None) -> Any:
-        """The tokenizer whose ids the embeddings of `init` stand for: building it again may number
-        pieces of words otherwise."""
+    def _tokenizer(self, init: Path | None, saved: Any) -> Any:
+        """The tokenizer whose ids the embeddings of a checkpoint or of `init` stand for: building
+        it again numbers words otherwise."""
+        if saved is not None:
+            return tokenizer_of(*saved)
         if init is None:
             return build_tokenizer(self.words)
         from transformers import CLIPTokenizer
@@ -175,15 +179,17 @@ class Trainer:
             "averaged": self.averaged, "optimizers": self.optimizers,
         }  # fmt: skip
 
-    def _resume(self) -> None:
-        state = torch.load(self.folder / "state.pt", weights_only=True)
+    def _resume(self, state: dict[str, Any]) -> None:
         runs.restore(self._parts, state)
         self.step, self.elapsed, self.scenes = state["step"], state["elapsed"], state["scenes"]
         self.rng = np.random.default_rng((self.options.seed, self.step))
 
     def save(self) -> None:
         """Writes the checkpoint `folder/state.pt`."""
-        done = {"step": self.step, "elapsed": self.elapsed, "scenes": self.scenes}
+        done = {
+            "step": self.step, "elapsed": self.elapsed, "scenes": self.scenes,
+            "tokenizer": vocabulary_of(self.tokenizer),
+        }  # fmt: skip
         runs.save_state(self.folder / "state.pt", runs.states_of(self._parts) | done)
 
     def encode(self, batch: dict[str, Any]) -> list[dict[str, torch.Tensor]]:

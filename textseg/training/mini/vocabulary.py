@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ def build_tokenizer(words: Iterable[str]) -> Any:
     """A `CLIPTokenizer` in which each given word is one token; other words fall into pieces.
 
     The byte-pair merges are those that byte-pair training on the words alone finds when it is
-    carried on until every word is whole.
+    carried on until every word is whole. Which of several merges alike comes first, and with it the
+    ids, is another in every process.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import CLIPTokenizer
 
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
@@ -44,19 +44,36 @@ def build_tokenizer(words: Iterable[str]) -> Any:
         end_of_word_suffix="</w>",
     )
     trained.train_from_iterator(list(words), trainer)
-    model = json.loads(trained.to_str())["model"]
-    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in model["merges"]]
+    merges = [_pair(m) for m in json.loads(trained.to_str())["model"]["merges"]]
     symbols = list(letters) + [c + "</w>" for c in letters] + [a + b for a, b in merges]
     vocab = {s: i for i, s in enumerate(dict.fromkeys(symbols))}
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocab[special] = len(vocab)
-    pairs: Any = merges
+    return tokenizer_of(vocab, merges)
+
+
+def tokenizer_of(vocab: dict[str, int], merges: Sequence[tuple[str, str]]) -> Any:
+    """The `CLIPTokenizer` with these ids and byte-pair merges (`vocabulary_of`)."""
+    from transformers import CLIPTokenizer
+
+    pairs: Any = [(left, right) for left, right in merges]
     return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=MAX_TOKENS)
+
+
+def vocabulary_of(tokenizer: Any) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """A tokenizer's ids by symbol, and its merges in order."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    return model["vocab"], [_pair(merge) for merge in model["merges"]]
 
 
 def save_vocabulary(tokenizer: Any, folder: Path) -> None:
     """Adds `vocab.json` and `merges.txt` to a saved tokenizer, for transformers before 5."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    pairs = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n")
+    vocab, merges = vocabulary_of(tokenizer)
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+
+
+def _pair(merge: Any) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
