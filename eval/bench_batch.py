@@ -90,7 +90,7 @@ def stand_in(seconds: float, *, encoder: bool = False) -> None:
 
     from textseg.backbone.latent_unet import LatentUNet
 
-    def predict(self: Any, noisy: Any, t: int, embedding: Any) -> Any:
+    def predict(self: Any, noisy: Any, t: int, embedding: Any, **told: Any) -> Any:
         time.sleep(seconds)
         return noisy + 0.01 * embedding.mean()
 

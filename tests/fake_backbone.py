@@ -102,7 +102,14 @@ class FakeBackbone(Backbone):
         a = self.alpha_bar(t)
         return a**0.5 * latents[None] + (1 - a) ** 0.5 * noise
 
-    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        t: int,
+        embedding: torch.Tensor,
+        *,
+        noisy_at: int | None = None,
+    ) -> torch.Tensor:
         self.calls.append((len(noisy), t))
         if embedding.ndim == 2:
             embedding = embedding.expand(len(noisy), *embedding.shape)

@@ -38,11 +38,11 @@ class HeldBackbone(FakeBackbone):
         self.free, self.asked = threading.Event(), threading.Event()
         self.free.set()
 
-    def predict(self, noisy: Any, t: int, embedding: Any) -> Any:
+    def predict(self, noisy: Any, t: int, embedding: Any, **told: Any) -> Any:
         self.asked.set()
         assert self.free.wait(60)
         time.sleep(self.pause)
-        return super().predict(noisy, t, embedding)
+        return super().predict(noisy, t, embedding, **told)
 
 
 @dataclass

@@ -329,10 +329,10 @@ from fake_backbone import FakeBackbone
 from textseg.cli import main
 
 class Slow(FakeBackbone):
-    def predict(self, *args):
+    def predict(self, *args, **told):
         if {where!r} == "predicting" and self.encoded == 2:
             wait()
-        return super().predict(*args)
+        return super().predict(*args, **told)
 
 def wait():
     Path({ready!r}).touch()

@@ -30,7 +30,14 @@ class Unsure(FakeBackbone):
         super().__init__({"dog": (0.25, 0.25, 0.75, 0.75)}, refine=FIXED)
         self.spread = spread
 
-    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        t: int,
+        embedding: torch.Tensor,
+        *,
+        noisy_at: int | None = None,
+    ) -> torch.Tensor:
         eps = super().predict(noisy, t, embedding)
         said = float(embedding.sum() > 0)
         return eps + said * self.spread * noisy.sin()

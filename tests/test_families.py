@@ -222,10 +222,12 @@ def smooth(backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     make an ODE too rough for any solver."""
     predict = type(backbone).predict
 
-    def weak(noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+    def weak(
+        noisy: torch.Tensor, t: int, embedding: torch.Tensor, noisy_at: int | None = None
+    ) -> torch.Tensor:
         a = backbone.alpha_bar(t)
         exact = noisy * (1 - a) ** 0.5 / (a / 4 + 1 - a)
-        return exact + 0.05 * predict(backbone, noisy, t, embedding)
+        return exact + 0.05 * predict(backbone, noisy, t, embedding, noisy_at=noisy_at)
 
     monkeypatch.setattr(backbone, "predict", weak)
 
@@ -300,7 +302,9 @@ def test_distilled_guidance_is_told_and_evaluated_once(
     asked = []
     predict = type(backbone).predict
     monkeypatch.setattr(
-        backbone, "predict", lambda n, t, e: (asked.append(e), predict(backbone, n, t, e))[1]
+        backbone,
+        "predict",
+        lambda n, t, e, noisy_at: (asked.append(e), predict(backbone, n, t, e))[1],
     )
     strong = guided_noise(backbone, x, 400, text, negative, 7.0)
     plain = guided_noise(backbone, x, 400, text, negative, 1.0)

@@ -30,7 +30,14 @@ class Gaussian:
     def embed(self, prompts: list[str]) -> torch.Tensor:
         return torch.zeros(len(prompts), 1, 1)
 
-    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        t: int,
+        embedding: torch.Tensor,
+        *,
+        noisy_at: int | None = None,
+    ) -> torch.Tensor:
         self.evaluations += 1
         a = self.alpha_bar(t)
         return noisy * (math.sqrt(1 - a) / (a * self.spread**2 + 1 - a))

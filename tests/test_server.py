@@ -256,9 +256,9 @@ def test_workers_use_as_many_threads_as_they_are_told():
     class Counting(HeldBackbone):
         threads = 0
 
-        def predict(self, noisy, t, embedding):
+        def predict(self, noisy, t, embedding, **told):
             self.threads = torch.get_num_threads()
-            return super().predict(noisy, t, embedding)
+            return super().predict(noisy, t, embedding, **told)
 
     def seen(threads: int) -> int:
         with live(Counting(), threads=threads) as server:

@@ -78,6 +78,7 @@ def guided_noise(
     prompt: torch.Tensor,
     negative: torch.Tensor,
     guidance_scale: float,
+    noisy_at: int | None = None,
 ) -> torch.Tensor:
     """Predicted noise with classifier-free guidance, (C, h, w).
 
@@ -87,77 +88,20 @@ def guided_noise(
 
     Args:
         latents: (C, h, w).
+        t, noisy_at: as for `Backbone.predict`.
         prompt, negative: embeddings, (L, D) each.
     """
     import torch
 
     if guidance_scale in (0, 1):
         only = prompt if guidance_scale == 1 else negative
-        return backbone.predict(latents[None], t, only)[0]
-    if getattr(backbone, "distilled_guidance", None) is not None:
+        return backbone.predict(latents[None], t, only, noisy_at=noisy_at)[0]
+    if backbone.distilled_guidance is not None:
         told = backbone.with_guidance(prompt, guidance_scale)
-        return backbone.predict(latents[None], t, told)[0]
-    pair = backbone.predict(torch.stack([latents, latents]), t, torch.stack([negative, prompt]))
+        return backbone.predict(latents[None], t, told, noisy_at=noisy_at)[0]
+    texts = torch.stack([negative, prompt])
+    pair = backbone.predict(torch.stack([latents, latents]), t, texts, noisy_at=noisy_at)
     return pair[0] + guidance_scale * (pair[1] - pair[0])
-
-
-def _noise_told_ahead(
-    backbone: Backbone,
-    latents: torch.Tensor,
-    source: int,
-    target: int,
-    prompt: torch.Tensor,
-    negative: torch.Tensor,
-    guidance_scale: float,
-) -> torch.Tensor:
-    """Noise in latents at `source` by a model that is told `target`: eps(x_source, target).
-
-    `predict` turns the network's output into noise with the level it was told, a; the latents
-    really carry b. For a velocity v, eps = sqrt(a) v + sqrt(1 - a) x: undo it with a, do it with b.
-    A flow's network also sees x in the scale n(a) = 1 / (sqrt(a) + sqrt(1 - a)), and there eps =
-    n (x + sqrt(a) u): x is handed over in such a scale that the network sees n(b) x.
-    """
-    kind = getattr(backbone, "prediction_type", "epsilon")
-    a, b = backbone.alpha_bar(target), backbone.alpha_bar(source)
-    if kind == "flow":
-        n_a = 1 / (math.sqrt(a) + math.sqrt(1 - a))
-        n_b = 1 / (math.sqrt(b) + math.sqrt(1 - b))
-        seen = latents * (n_b / n_a)
-        eps = guided_noise(backbone, seen, target, prompt, negative, guidance_scale)
-        u = (eps / n_a - seen) / math.sqrt(a)
-        return n_b * (latents + math.sqrt(b) * u)
-    eps = guided_noise(backbone, latents, target, prompt, negative, guidance_scale)
-    if kind == "v_prediction":
-        v = (eps - math.sqrt(1 - a) * latents) / math.sqrt(a)
-        return math.sqrt(b) * v + math.sqrt(1 - b) * latents
-    return eps
-
-
-def ddim_encode_step(
-    backbone: Backbone,
-    latents: torch.Tensor,
-    source: int,
-    target: int,
-    prompt: torch.Tensor,
-    negative: torch.Tensor,
-    guidance_scale: float = 1.0,
-    fixed_point: int = 0,
-) -> torch.Tensor:
-    """One step up, from timestep `source` to `target`; (C, h, w) to (C, h, w).
-
-    The decoding step from `target` uses eps(x_target, target), which is unknown on the way up. The
-    first guess is eps(x_source, target), as in diffusers' DDIMInverseScheduler; each fixed-point
-    iteration repeats the step with eps at the current guess of x_target (Pan et al. 2023,
-    arXiv 2309.04907, without their acceleration). At the fixed point the decoding step undoes this
-    one exactly.
-    """
-    low, high = backbone.alpha_bar(source), backbone.alpha_bar(target)
-    eps = _noise_told_ahead(backbone, latents, source, target, prompt, negative, guidance_scale)
-    up = ddim_step(latents, eps, low, high)
-    for _ in range(fixed_point):
-        eps = guided_noise(backbone, up, target, prompt, negative, guidance_scale)
-        up = ddim_step(latents, eps, low, high)
-    return up
 
 
 class Trajectory:
@@ -177,9 +121,12 @@ class Trajectory:
         start: torch.Tensor,
         step: Callable[[torch.Tensor, int], torch.Tensor],
         keep: Literal["all", "checkpoints"] = "all",
-        progress: Progress | None = None,
     ) -> None:
-        """Encode `start` through `levels`; `step(x, i)` takes x from level i to level i + 1."""
+        """Begin at `start`; `add` gives the levels above it, one by one.
+
+        Args:
+            step: step(x, i) takes x from level i to level i + 1, to the same bits each time.
+        """
         if keep not in ("all", "checkpoints"):
             raise InputError(f"keep must be 'all' or 'checkpoints', got {keep!r}")
         self.levels = list(levels)
@@ -188,12 +135,11 @@ class Trajectory:
         self._stride = 1 if keep == "all" else max(1, math.isqrt(last))
         self._kept = {0: start}
         self._segment: dict[int, torch.Tensor] = {}
-        latents = start
-        for i in range(last):
-            latents = step(latents, i)
-            if (i + 1) % self._stride == 0 or i + 1 == last:
-                self._kept[i + 1] = latents
-            report(progress, i + 1, last, "encoding")
+
+    def add(self, latents: torch.Tensor, index: int) -> None:
+        """Take the latents at `levels[index]`."""
+        if index % self._stride == 0 or index + 1 == len(self.levels):
+            self._kept[index] = latents
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -235,6 +181,12 @@ def ddim_encode(
     Unconditional by default, as in the paper: the empty prompt without guidance. Costs
     (1 + fixed_point) evaluations per step, twice that with guidance.
 
+    The decoding step from a level t uses eps(x_t, t), which is unknown on the way up. The first
+    guess is eps(x_s, t) with s the level below, as in diffusers' DDIMInverseScheduler; each
+    fixed-point iteration repeats the step with eps at the current guess of x_t (Pan et al. 2023,
+    arXiv 2309.04907, without their acceleration). At the fixed point the decoding step undoes this
+    one exactly.
+
     Args:
         latents: clean latents x_0, (C, h, w).
         levels: ascending timesteps from `ddim_levels`.
@@ -248,13 +200,23 @@ def ddim_encode(
         raise InputError(f"fixed_point must be a whole number of at least 0, got {fixed_point!r}")
     text, negative = backbone.embed([prompt, negative_prompt])
 
+    @torch.no_grad()
     def step(x: torch.Tensor, i: int) -> torch.Tensor:
-        with torch.no_grad():
-            return ddim_encode_step(
-                backbone, x, levels[i], levels[i + 1], text, negative, guidance_scale, fixed_point
-            )
+        source, target = levels[i], levels[i + 1]
+        low, high = backbone.alpha_bar(source), backbone.alpha_bar(target)
+        eps = guided_noise(backbone, x, target, text, negative, guidance_scale, noisy_at=source)
+        up = ddim_step(x, eps, low, high)
+        for _ in range(fixed_point):
+            eps = guided_noise(backbone, up, target, text, negative, guidance_scale)
+            up = ddim_step(x, eps, low, high)
+        return up
 
-    return Trajectory(levels, latents, step, keep, progress)
+    encoded, last = Trajectory(levels, latents, step, keep), len(levels) - 1
+    for i in range(last):
+        latents = step(latents, i)
+        encoded.add(latents, i + 1)
+        report(progress, i + 1, last, "encoding")
+    return encoded
 
 
 def ddim_decode(

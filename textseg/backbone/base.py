@@ -124,13 +124,22 @@ class Backbone(ABC):
         return None
 
     @abstractmethod
-    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        t: int,
+        embedding: torch.Tensor,
+        *,
+        noisy_at: int | None = None,
+    ) -> torch.Tensor:
         """Predicted noise epsilon.
 
         Args:
             noisy: (N, C, h, w).
-            t: timestep, the same for all.
+            t: the timestep the network is told, the same for all.
             embedding: (L, D), the same for all, or (N, L, D).
+            noisy_at: the timestep whose noise `noisy` carries, -1 for none; t if None. DDIM
+                encoding tells the network the next level: eps(x_s, t) with s below t.
 
         Returns:
             (N, C, h, w) float32; v-predictions are turned into epsilon.

@@ -59,15 +59,19 @@ class FlowTransformer(PipedModel):
         self.prediction_type = "flow"
 
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
-        sigma = flow_sigma(self.alpha_bar(t))
-        z = noisy * math.hypot(1 - sigma, sigma)
-        return self._velocity(z.to(self.dtype), sigma, embedding)
+        return self._velocity(noisy.to(self.dtype), flow_sigma(self.alpha_bar(t)), embedding)
 
-    def to_epsilon(self, output: torch.Tensor, noisy: torch.Tensor, t: int) -> torch.Tensor:
-        """The velocity at timestep t as predicted noise: eps = z + (1 - sigma) u, with z the
-        noisy latents in the flow's scale."""
-        sigma = flow_sigma(self.alpha_bar(t))
-        return noisy * math.hypot(1 - sigma, sigma) + (1 - sigma) * output
+    def to_epsilon(
+        self, output: torch.Tensor, noisy: torch.Tensor, t: int, noisy_at: int | None = None
+    ) -> torch.Tensor:
+        """The velocity as predicted noise: eps = z + (1 - sigma) u, with z the noisy latents in the
+        flow's scale and sigma that of their noise."""
+        level = t if noisy_at is None else noisy_at
+        return self._scaled(noisy, level) + (1 - flow_sigma(self.alpha_bar(level))) * output
+
+    def _scaled(self, noisy: torch.Tensor, noisy_at: int) -> torch.Tensor:
+        sigma = flow_sigma(self.alpha_bar(noisy_at))
+        return noisy * math.hypot(1 - sigma, sigma)
 
     @abstractmethod
     def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:

@@ -240,25 +240,41 @@ class LatentModel(Backbone):
         )
 
     @torch.inference_mode()
-    def predict(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
+    def predict(
+        self,
+        noisy: torch.Tensor,
+        t: int,
+        embedding: torch.Tensor,
+        *,
+        noisy_at: int | None = None,
+    ) -> torch.Tensor:
         noisy = noisy.to(self.device, torch.float32)
+        level = t if noisy_at is None else noisy_at
         if embedding.ndim == 2:
             embedding = embedding.expand(len(noisy), -1, -1)
-        output = self._output(noisy, t, embedding.to(self.device))
-        return self.to_epsilon(output.float(), noisy, t)
+        output = self._output(self._scaled(noisy, level), t, embedding.to(self.device))
+        return self.to_epsilon(output.float(), noisy, t, level)
 
-    def to_epsilon(self, output: torch.Tensor, noisy: torch.Tensor, t: int) -> torch.Tensor:
-        """The network's output at timestep t as predicted noise, float32.
+    def to_epsilon(
+        self, output: torch.Tensor, noisy: torch.Tensor, t: int, noisy_at: int | None = None
+    ) -> torch.Tensor:
+        """The network's output as predicted noise, float32; arguments as for `predict`.
 
-        v-prediction: eps = sqrt(abar) v + sqrt(1 - abar) x_t (Salimans and Ho 2022,
-        arXiv 2202.00512); sample: eps = (x_t - sqrt(abar) x_0) / sqrt(1 - abar).
+        v-prediction: eps = sqrt(abar) v + sqrt(1 - abar) x (Salimans and Ho 2022,
+        arXiv 2202.00512) with abar of the noise in x; sample: eps = (x - sqrt(abar) x_0) /
+        sqrt(1 - abar) with abar at t, since x without noise has no eps of its own.
         """
         if self.prediction_type == "epsilon":
             return output
-        a = self.alpha_bar(t)
         if self.prediction_type == "v_prediction":
+            a = self.alpha_bar(t if noisy_at is None else noisy_at)
             return math.sqrt(a) * output + math.sqrt(1 - a) * noisy
+        a = self.alpha_bar(t)
         return (noisy - math.sqrt(a) * output) / math.sqrt(1 - a)
+
+    def _scaled(self, noisy: torch.Tensor, noisy_at: int) -> torch.Tensor:
+        """Latents with the noise of timestep `noisy_at` in the scale the network was trained on."""
+        return noisy
 
     def _embed_one(self, prompt: str) -> torch.Tensor:
         if prompt in self._embeddings:
@@ -272,8 +288,8 @@ class LatentModel(Backbone):
 
     @abstractmethod
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
-        """What the network says, (N, C, h, w), of noisy latents of that shape and embeddings
-        (N, L, D), both float32."""
+        """What the network told t says, (N, C, h, w), of noisy latents of that shape in its own
+        scale and embeddings (N, L, D), both float32."""
 
     @abstractmethod
     def _encode_text(self, prompt: str) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch
 
 from ..errors import InputError, ModelError
 from .allocation import keep_freed_memory
+from .cell_names import CellNames
 from .latent import LatentModel
-from .naming import CellNames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
