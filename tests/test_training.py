@@ -36,7 +36,7 @@ from textseg.training.calibrate import (
 )
 from textseg.training.captions import absent_caption, present_caption
 from textseg.training.losses import contrast_loss
-from textseg.training.mini.analysis import CHANNELS, BlockAnalysis
+from textseg.training.mini.analysis import CHANNELS, fit_analysis
 from textseg.training.mini.autoencoder import build_autoencoder
 from textseg.training.mini.drawn_set import write_drawn_set
 from textseg.training.mini.export import export_pipeline
@@ -228,7 +228,7 @@ def _semantics(channels: int = 5) -> Semantics:
 
 def test_the_encoder_gives_block_components_and_the_view_of_the_classifier() -> None:
     smooth = np.stack([cv2.resize(im, (96, 64)) for im in _images(20, 8, 12)])
-    analysis = BlockAnalysis.fit(smooth)
+    analysis = fit_analysis(smooth)
     images = torch.from_numpy(smooth).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = analysis(images)
     assert latents.shape == (20, CHANNELS, 8, 12)
@@ -253,9 +253,7 @@ def test_the_encoder_gives_block_components_and_the_view_of_the_classifier() -> 
     torch.testing.assert_close(
         means[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=1e-3, atol=1e-3
     )
-    again = BlockAnalysis.of(vae)
-    torch.testing.assert_close(again.weight, analysis.weight)
-    torch.testing.assert_close(again(images), latents)
+    torch.testing.assert_close(vae.analysis(images), latents)
     assert vae.decode(coded.mean).sample.shape == (2, 3, 64, 96)
     changed = coded.mean.clone()
     changed[:, CHANNELS:] += 1
@@ -597,7 +595,7 @@ def trained(small_unet: None, sprites: Sprites, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("train")
     mixture = Mixture(sprites)
     batches = scene_batches(mixture, NOUNS, [(64, 96)], 2, 0)
-    analysis = BlockAnalysis.fit(_images(4, 16, 24))
+    analysis = fit_analysis(_images(4, 16, 24))
     for hours in (1e-7, 1.0):
         options = TrainOptions(hours=hours, batch=2, fresh=2, pairs=(1.0, 1.0), negatives=5)
         trainer = Trainer(folder, analysis, _semantics(), NOUNS, options)
@@ -623,7 +621,7 @@ def test_a_resumed_run_has_the_ids_of_words_that_it_began_with(
         "textseg.training.mini.trainer.build_tokenizer", lambda words: build_tokenizer(words[:50])
     )
     options = TrainOptions(hours=1e-7, batch=2)
-    trainer = Trainer(trained, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(), NOUNS, options)
+    trainer = Trainer(trained, fit_analysis(_images(4, 16, 24)), _semantics(), NOUNS, options)
     vocab, merges = torch.load(trained / "state.pt", weights_only=True)["tokenizer"]
     assert trainer.tokenizer.get_vocab() == vocab
     once = tokenizer_of(vocab, merges)
@@ -637,7 +635,7 @@ def test_a_step_lowers_the_loss_on_what_it_saw(
     """Twenty steps on the same few scenes: the model starts to tell their nouns."""
     batches = scene_batches(Mixture(sprites), NOUNS, [(64, 96)], 4, 0)
     options = TrainOptions(batch=2, fresh=4, warmup=1, pairs=(1.0, 1.0), negatives=3)
-    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(), NOUNS, options)
+    trainer = Trainer(tmp_path, fit_analysis(_images(4, 16, 24)), _semantics(), NOUNS, options)
     trainer.batches = batches
     pool = trainer._fill()
     rows = [trainer.train_step(pool) for _ in range(20)]
@@ -660,7 +658,7 @@ def test_an_exported_folder_does_not_say_where_its_parts_came_from(
     from diffusers import StableDiffusionPipeline
 
     pipeline = make_pipeline("v_prediction")
-    vae = build_autoencoder(BlockAnalysis.fit(_images(4, 16, 24)), _semantics())
+    vae = build_autoencoder(fit_analysis(_images(4, 16, 24)), _semantics())
     vae.save_pretrained(tmp_path / "before")
     vae = vae.from_pretrained(tmp_path / "before", local_files_only=True)
     words = known_words(NOUNS)
@@ -692,7 +690,7 @@ def test_training_on_starts_with_the_given_ids_of_words(
     monkeypatch.setattr("textseg.training.mini.trainer.build_unet", build_unet)
     tokenizer = CLIPTokenizer.from_pretrained(MINI / "tokenizer", local_files_only=True)
     trainer = Trainer(
-        tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(64), NOUNS, TrainOptions(), MINI
+        tmp_path, fit_analysis(_images(4, 16, 24)), _semantics(64), NOUNS, TrainOptions(), MINI
     )
     assert trainer.tokenizer.get_vocab() == tokenizer.get_vocab()
     given: Any = CLIPTextModel.from_pretrained(MINI / "text_encoder", local_files_only=True)
@@ -707,7 +705,7 @@ def test_absent_nouns_are_absent_and_half_of_them_hard(
     tmp_path: Path, small_unet: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = TrainOptions(batch=2, absent=0.99)
-    trainer = Trainer(tmp_path, BlockAnalysis.fit(_images(4, 16, 24)), _semantics(), NOUNS, options)
+    trainer = Trainer(tmp_path, fit_analysis(_images(4, 16, 24)), _semantics(), NOUNS, options)
     weights = [h.weight[1:].detach().double().numpy() for h in trainer.heads.heads.values()]  # pyright: ignore
     unit = [w / np.linalg.norm(w, axis=1, keepdims=True) for w in weights]
     expected = np.mean([u @ u.T for u in unit], axis=0)

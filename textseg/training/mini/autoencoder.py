@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import runs
-from .analysis import CHANNELS, BlockAnalysis
+from .analysis import CHANNELS
 from .muon import Muon
 from .semantics import Semantics
 
@@ -21,7 +21,7 @@ _RATES = (0.02, 3e-3)
 _WARMUP = 20
 
 
-def build_autoencoder(analysis: BlockAnalysis, semantics: Semantics) -> Any:
+def build_autoencoder(analysis: torch.nn.Conv2d, semantics: Semantics) -> Any:
     """A `SemanticAutoencoder` whose encoder is given; its decoder is random."""
     from ...backbone.semantic_autoencoder import SemanticAutoencoder
 
@@ -33,7 +33,7 @@ def build_autoencoder(analysis: BlockAnalysis, semantics: Semantics) -> Any:
         feature_widths=semantics.features.widths,
         feature_repeats=semantics.features.repeats,
     )
-    vae.analysis.load_state_dict({"weight": analysis.weight, "bias": analysis.bias})
+    vae.analysis.load_state_dict(analysis.state_dict())
     vae.features.load_state_dict(semantics.features.state_dict())
     vae.projection.load_state_dict(semantics.projection.state_dict())
     for part in (vae.analysis, vae.features, vae.projection):
@@ -44,7 +44,7 @@ def build_autoencoder(analysis: BlockAnalysis, semantics: Semantics) -> Any:
 class _Decoding:
     """A decoder and its optimisers; see `train_decoder`."""
 
-    def __init__(self, vae: Any, analysis: BlockAnalysis, images: Iterator[torch.Tensor]) -> None:
+    def __init__(self, vae: Any, analysis: torch.nn.Conv2d, images: Iterator[torch.Tensor]) -> None:
         self.vae, self.analysis, self.images = vae, analysis, images
         vae.to(memory_format=torch.channels_last)
         parameters = [*vae.decoder.parameters()]
@@ -68,7 +68,7 @@ class _Decoding:
 
 def train_decoder(
     vae: Any,
-    analysis: BlockAnalysis,
+    analysis: torch.nn.Conv2d,
     images: Iterator[torch.Tensor],
     seconds: float,
     report: runs.Report,

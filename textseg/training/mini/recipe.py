@@ -16,7 +16,7 @@ from ...english import with_article
 from ...errors import InputError
 from ...saving import encode_picture, write_atomic
 from .. import runs
-from .analysis import BlockAnalysis, to_pixels
+from .analysis import analysis_of, fit_analysis, to_pixels
 from .autoencoder import build_autoencoder, train_decoder
 from .export import export_pipeline
 from .mixture import Mixture, scene_batches
@@ -127,19 +127,19 @@ class _Stages:
     given: Any | None
     progress: Callable[[str, runs.Row], object]
 
-    def analysis(self) -> BlockAnalysis:
+    def analysis(self) -> torch.nn.Conv2d:
         file = self.work / "analysis.pt"
         if file.exists():
-            return BlockAnalysis(*torch.load(file, weights_only=True))
+            return analysis_of(*torch.load(file, weights_only=True))
         if self.given is not None:
-            return BlockAnalysis.of(self.given)
+            return self.given.analysis.float().requires_grad_(False)
         rng = np.random.default_rng(3)
         images = [self.mixture.sample(rng, SIZES[0]).image for _ in range(500)]
         grounds = self.mixture.backgrounds
         for _ in range(200 if len(grounds) else 0):
             images.append(crop_photo(rng, grounds[int(rng.integers(len(grounds)))], *SIZES[0]))
-        analysis = BlockAnalysis.fit(np.stack(images))
-        torch.save((analysis.weight, analysis.bias), file)
+        analysis = fit_analysis(np.stack(images))
+        torch.save(tuple(analysis.state_dict().values()), file)
         return analysis
 
     def semantics(self, minutes: float) -> Semantics:
@@ -160,7 +160,7 @@ class _Stages:
         torch.save(found.state, file)
         return found
 
-    def autoencoder(self, analysis: BlockAnalysis, semantics: Semantics, minutes: float) -> Any:
+    def autoencoder(self, analysis: torch.nn.Conv2d, semantics: Semantics, minutes: float) -> Any:
         """The whole of it, the decoder trained for some minutes."""
         file = self.work / "decoder.pt"
         vae = build_autoencoder(analysis, semantics)

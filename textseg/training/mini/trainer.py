@@ -23,7 +23,7 @@ from ...errors import InputError
 from .. import runs
 from ..captions import caption_rows
 from ..losses import contrast_loss
-from .analysis import BLOCK, CHANNELS, BlockAnalysis, to_pixels
+from .analysis import BLOCK, CHANNELS, to_pixels
 from .grounding import CrossAttentionQueries, NounHeads, grounding_loss
 from .muon import Muon
 from .networks import SCHEDULE, build_text_encoder, build_unet
@@ -97,7 +97,7 @@ class Trainer:
     def __init__(
         self,
         folder: Path,
-        analysis: BlockAnalysis,
+        analysis: torch.nn.Conv2d,
         semantics: Semantics,
         nouns: Sequence[str],
         options: TrainOptions,
