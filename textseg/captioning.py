@@ -20,6 +20,7 @@ from .progress import Progress, report
 if TYPE_CHECKING:
     from .backbone.base import Backbone
     from .image import ImageLike
+    from .segmenter import Segmenter
 
 BLIP = "Salesforce/blip-image-captioning-base"
 PREFIX = "a photograph of"
@@ -215,6 +216,47 @@ def caption_of(nouns: Sequence[str], prefix: str = PREFIX) -> str:
     things = [with_article(noun) for noun in nouns]
     listed = " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
     return f"{prefix} {listed}".strip()
+
+
+def erase_caption(
+    segmenter: Segmenter,
+    reference: str | None,
+    given: str | None,
+    *,
+    captioner: Backbone | BlipCaptioner | str | None = None,
+    progress: Progress | None = None,
+) -> str | None:
+    """The caption that a query of the image that is set needs: only "erase" needs one.
+
+    Args:
+        reference: the contrast option of that name; the segmenter's own if None.
+        given: a caption, which is taken as it is.
+        captioner: who writes one where none is given; the segmenter's model if None.
+    """
+    chosen = segmenter.contrast.reference if reference is None else reference
+    if given or chosen != "erase":
+        return given
+    return caption(segmenter.image, model=captioner or segmenter.model, progress=progress).text
+
+
+def find_captioner(model: Backbone) -> Backbone | str:
+    """Who captions best of what is here: BLIP, or else a model that names nouns.
+
+    Raises:
+        InputError: neither is here.
+    """
+    from .backbone.registry import find_model
+
+    try:
+        find_model(BLIP)
+    except ModelNotFoundError:
+        if not model.nouns:
+            raise InputError(
+                f"captions must be typed in: {model.name} writes none and BLIP is not here "
+                f"(get it with `textseg models download {BLIP}`)"
+            ) from None
+        return model
+    return "blip"
 
 
 def is_blip(name: str) -> bool:

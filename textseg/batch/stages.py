@@ -145,17 +145,14 @@ class Drafter:
         return Failure(loaded.item, guard.fault)
 
     def _draft(self, loaded: Loaded) -> Draft:
+        from ..captioning import erase_caption
+
         segmenter = self._segmenter.set_image(loaded.pixels)
-        measured = segmenter.measure(loaded.item.queries, caption=self._caption(loaded.item))
+        caption = erase_caption(
+            segmenter, None, loaded.item.caption, captioner=self.job.caption_model
+        )
+        measured = segmenter.measure(loaded.item.queries, caption=caption)
         return Draft(loaded.item, loaded.pixels, tuple(measured))
-
-    def _caption(self, item: Item) -> str | None:
-        if item.caption is not None or self._segmenter.contrast.reference != "erase":
-            return item.caption
-        from ..captioning import caption
-
-        captioner = self.job.caption_model or self._segmenter.model
-        return caption(self._segmenter.image, model=captioner).text
 
 
 class Finisher:

@@ -29,7 +29,6 @@ from .streams import standard_input
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..backbone.base import Backbone
     from ..masks import Edit, Segmentation
     from .progress import Progress
 
@@ -151,6 +150,7 @@ def _run(
     undone: ExitStack,
 ) -> int:
     """`undone` says what is left where the edit does not come about."""
+    from ..captioning import erase_caption
     from ..contact_sheet import contact_sheet
     from ..editing import PIXEL_METHODS, Steps, edit
     from ..image import load_image
@@ -179,11 +179,17 @@ def _run(
         )
     if mask is None:
         pixels = load_image(source)
-        if finding.get("reference") == "erase":
-            finding["caption"] = args.caption or _caption(args, pixels, model.model, step)
+        model.set_image(pixels)
+        finding["caption"] = erase_caption(
+            model,
+            finding.get("reference"),
+            args.caption,
+            captioner=args.caption_model,
+            progress=step,
+        )
         if "seed" in changes:
             finding["seed"] = changes["seed"]
-        mask = model.set_image(pixels).query(args.query, progress=step, **finding)
+        mask = model.query(args.query, progress=step, **finding)
         if unknown := find_unknown_note(mask.notes):
             progress.line(f"textseg: error: {unknown}", error=True)
             return 1
@@ -266,12 +272,6 @@ def _mask(path: str) -> np.ndarray | Segmentation:
     if path.endswith((".npz", ".json")):
         return Segmentation.load(path)
     return load_image(path)[..., 0] > 127
-
-
-def _caption(args: argparse.Namespace, pixels: np.ndarray, model: Backbone, step: Any) -> str:
-    from ..captioning import caption
-
-    return caption(pixels, model=args.caption_model or model, progress=step).text
 
 
 def _approved(

@@ -131,6 +131,8 @@ class _Job:
         Returns:
             whether the model knows a word of every query.
         """
+        from ..captioning import erase_caption
+
         images = len(self.args.images)
         title = f"{number}/{images} {stem}" if images > 1 else stem
 
@@ -142,7 +144,12 @@ class _Job:
         self.segmenter.set_image(image, allow_url=self.args.allow_url)
         results = self.segmenter.query(
             self.args.queries,
-            caption=self._caption(),
+            caption=erase_caption(
+                self.segmenter,
+                self.overrides.get("reference"),
+                self.args.caption,
+                captioner=self.args.caption_model,
+            ),
             exclusive=self.args.exclusive,
             progress=step,
             **self.overrides,
@@ -170,15 +177,6 @@ class _Job:
             files = {kind: files[kind] for kind in self.args.formats}
             self._report(result, source, files, progress)
         return not any(unknown)
-
-    def _caption(self) -> str | None:
-        default = self.segmenter.contrast.reference
-        if self.args.caption is not None or self.overrides.get("reference", default) != "erase":
-            return self.args.caption
-        from ..captioning import caption
-
-        captioner = self.args.caption_model or self.segmenter.model
-        return caption(self.segmenter.image, model=captioner).text
 
     def report_failure(self, source: str, error: Exception, progress: Progress) -> None:
         from . import one_line

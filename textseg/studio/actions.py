@@ -16,7 +16,7 @@ import numpy as np
 
 from ..cutting import cut as cut_mask
 from ..cutting import measurement_of
-from ..errors import InputError, ModelNotFoundError
+from ..errors import InputError
 from ..options import NO_REFINEMENT, ContrastOptions, EditOptions, RefineOptions, override
 from ..vocabulary import find_unknown_note
 from .pictures import Picture
@@ -347,10 +347,10 @@ def describe(
     Raises:
         InputError: nothing here writes captions; CancelledError: `progress` returned False.
     """
-    from ..captioning import caption
+    from ..captioning import caption, find_captioner
 
     work = session.work
-    model: Any = captioner or find_captioner(session)
+    model: Any = captioner or find_captioner(session.segmenter.model)
     said = caption(work.picture.pixels, model=model, progress=progress)
     things = tuple(f"the {noun}" for noun, _ in said.nouns[:3]) or _things_in(said, session)
     picture = replace(work.picture, caption=said.text, things=things)
@@ -362,28 +362,6 @@ def describe(
         if session._encoded is work.picture:
             session._encoded = picture
     return Done(f"{said.model} says: {said.text}.", said.evaluations)
-
-
-def find_captioner(session: Session) -> Any:
-    """Who captions unless told otherwise.
-
-    Raises:
-        InputError: neither BLIP nor a model that names nouns is here.
-    """
-    from ..backbone.registry import find_model
-    from ..captioning import BLIP
-
-    try:
-        find_model(BLIP)
-    except ModelNotFoundError:
-        model = session.segmenter.model
-        if not model.nouns:
-            raise InputError(
-                f"captions must be typed in: {model.name} writes none and BLIP is not here "
-                f"(get it with `textseg models download {BLIP}`)"
-            ) from None
-        return model
-    return "blip"
 
 
 def recaption(session: Session, text: str) -> Done:
