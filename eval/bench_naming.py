@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 import textseg
-from textseg.cell_names import names_of
 from textseg.coco import noun_masks, read_coco
 from textseg.image import image_identity, load_image, resize_image
+from textseg.name_weights import names_of
 from textseg.predictions import Predictions
 
 INSIDE = 0.3

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from textseg.backbone.latent_unet import LatentUNet
-from textseg.cell_names import NAMING_FLOOR, names_of, naming_features, naming_weights
 from textseg.contrast import measure
 from textseg.errors import InputError
+from textseg.name_weights import NAMING_FLOOR, names_of, naming_features, naming_weights
 from textseg.options import ContrastOptions
 from textseg.predictions import Predictions
 from textseg.presence import presence_features

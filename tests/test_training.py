@@ -21,9 +21,9 @@ import torch
 
 import textseg
 from textseg.backbone.semantic_autoencoder import ClassifierFeatures
-from textseg.cell_names import naming_weights
 from textseg.coco import read_coco, union_mask
 from textseg.errors import InputError
+from textseg.name_weights import naming_weights
 from textseg.options import RefineOptions
 from textseg.presence import presence_features
 from textseg.refine import Refiner

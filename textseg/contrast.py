@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .cell_names import cell_weights
 from .errors import InputError
+from .name_weights import cell_weights
 from .predictions import draw_batches
 from .presence import presence, strongest_evidence
 from .progress import report

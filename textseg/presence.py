@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .cell_names import names_of, naming_features
+from .name_weights import names_of, naming_features
 
 if TYPE_CHECKING:
     from .backbone.base import Backbone

@@ -61,6 +61,11 @@ class Backbone(ABC):
         return self.calibration.get("synonyms", {})
 
     @property
+    def caveats(self) -> Mapping[str, str]:
+        """What a user should mind, a sentence each: of "find", finding things, of "paint"."""
+        return self.calibration.get("caveats", {})
+
+    @property
     @abstractmethod
     def contrast_defaults(self) -> ContrastOptions:
         """Calibrated options, else the paper's."""

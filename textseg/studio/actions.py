@@ -70,8 +70,8 @@ def open_picture(session: Session, picture: Picture) -> Done:
         session.history.push(f"Opened {picture.name}", work)
     height, width = picture.pixels.shape[:2]
     said = f"{picture.name} is open, {width} × {height} pixels. Now say what to find."
-    if picture.origin == "upload" and session.segmenter.model.name == "mini":
-        said += " (The small model mini finds drawn things best; --model starts with another.)"
+    if picture.origin == "upload" and (caveat := session.segmenter.model.caveats.get("find")):
+        said += f" ({caveat})"
     return Done(said)
 
 

@@ -400,8 +400,8 @@ class Wiring:
         hint = "First find something and approve its mask; then it can be changed here."
         if work.approved and work.layer is not None:
             hint = f"“{work.layer.query}” is approved. Say what it becomes."
-        if self.model.name == "mini":
-            hint += " (The small model mini paints blobs of the right colours and no more.)"
+        if caveat := self.model.caveats.get("paint"):
+            hint += f" ({caveat})"
         return {
             page.approve: gr.update(
                 value="Approved ✓" if work.approved else "Approve this mask",

@@ -14,11 +14,11 @@ import numpy as np
 
 from ..backbone.base import Backbone
 from ..binarize import cut, normalize
-from ..cell_names import names_of, naming_features, naming_weights
 from ..coco import noun_masks, read_coco
 from ..contrast import measure
 from ..errors import InputError
 from ..image import image_identity, load_image, resize_image
+from ..name_weights import names_of, naming_features, naming_weights
 from ..options import ContrastOptions, RefineOptions
 from ..predictions import Predictions
 from ..presence import presence_features

@@ -16,6 +16,12 @@ TRACES = frozenset((
 ))  # fmt: skip
 EDIT = {"guidance_scale": 4.0, "encode_ratio": 0.7}
 
+CAVEATS = {
+    "find": "The small model mini finds drawn things best; --model starts with another.",
+    "paint": "The small model mini paints blobs of the right colours and no more.",
+}
+"""See `Backbone.caveats`."""
+
 
 def export_pipeline(
     folder: Path,
@@ -57,5 +63,6 @@ def export_pipeline(
             file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
     save_vocabulary(tokenizer, folder / "tokenizer")
     record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS, "edit": EDIT}
+    record["caveats"] = CAVEATS
     (folder / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")
     write_synonyms(folder, nouns)
