@@ -178,7 +178,7 @@ def main() -> int:
         pipe = build(torch.bfloat16)
     built = {"build": round(time.perf_counter() - start, 1), "build_peak_gib": peak_gib()}
     kind = LatentUNetXL if args.family == "sdxl" else MMDiT
-    model: LatentModel = kind.from_pipeline(pipe, f"{args.family} with random weights")
+    model: LatentModel = kind(pipe, f"{args.family} with random weights")
     model.device, model.dtype = torch.device("cpu"), torch.bfloat16
     parts = [getattr(pipe, part) for part in family.networks if getattr(pipe, part) is not None]
     records = []

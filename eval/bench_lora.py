@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -111,10 +112,9 @@ def full_size_model() -> Any:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
         set_alpha_to_one=False, steps_offset=1,
     )  # fmt: skip
-    return LatentUNet(
-        unet=unet, vae=vae.eval(), text_encoder=text.eval(), tokenizer=tokenizer,
-        scheduler=scheduler, name="random Stable Diffusion 1.5",
-    )  # fmt: skip
+    parts = SimpleNamespace(unet=unet, vae=vae.eval(), text_encoder=text.eval(),
+                            tokenizer=tokenizer, scheduler=scheduler)  # fmt: skip
+    return LatentUNet(parts, "random Stable Diffusion 1.5")
 
 
 def memory(rank: int, checkpointing: bool) -> None:

@@ -140,7 +140,7 @@ def eps_backbone(eps_pipeline: Any) -> Any:
     """`LatentUNet` over `eps_pipeline`."""
     from textseg.backbone.latent_unet import LatentUNet
 
-    return LatentUNet.from_pipeline(eps_pipeline, "tiny-eps")
+    return LatentUNet(eps_pipeline, "tiny-eps")
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +155,7 @@ def v_backbone(v_pipeline: Any) -> Any:
         "nouns": ["apple", "ball", "cat", "dog"],
         "words": list(WORDS),
     }
-    return LatentUNet.from_pipeline(v_pipeline, "tiny-v", calibration)
+    return LatentUNet(v_pipeline, "tiny-v", calibration)
 
 
 @pytest.fixture(scope="session")
@@ -195,7 +195,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
             kind = (
                 ConsistencyUNet if family == "lcm" else _class_of(BY_PIPELINE[type(pipe).__name__])
             )
-            made[family] = pipe, kind.from_pipeline(pipe, family, dict(NATIVE))
+            made[family] = pipe, kind(pipe, family, dict(NATIVE))
         return made[family]
 
     return get

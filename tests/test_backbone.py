@@ -51,7 +51,7 @@ def test_predictions_match_the_raw_modules(
 
 
 def test_sample_prediction_gives_the_noise_that_was_added(make_pipeline: Any) -> None:
-    model = LatentUNet.from_pipeline(make_pipeline("sample"))
+    model = LatentUNet(make_pipeline("sample"))
     clean, noise = torch.randn(1, 4, 6, 10), torch.randn(1, 4, 6, 10)
     noisy = model.add_noise(clean[0], noise, 600)
     torch.testing.assert_close(model.to_epsilon(clean, noisy, 600), noise, rtol=1e-4, atol=1e-5)
@@ -76,14 +76,14 @@ def test_one_embedding_per_image_or_one_for_all(eps_backbone: LatentUNet) -> Non
 
 def test_embeddings_do_not_depend_on_their_neighbours(make_pipeline: Any) -> None:
     pipe = make_pipeline()
-    alone = LatentUNet.from_pipeline(pipe).embed(["the dog"])[0]
-    among = LatentUNet.from_pipeline(pipe).embed(["", "a red ball", "the dog"])[2]
+    alone = LatentUNet(pipe).embed(["the dog"])[0]
+    among = LatentUNet(pipe).embed(["", "a red ball", "the dog"])[2]
     assert torch.equal(alone, among)
 
 
 def test_embeddings_are_cached(make_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = make_pipeline()
-    model = LatentUNet.from_pipeline(pipe)
+    model = LatentUNet(pipe)
     calls = []
     forward = pipe.text_encoder.forward
     monkeypatch.setattr(
@@ -133,7 +133,7 @@ def test_tiny_autoencoder(make_pipeline: Any) -> None:
         num_decoder_blocks=(1, 1, 1),
     ).eval()
     pipe.vae = vae
-    model = LatentUNet.from_pipeline(pipe)
+    model = LatentUNet(pipe)
     assert model.factor == 4
     image = np.full((24, 40, 3), 90, np.uint8)
     with torch.no_grad():
@@ -156,7 +156,7 @@ def test_semantic_autoencoder(make_pipeline: Any, tmp_path: Path) -> None:
     parts = {k: v for k, v in pipe.components.items() if k != "vae"}
     changed = StableDiffusionPipeline(vae=vae, **parts, requires_safety_checker=False)
     changed.save_pretrained(tmp_path)
-    model = LatentUNet.from_folder(tmp_path, device="cpu")
+    model = textseg.backbone.load(tmp_path, device="cpu")
     assert isinstance(model, LatentUNet) and model.factor == 8
     image = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8)
     latents = model.encode(image)
@@ -201,7 +201,7 @@ def test_fit_size_keeps_aspect_and_area(
 
 
 def test_fit_size_of_a_full_size_model(make_pipeline: Any) -> None:
-    model = LatentUNet.from_pipeline(make_pipeline(), "x", {"native_size": 512})
+    model = LatentUNet(make_pipeline(), "x", {"native_size": 512})
     model.multiple = 64
     assert model.fit_size(512, 512) == (512, 512)
     assert model.fit_size(480, 640) == (448, 576)
@@ -229,11 +229,11 @@ def test_calibration(eps_backbone: LatentUNet, v_backbone: LatentUNet, v_pipelin
     assert eps_backbone.contrast_defaults == ContrastOptions()
     assert v_backbone.contrast_defaults.reference == "absent"
     with pytest.raises(ModelError, match=r"contrast.*textseg\.json"):
-        LatentUNet.from_pipeline(v_pipeline, "x", {"contrast": {"samples": 0}})
+        LatentUNet(v_pipeline, "x", {"contrast": {"samples": 0}})
     with pytest.raises(ModelError, match=r"refine.*textseg\.json"):
-        LatentUNet.from_pipeline(v_pipeline, "x", {"refine": {"nonsense": 1}})
+        LatentUNet(v_pipeline, "x", {"refine": {"nonsense": 1}})
     with pytest.raises(ModelError, match="weights and offset are needed"):
-        LatentUNet.from_pipeline(v_pipeline, "x", {"presence": {"scale": 1}})
+        LatentUNet(v_pipeline, "x", {"presence": {"scale": 1}})
 
 
 def test_load_from_folder(tiny_folder: Path, eps_backbone: LatentUNet) -> None:
@@ -251,7 +251,8 @@ def test_load_from_folder(tiny_folder: Path, eps_backbone: LatentUNet) -> None:
 
 
 def test_half_precision_returns_float32(tiny_folder: Path) -> None:
-    model = LatentUNet.from_folder(tiny_folder, device="cpu", dtype="float16")
+    model = textseg.backbone.load(tiny_folder, device="cpu", dtype="float16")
+    assert isinstance(model, LatentUNet)
     assert model.unet.dtype == torch.float16 and model.vae.dtype == torch.float32
     image = np.zeros((16, 24, 3), np.uint8)
     latents = model.encode(image)
@@ -275,7 +276,7 @@ def test_loading_needs_no_network_and_prints_nothing(
     before = logging.get_verbosity()
     logging.set_verbosity_warning()
     for dtype in ("float32", "float16"):
-        LatentUNet.from_folder(tiny_folder, device="cpu", dtype=dtype)
+        textseg.backbone.load(tiny_folder, device="cpu", dtype=dtype)
     logging.set_verbosity(before)
     assert capfd.readouterr() == ("", "")
 
@@ -299,13 +300,13 @@ def test_device_and_dtype() -> None:
 
 def test_models_of_another_kind_are_refused(make_pipeline: Any) -> None:
     with pytest.raises(ModelError, match=r"9 input channels.*inpainting"):
-        LatentUNet.from_pipeline(make_pipeline(in_channels=9), "inpainter")
+        LatentUNet(make_pipeline(in_channels=9), "inpainter")
     pipe = make_pipeline()
     pipe.scheduler.register_to_config(prediction_type="flow_prediction")
     with pytest.raises(ModelError, match="predicting 'flow_prediction'"):
-        LatentUNet.from_pipeline(pipe)
+        LatentUNet(pipe)
     with pytest.raises(ModelError, match="must have a unet"):
-        LatentUNet.from_pipeline(object())
+        LatentUNet(object())
 
 
 def test_weights_of_another_shape_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
@@ -315,4 +316,4 @@ def test_weights_of_another_shape_are_refused(tiny_folder: Path, tmp_path: Path)
         config.read_text().replace('"cross_attention_dim": 16', '"cross_attention_dim": 24')
     )
     with pytest.raises(ModelError, match="cannot be loaded"):
-        LatentUNet.from_folder(folder, device="cpu")
+        textseg.backbone.load(folder, device="cpu")

@@ -143,7 +143,7 @@ def test_operations_of_the_unet_are_counted(eps_backbone: Any) -> None:
 
 @pytest.mark.parametrize("attention", ["plain", "fused"])
 def test_the_profile_counts_what_torch_counts(make_pipeline: Any, attention: str) -> None:
-    model = LatentUNet.from_pipeline(make_pipeline("epsilon"), "tiny")
+    model = LatentUNet(make_pipeline("epsilon"), "tiny")
     model.tune(attention=attention)  # pyright: ignore[reportArgumentType]
     latents = torch.zeros(4, 8, 16)
     parts = profile_unet(model, latents, 500)
@@ -175,7 +175,7 @@ def test_rounding_is_that_of_the_dtype(eps_backbone: Any) -> None:
 
 
 def test_tuned_networks_predict_the_same(make_pipeline: Any) -> None:
-    usual, tuned = (LatentUNet.from_pipeline(make_pipeline(), "tiny") for _ in range(2))
+    usual, tuned = (LatentUNet(make_pipeline(), "tiny") for _ in range(2))
     tuned.tune(channels_last=True, tiling=True, attention="plain")
     noisy = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
     expected, found = (
@@ -244,7 +244,7 @@ def test_the_command(
     report = json.loads(out.read_text())
     assert {r["setting"] for r in report["rows"]} == {"1 query, n = 2", "2 queries, n = 2"}
     kept: list[bool] = []
-    monkeypatch.setattr("textseg.backbone.latent_unet.keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr("textseg.backbone.unet.keep_freed_memory", lambda: kept.append(True))
     monkeypatch.setattr("textseg.bench.meter.machine_speed", lambda *_: Speed(1e9, 1e9))
     assert main([w for w in words if w != "--no-speed"] + ["--profile"]) == 0
     assert "| operation | shape | calls |" in capsys.readouterr().out

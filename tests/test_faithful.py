@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 import torch
 
 import textseg.backbone
-from textseg.backbone.latent_unet import LatentUNet
 from textseg.contrast import diffedit_mask
 from textseg.image import load_image, resize_image
 
@@ -75,6 +75,16 @@ def public_mask(
     return mask[0].astype(bool)
 
 
+def diffusers_timestep(scheduler: Any, strength: float, steps: int) -> int:
+    """The timestep diffusers' image-to-image pipelines start from at this strength."""
+    kept = min(int(steps * strength), steps)
+    scheduler = copy.deepcopy(scheduler)
+    if "steps_offset" in scheduler.config:
+        scheduler.register_to_config(steps_offset=1)
+    scheduler.set_timesteps(steps)
+    return int(scheduler.timesteps[(steps - kept) * scheduler.order])
+
+
 def diffusers_mask(
     model: Any,
     latents: torch.Tensor,
@@ -87,7 +97,7 @@ def diffusers_mask(
     clamp: float = 3.0,
 ) -> np.ndarray:
     """Our step 1 at the timestep that the pipeline starts from; its guidance cancels."""
-    t = model.diffusers_timestep(strength, steps)
+    t = diffusers_timestep(model.scheduler, strength, steps)
     return diffedit_mask(model, latents, query, reference, noise, t, clamp=clamp).cpu().numpy()
 
 
@@ -157,11 +167,11 @@ def test_one_encoding_serves_all_draws(eps_backbone: Any, tiny_image: np.ndarray
 def test_mini(query: str, reference: str) -> None:
     from diffusers import StableDiffusionPipeline
 
-    import textseg.backbone.semantic_autoencoder  # noqa: F401  mini's autoencoder, for diffusers
+    import textseg.backbone.semantic_autoencoder
 
     pipe = StableDiffusionPipeline.from_pretrained(MINI).to(torch.float32)
     public = public_pipeline(pipe)
-    model = LatentUNet.from_folder(MINI, device="cpu")
+    model = textseg.backbone.load(MINI, device="cpu")
     image = resize_image(load_image(PARK), (144, 192))
     latents, noise = public_inputs(public, image, 0)
     expected = public_mask(public, image, query, reference, 0)

@@ -49,19 +49,19 @@ def test_networks_that_want_more_than_text_are_refused(tiny: Callable[[str], Tin
     pipe.transformer = copy.deepcopy(pipe.transformer)
     pipe.transformer.register_to_config(in_channels=96)
     with pytest.raises(ModelError, match="96 input channels where its latents have 16"):
-        type(tiny("flux")[1]).from_pipeline(pipe)
+        type(tiny("flux")[1])(pipe)
     pipe = copy.copy(tiny("sd3")[0])
     pipe.scheduler = DDIMScheduler()
     with pytest.raises(ModelError, match="needs a FlowMatch scheduler"):
-        type(tiny("sd3")[1]).from_pipeline(pipe)
+        type(tiny("sd3")[1])(pipe)
     pipe = copy.copy(tiny("sdxl")[0])
     pipe.unet = unet(cross_attention_dim=40)
     with pytest.raises(ModelError, match="addition_embed_type None"):
-        type(tiny("sdxl")[1]).from_pipeline(pipe)
+        type(tiny("sdxl")[1])(pipe)
     pipe = copy.copy(tiny("pixart-sigma")[0])
     pipe.text_encoder = None
     with pytest.raises(ModelError, match="must have a text_encoder"):
-        type(tiny("pixart-sigma")[1]).from_pipeline(pipe)
+        type(tiny("pixart-sigma")[1])(pipe)
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "pixart-sigma"])

@@ -73,7 +73,7 @@ def make_trainer(accelerate: None, make_pipeline: Callable[..., Any]) -> Callabl
     from textseg.training.lora import LoraTrainer, make_accelerator
 
     def make(options: LoraOptions, kind: str = "epsilon", folder: Path | None = None) -> Any:
-        model = LatentUNet.from_pipeline(make_pipeline(kind), "tiny")
+        model = LatentUNet(make_pipeline(kind), "tiny")
         return LoraTrainer(model, options, make_accelerator(options, "cpu"), folder)
 
     return make

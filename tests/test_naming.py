@@ -24,7 +24,7 @@ T = 300
 
 @pytest.fixture
 def named(v_pipeline: Any) -> LatentUNet:
-    return LatentUNet.from_pipeline(v_pipeline, "x", {"nouns": NOUNS})
+    return LatentUNet(v_pipeline, "x", {"nouns": NOUNS})
 
 
 def _noisy(model: LatentUNet, n: int = 2) -> torch.Tensor:
@@ -58,7 +58,7 @@ def test_cells_are_named_as_the_layer_of_a_whole_pass_has_it(named: LatentUNet) 
 
 
 def test_models_without_a_vocabulary_of_nouns_do_not_name(v_pipeline: Any) -> None:
-    plain = LatentUNet.from_pipeline(v_pipeline, "x", {})
+    plain = LatentUNet(v_pipeline, "x", {})
     assert plain.name_cells(_noisy(plain), T) is None
     assert names_of(Predictions(plain, _noisy(plain)[0], "x"), "dog", T, 0) is None
 
@@ -138,7 +138,7 @@ def test_presence_looks_at_names_where_the_model_was_calibrated_for_it(
     plain = {"weights": [2, 0.5, -1, 0.25], "offset": 1.0}
     looking = {"weights": [0.5, -0.25], "offset": 0.5}
     defaults = {"reference": "absent", "strength": [0.3], "samples": 1}
-    model = LatentUNet.from_pipeline(
+    model = LatentUNet(
         named, "x", {"nouns": NOUNS, "contrast": defaults, "presence": {**plain, "named": looking}}
     )
     options = model.contrast_defaults

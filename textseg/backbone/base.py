@@ -32,6 +32,11 @@ class Backbone(ABC):
             "prompts" ({"template", "absent"}), "nouns" (list of str), "synonyms" (word to noun).
         distilled_guidance: for models that are told a guidance scale instead of being evaluated
             twice, the scale `embed` gives; else None.
+        sampler_schedule: a diffusers scheduler with the model's noise levels, from which other
+            samplers are made; None for models that only DDIM samples.
+        lora_trainable: whether `textseg train --lora` can tune it.
+        cross_attends: whether `unet` is a UNet whose cross-attention maps words to cells.
+        diffedit_parts: whether its parts make up diffusers' own DiffEdit pipeline.
     """
 
     name: str
@@ -44,6 +49,10 @@ class Backbone(ABC):
     num_train_timesteps: int
     calibration: dict[str, Any]
     distilled_guidance: float | None = None
+    sampler_schedule: Any = None
+    lora_trainable: bool = False
+    cross_attends: bool = False
+    diffedit_parts: bool = False
 
     @property
     def nouns(self) -> tuple[str, ...]:

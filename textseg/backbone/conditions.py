@@ -28,8 +28,8 @@ def unpack(packed: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]
     >>> torch.equal(back[0][0], sequence), back[1].tolist()
     (True, [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]])
     """
-    rows = -(-size // packed.shape[-1])
-    return packed[:, :-rows], packed[:, -rows:].flatten(1)[:, :size]
+    end = packed.shape[1] + -size // packed.shape[-1]
+    return packed[:, :end], packed[:, end:].flatten(1)[:, :size]
 
 
 def replace_last(packed: torch.Tensor, size: int, value: float) -> torch.Tensor:
@@ -39,3 +39,15 @@ def replace_last(packed: torch.Tensor, size: int, value: float) -> torch.Tensor:
     row = -(-size // width)
     changed[..., -row + (size - 1) // width, (size - 1) % width] = value
     return changed
+
+
+def guidance_embedding(scale: torch.Tensor, width: int) -> torch.Tensor:
+    """Sines and cosines of 1000 (scale - 1), (N,) to (N, width) float32, width even.
+
+    Source: `get_guidance_scale_embedding` of diffusers' pipelines.
+    """
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32, device=scale.device)
+    rates = torch.exp(-torch.log(torch.tensor(10000.0)) / (half - 1) * steps)
+    angles = (scale.float() - 1)[:, None] * 1000 * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -25,6 +25,9 @@ class Family:
         tokenizers: part -> class.
         backbone: module of `textseg.backbone` and class.
         optional: text encoders that a folder may do without.
+        arguments: what diffusers' pipeline is made with beside its parts.
+        bare: whether the parts are used without a pipeline, and are put into a
+            `StableDiffusionPipeline` only to load LoRAs or words into them.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Family:
     tokenizers: Mapping[str, str]
     backbone: tuple[str, str]
     optional: frozenset[str] = field(default_factory=frozenset)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    bare: bool = False
 
     @property
     def weights(self) -> dict[str, str]:
@@ -61,18 +66,19 @@ LATENT_UNET = Family(
     "latent-unet", "Stable Diffusion 1 and 2", "StableDiffusionPipeline", "unet",
     {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": _CLIP},
     {"tokenizer": _CLIP_WORDS},
-    ("latent_unet", "LatentUNet"),
+    ("latent_unet", "LatentUNet"), bare=True,
+    arguments={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )  # fmt: skip
-CONSISTENCY = Family(
-    "lcm", "latent consistency models", "LatentConsistencyModelPipeline", "unet",
-    LATENT_UNET.networks, LATENT_UNET.tokenizers, ("lcm", "ConsistencyUNet"),
+CONSISTENCY = replace(
+    LATENT_UNET, name="lcm", title="latent consistency models",
+    pipeline="LatentConsistencyModelPipeline", backbone=("lcm", "ConsistencyUNet"),
 )  # fmt: skip
 SDXL = Family(
     "sdxl", "SDXL", "StableDiffusionXLPipeline", "unet",
     {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": _CLIP,
      "text_encoder_2": _CLIP_PROJECTED},
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS},
-    ("sdxl", "LatentUNetXL"),
+    ("sdxl", "LatentUNetXL"), arguments={"add_watermarker": False},
 )  # fmt: skip
 SD3 = Family(
     "sd3", "Stable Diffusion 3 and 3.5", "StableDiffusion3Pipeline", "transformer",
@@ -96,9 +102,10 @@ PIXART = Family(
     ("pixart", "PixArtSigma"),
 )  # fmt: skip
 
-SAMPLED = ("AutoencoderKL", "SemanticAutoencoder")
-"""Autoencoders that encode to a distribution, as most diffusers pipelines expect."""
-AUTOENCODERS = (*SAMPLED, "AutoencoderTiny")
+SAMPLED = {"AutoencoderKL": "diffusers",
+           "SemanticAutoencoder": f"{__package__}.semantic_autoencoder"}  # fmt: skip
+"""Autoencoders that encode to a distribution, as most diffusers pipelines expect -> module."""
+AUTOENCODERS = SAMPLED | {"AutoencoderTiny": "diffusers"}
 ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, PIXART)
 BY_PIPELINE: dict[str, Family] = {family.pipeline: family for family in ALL} | {
     "StableDiffusionImg2ImgPipeline": LATENT_UNET,

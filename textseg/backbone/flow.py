@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
-from .piped import PipedModel
+from .latent import LatentModel
 from .schedulers import flow_signal
 
 
@@ -44,7 +44,7 @@ def flow_sigma(alpha: float) -> float:
     return noise / (noise + signal)
 
 
-class FlowTransformer(PipedModel):
+class FlowTransformer(LatentModel):
     """A transformer trained by flow matching, seen as a model that predicts noise.
 
     Its integer timesteps are those of its scheduler: sigma = (t + 1) / T, moved by the scheduler's

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from .conditions import pack, replace_last, unpack
 from .families import FLUX
 from .flow import FlowTransformer
 from .quiet import quietly
@@ -27,7 +26,6 @@ class Flux(FlowTransformer):
     step, without a negative prompt.
     """
 
-    family = FLUX.name
     kind = FLUX
 
     def __init__(
@@ -42,18 +40,14 @@ class Flux(FlowTransformer):
             self.distilled_guidance = 1.0
         self.tokenizer, self.max_tokens = pipe.tokenizer_2, 512 if guided else 256
 
-    def with_guidance(self, embedding: torch.Tensor, scale: float) -> torch.Tensor:
-        return replace_last(embedding, self._pooled + 1, scale)
-
     def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
-        guided = self.distilled_guidance is not None
-        sequence, vector = unpack(embedding, self._pooled + guided)
+        sequence, pooled, scale = self._unpack(embedding)
         h, w = z.shape[-2:]
         out = self.unet(
             hidden_states=pack_cells(z),
             timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
-            guidance=vector[:, -1].contiguous() if guided else None,
-            pooled_projections=vector[:, : self._pooled].to(z.dtype),
+            guidance=None if scale is None else scale.contiguous(),
+            pooled_projections=pooled.to(z.dtype),
             encoder_hidden_states=sequence.to(z.dtype),
             txt_ids=torch.zeros(sequence.shape[1], 3, device=z.device),
             img_ids=position_ids(h // 2, w // 2).to(z.device),
@@ -65,10 +59,7 @@ class Flux(FlowTransformer):
             sequence, pooled, _ = self.pipe.encode_prompt(
                 prompt, prompt, device=self.device, max_sequence_length=self.max_tokens
             )
-        vector = pooled[0].float()
-        if self.distilled_guidance is not None:
-            vector = torch.cat([vector, vector.new_tensor([self.distilled_guidance])])
-        return pack(sequence[0].float(), vector)
+        return self._pack(sequence[0].float(), pooled[0].float())
 
     def _side_multiple(self) -> int:
         return 2 * self.factor

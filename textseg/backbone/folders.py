@@ -31,7 +31,7 @@ def find_family(folder: Path) -> Family:
     reason = refusal(index)
     if reason:
         raise ModelError(f"{folder} holds {reason}")
-    if family in (LATENT_UNET, CONSISTENCY) and (folder / "unet" / "config.json").is_file():
+    if family.bare and (folder / "unet" / "config.json").is_file():
         # Both kinds of folder are in use with either pipeline's name.
         told = read_json(folder / "unet" / "config.json", folder).get("time_cond_proj_dim")
         family = LATENT_UNET if told is None else CONSISTENCY

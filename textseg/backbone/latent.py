@@ -7,8 +7,7 @@ import re
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +15,9 @@ import torch
 from ..errors import InputError, ModelError
 from ..options import ContrastOptions, RefineOptions
 from .base import Backbone
+from .conditions import pack, replace_last, unpack
+from .families import Family
 from .schedulers import nearest_timestep, reference_signal, signal_powers
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 MAX_ASPECT = 16.0
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -59,9 +57,11 @@ class LatentModel(Backbone):
     """A denoiser over an autoencoder's latents; families say how it is told the text.
 
     The denoiser and the text encoders run in `dtype`, the autoencoder as it was given (in float32
-    when loaded by `from_folder`: half precision overflows in some).
+    when loaded by name: half precision overflows in some).
 
     Attributes:
+        kind: what its pipeline folders hold.
+        pipe: the pipeline, or a namespace of its parts; they are used as they are.
         unet: whatever predicts, a UNet or a transformer.
         prediction_type: what it predicts: "epsilon", "v_prediction", "sample" or "flow".
         max_tokens: token limit of a prompt, start and end included.
@@ -69,33 +69,36 @@ class LatentModel(Backbone):
         expand_prompt: writes out learned words that stand for several tokens.
     """
 
+    kind: Family
+    _pooled = 0
+    """Numbers of the pooled text vector in an embedding."""
+
     def __init__(
-        self,
-        *,
-        unet: Any,
-        vae: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        scheduler: Any,
-        name: str,
-        calibration: dict[str, Any] | None = None,
+        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
     ) -> None:
-        """Wrap loaded diffusers components; they are used as they are, on the denoiser's device.
+        """Wrap a diffusers pipeline's parts, on its device and in its dtype; nothing is copied and
+        nothing in the pipeline is changed.
 
         Args:
             calibration: the content of a `textseg.json`; see `Backbone.calibration`. "native_size"
                 overrides the denoiser's own, "words" lists a closed vocabulary.
 
         Raises:
-            ModelError: the parts do not make a plain text-to-image model.
+            ModelError: a part is missing, or the parts do not make a plain text-to-image model.
         """
-        self.name = name
-        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
-        self.tokenizer, self.scheduler = tokenizer, scheduler
+        for part in (*self.kind.networks, *self.kind.tokenizers, "scheduler"):
+            optional = part.replace("tokenizer", "text_encoder") in self.kind.optional
+            if getattr(pipe, part, None) is None and not optional:
+                raise ModelError(f"pipeline must have a {part}, got a {type(pipe).__name__}")
+        self.pipe, self.name, self.family = pipe, name, self.kind.name
+        unet, vae, scheduler = getattr(pipe, self.kind.denoiser), pipe.vae, pipe.scheduler
+        self.unet, self.vae, self.text_encoder = unet, vae, pipe.text_encoder
+        self.tokenizer, self.scheduler = pipe.tokenizer, scheduler
         self.calibration = dict(calibration or {})
         self._check_parts()
         self.device, self.dtype = unet.device, unet.dtype
         self.prediction_type: str = scheduler.config.get("prediction_type", "epsilon")
+        self.sampler_schedule = scheduler if "betas" in vars(scheduler) else None
         self._alphas = self._signal_powers()
         self.num_train_timesteps = len(self._alphas)
         blocks = vae.config.get("encoder_block_out_channels") or vae.config["block_out_channels"]
@@ -118,32 +121,6 @@ class LatentModel(Backbone):
                 f"{self.name!r} has a bad 'presence' in textseg.json: weights and offset are "
                 f"needed, got {presence!r}"
             )
-
-    @classmethod
-    @abstractmethod
-    def from_pipeline(
-        cls, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
-    ) -> Self:
-        """Wrap a diffusers pipeline's parts, on its device and in its dtype; nothing is copied
-        and nothing in the pipeline is changed."""
-
-    @classmethod
-    def from_folder(
-        cls,
-        path: Path,
-        *,
-        name: str | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-    ) -> LatentModel:
-        """Load a diffusers pipeline folder from safetensors files; never touches the network.
-
-        Raises:
-            ModelError: names the file that is missing, damaged or of an unsupported family.
-        """
-        from .loading import load_folder
-
-        return load_folder(Path(path), name=name, device=device, dtype=dtype)
 
     @property
     def contrast_defaults(self) -> ContrastOptions:
@@ -205,6 +182,11 @@ class LatentModel(Backbone):
         if isinstance(prompts, str) or not prompts:
             raise InputError(f"prompts must be a list of one or more texts, got {prompts!r}")
         return torch.stack([self._embed_one(prompt) for prompt in prompts])
+
+    def with_guidance(self, embedding: torch.Tensor, scale: float) -> torch.Tensor:
+        if self.distilled_guidance is None:
+            return super().with_guidance(embedding, scale)
+        return replace_last(embedding, self._pooled + 1, scale)
 
     def unknown_words(self, prompt: str) -> list[str]:
         if self._words is None:
@@ -285,6 +267,25 @@ class LatentModel(Backbone):
         if len(self._embeddings) > _KEPT_EMBEDDINGS:
             self._embeddings.popitem(last=False)
         return embedding
+
+    def settle_on_cpu(self) -> None:
+        """Choose what runs fastest on the CPU; called once, when the model is loaded there."""
+
+    def _pack(self, sequence: torch.Tensor, pooled: torch.Tensor | None = None) -> torch.Tensor:
+        """The embedding of a sequence (L, D), a pooled vector (P,) and the distilled scale."""
+        vector = sequence.new_empty(0) if pooled is None else pooled
+        if self.distilled_guidance is not None:
+            vector = torch.cat([vector, vector.new_tensor([self.distilled_guidance])])
+        return pack(sequence, vector)
+
+    def _unpack(
+        self, embedding: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Undo `_pack` for a batch: sequences (N, L, D), pooled vectors (N, P), and scales (N,) or
+        None where none are told."""
+        distilled = self.distilled_guidance is not None
+        sequence, vector = unpack(embedding, self._pooled + distilled)
+        return sequence, vector[:, : self._pooled], vector[:, -1] if distilled else None
 
     @abstractmethod
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:

@@ -1,181 +1,32 @@
-"""Stable Diffusion 1 and 2 and their kin: a UNet over autoencoder latents, CLIP text."""
+"""Stable Diffusion 1 and 2 and their kin: a UNet told its text by CLIP."""
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any
-
 import torch
 
-from ..errors import InputError, ModelError
-from .allocation import keep_freed_memory
 from .cell_names import CellNames
-from .latent import LatentModel
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-_EXTRA_CHANNELS = {
-    5: "a depth map (depth-to-image)",
-    7: "a low-resolution image (upscaling)",
-    8: "a second image (instruction editing)",
-    9: "a mask and a masked image (inpainting)",
-}
+from .families import LATENT_UNET, SAMPLED
+from .unet import UNetModel
 
 
-class LatentUNet(LatentModel):
-    """A UNet2DConditionModel over an autoencoder's latents, told its text by CLIP."""
+class LatentUNet(UNetModel):
+    """Told of the text what CLIP makes of it, and no more; `mini` is one.
 
-    family = "latent-unet"
+    One that has `nouns` names the cells of an image by its first cross-attention.
+    """
+
+    kind = LATENT_UNET
+    lora_trainable = True
+    cross_attends = True
     _names: CellNames | None = None
-    _unsupported: tuple[str, ...] = (
-        "class_embed_type", "addition_embed_type", "time_cond_proj_dim", "encoder_hid_dim_type",
-        "num_class_embeds",
-    )  # fmt: skip
 
-    @classmethod
-    def from_pipeline(
-        cls, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
-    ) -> Self:
-        missing = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-                   if getattr(pipe, part, None) is None]  # fmt: skip
-        if missing:
-            raise ModelError(f"pipeline must have a {missing[0]}, got a {type(pipe).__name__}")
-        return cls(unet=pipe.unet, vae=pipe.vae, text_encoder=pipe.text_encoder,
-                   tokenizer=pipe.tokenizer, scheduler=pipe.scheduler, name=name,
-                   calibration=calibration)  # fmt: skip
-
-    def tune(
-        self,
-        *,
-        channels_last: bool = False,
-        compiled: bool = False,
-        tiling: bool = False,
-        attention: str | None = None,
-        keep_memory: bool = False,
-    ) -> Self:
-        """Change how the networks run, in place; the last bits of predictions change with it.
-
-        Args:
-            channels_last: keep the convolutions' weights channels last, which some devices favour.
-            compiled: compile the UNet with torch.compile, at its first evaluation of each shape;
-                needs a compiler.
-            tiling: run the autoencoder tile by tile: less memory for large images, and faint seams.
-            attention: "plain", two matrix products, fastest for few cells and short texts on the
-                CPU; "fused", torch's kernel, whose memory does not grow with the square of cells.
-            keep_memory: on the CPU, under Linux, this process keeps what a call frees for the next,
-                up to 2 GiB: a large network is faster by a tenth and more.
-
-        Returns:
-            the model itself.
-
-        Raises:
-            InputError: no such attention, or an autoencoder without tiles.
-        """
-        from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-
-        kinds = {"plain": AttnProcessor, "fused": AttnProcessor2_0}
-        if attention is not None and attention not in kinds:
-            raise InputError(f"attention must be 'plain' or 'fused', got {attention!r}")
-        if attention is not None:
-            self.unet.set_attn_processor(kinds[attention]())
-        if channels_last:
-            for part in (self.unet, self.vae):
-                torch.nn.Module.to(part, memory_format=torch.channels_last)
-        if tiling:
-            if not hasattr(self.vae, "enable_tiling"):
-                raise InputError(
-                    f"tiling must be False where an autoencoder has no tiles, got True for a "
-                    f"{type(self.vae).__name__}"
-                )
-            self.vae.enable_tiling()
-        if compiled:
-            self.unet.compile()
-        if keep_memory and self.device.type == "cpu":
-            keep_freed_memory()
-        return self
-
-    def diffusers_timestep(self, strength: float, steps: int) -> int:
-        """The timestep diffusers' image-to-image pipelines start from at this strength."""
-        kept = min(int(steps * strength), steps)
-        if kept < 1:
-            raise InputError(f"strength must be at least 1 / {steps} steps, got {strength!r}")
-        changes = {"steps_offset": 1} if "steps_offset" in self.scheduler.config else {}
-        scheduler = copy.deepcopy(self.scheduler)
-        scheduler.register_to_config(**changes)
-        scheduler.set_timesteps(steps)
-        return int(scheduler.timesteps[(steps - kept) * scheduler.order])
+    @property
+    def diffedit_parts(self) -> bool:
+        return type(self.vae).__name__ in SAMPLED
 
     def name_cells(self, noisy: torch.Tensor, t: int) -> torch.Tensor | None:
-        if not self.nouns or type(self) is not LatentUNet:
+        if not self.nouns:
             return None
         if self._names is None:
             self._names = CellNames(self, self.nouns)
         return self._names(noisy, t)
-
-    def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
-        told = self._conditions(embedding.to(self.dtype), noisy.shape)
-        return self.unet(noisy.to(self.dtype), t, **told).sample
-
-    def _encode_text(self, prompt: str) -> torch.Tensor:
-        tokens = self.tokenizer(
-            self.expand_prompt(prompt),
-            padding="max_length",
-            max_length=self.max_tokens,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self.device)
-        masked = self.text_encoder.config.to_dict().get("use_attention_mask")
-        mask = tokens.attention_mask if masked else None
-        return self.text_encoder(tokens.input_ids, attention_mask=mask)[0][0].float()
-
-    def _conditions(self, embedding: torch.Tensor, shape: torch.Size) -> dict[str, Any]:
-        """What the UNet is told of the text, (N, L, D), for noisy latents of `shape`."""
-        return {"encoder_hidden_states": embedding}
-
-    def _text_width(self) -> int:
-        return self.text_encoder.config.hidden_size
-
-    def _side_multiple(self) -> int:
-        """Pixels that image sides are multiples of.
-
-        The coarsest level of the UNet has cells of factor * 2^(levels - 1) pixels, but a UNet takes
-        any number of latent cells (odd levels are padded going down and cropped going up). So the
-        multiple is halved until it is at most an eighth of the native size: aspects stay true.
-        """
-        multiple = self.factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
-        while multiple > self.factor and multiple > self.native_size / 8:
-            multiple //= 2
-        return multiple
-
-    def use_plain_attention(self) -> None:
-        """On the CPU, attention written as two matrix products is 1.3 times as fast as the fused
-        kernel for short texts and few cells; for many cells its memory grows too large."""
-        from diffusers.models.attention_processor import AttnProcessor
-
-        if self.max_tokens <= 32 and (self.native_size // self.factor) ** 2 <= 1024:
-            self.unet.set_attn_processor(AttnProcessor())
-
-    def _check_parts(self) -> None:
-        unet, vae = self.unet.config, self.vae.config
-        latent, channels = vae.get("latent_channels", 4), unet.get("in_channels")
-        if channels != latent:
-            why = _EXTRA_CHANNELS.get(channels if latent == 4 else 0, "something besides latents")
-            raise ModelError(
-                f"{self.name!r} has a UNet of {channels} input channels where its autoencoder has "
-                f"{latent}: it also wants {why}; use a plain text-to-image model"
-            )
-        if unet.get("out_channels") != latent:
-            raise ModelError(
-                f"{self.name!r} has a UNet of {unet.get('out_channels')} output channels where its "
-                f"autoencoder has {latent}"
-            )
-        for key in self._unsupported:
-            if unet.get(key) is not None:
-                raise ModelError(f"{self.name!r} has a UNet with {key}, which is not supported")
-        if unet.get("cross_attention_dim") != self._text_width():
-            raise ModelError(
-                f"{self.name!r} has a text encoder of width {self._text_width()} "
-                f"where its UNet takes {unet.get('cross_attention_dim')}"
-            )
-        self._check_schedule()

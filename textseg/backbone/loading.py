@@ -27,10 +27,9 @@ from .extras import (
     need,
     to_eight_bit,
 )
-from .families import AUTOENCODERS, BY_PIPELINE, CONSISTENCY, LATENT_UNET, SDXL, Family
+from .families import AUTOENCODERS, BY_PIPELINE, LATENT_UNET, Family
 from .folders import check_model, check_weights_file, find_family, read_calibration, read_json
 from .latent import LatentModel, pick_device, pick_dtype
-from .latent_unet import LatentUNet
 from .lean import load_lean
 from .offload import offload, on_disk, to_disk
 from .quiet import quietly
@@ -47,38 +46,30 @@ def load_model(
     """What `textseg.load` does."""
     beside = beside or Beside()
     source = find_source(name)
-    if source.is_file():
-        return load_file(source, name=os.fspath(name), device=device, dtype=dtype, beside=beside)
-    if beside.config is not None:
-        raise InputError(f"config must be left out for a folder, got {os.fspath(beside.config)!r}")
-    return load_folder(source, name=os.fspath(name), device=device, dtype=dtype, beside=beside)
+    where = pick_device(device)
+    what = pick_dtype(dtype, where)
+    _check_packages(beside, where)
+    read = read_file if source.is_file() else read_folder
+    pipe, family, calibration = read(source, where, what, beside)
+    return _finish(pipe, family, beside.name(os.fspath(name)), calibration, where, what, beside)
 
 
-def load_folder(
-    folder: Path,
-    *,
-    name: str | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    beside: Beside | None = None,
-) -> LatentModel:
-    """Load a pipeline folder of any family.
+def read_folder(
+    folder: Path, where: torch.device, what: torch.dtype, beside: Beside
+) -> tuple[Any, Family, dict[str, Any]]:
+    """The parts of a pipeline folder of any family, its family and its `textseg.json`.
 
     Raises:
         ModelError: names the file that is missing, damaged or unsupported.
     """
-    beside, name = beside or Beside(), name or str(folder)
-    where = pick_device(device)
-    what = pick_dtype(dtype, where)
-    _check_packages(beside, where)
+    if beside.config is not None:
+        raise InputError(f"config must be left out for a folder, got {os.fspath(beside.config)!r}")
     family = find_family(folder)
     given = frozenset({family.denoiser} if beside.transformer else ())
     variants = check_model(folder, given)
     calibration = read_calibration(folder, [path for path, _ in beside.lora])
-    if family.name == LATENT_UNET.name and not beside:
-        pipe = load_lean(folder, variants)
-        if pipe is not None:
-            return _finish(pipe, family, name, calibration, where, what, beside)
+    if family.bare and not beside and (lean := load_lean(folder, variants)) is not None:
+        return lean, family, calibration
     try:
         with quietly(), warnings.catch_warnings():
             # About settings of older schedulers, which textseg does not use.
@@ -89,18 +80,14 @@ def load_folder(
         raise
     except FAILURES as error:
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
-    return _finish(pipe, family, beside.name(name), calibration, where, what, beside)
+    return pipe, family, calibration
 
 
-def load_file(
-    path: Path,
-    *,
-    name: str | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    beside: Beside | None = None,
-) -> LatentModel:
-    """Load a single-file checkpoint, with the configurations and tokenizers of a folder.
+def read_file(
+    path: Path, where: torch.device, what: torch.dtype, beside: Beside
+) -> tuple[Any, Family, dict[str, Any]]:
+    """A single-file checkpoint, with the configurations and tokenizers of a folder, as
+    `read_folder` gives it.
 
     Raises:
         ModelNotFoundError: the configurations are not on this machine; says how to get them.
@@ -110,10 +97,6 @@ def load_file(
         import diffusers
         from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    beside, name = beside or Beside(), name or str(path)
-    where = pick_device(device)
-    what = pick_dtype(dtype, where)
-    _check_packages(beside, where)
     if beside.transformer is not None:
         raise InputError(
             f"transformer must be left out for a single file, got {os.fspath(beside.transformer)!r}"
@@ -142,8 +125,7 @@ def load_file(
         if part.startswith("text_encoder"):
             # Some files hold T5's table of words once, where the encoder expects it twice.
             getattr(pipe, part).tie_weights()
-    calibration = read_calibration(None, [path for path, _ in beside.lora])
-    return _finish(pipe, family, beside.name(name), calibration, where, what, beside)
+    return pipe, family, read_calibration(None, [path for path, _ in beside.lora])
 
 
 def _finish(
@@ -174,8 +156,8 @@ def _finish(
             torch.nn.Module.to(network, what)
     if beside.quantize is not None:
         to_eight_bit(networks[family.denoiser], where)
-    model = _class_of(family).from_pipeline(pipe, name, calibration)
-    if beside.embedding and family in (LATENT_UNET, CONSISTENCY):
+    model = _class_of(family)(pipe, name, calibration)
+    if beside.embedding and family.bare:
         model.expand_prompt = lambda text: pipe.maybe_convert_prompt(text, pipe.tokenizer)
     if beside.offload is not None:
         if beside.quantize is not None or (gguf and beside.offload != "model"):
@@ -185,8 +167,8 @@ def _finish(
     else:
         for network in networks.values():
             torch.nn.Module.to(network, where)
-        if where.type == "cpu" and isinstance(model, LatentUNet):
-            model.use_plain_attention()
+        if where.type == "cpu":
+            model.settle_on_cpu()
     model.device, model.dtype = where, what
     return model
 
@@ -214,8 +196,7 @@ def _load_parts(
             kind = read_json(folder / part / "config.json", folder).get("_class_name", kind)
             if kind not in AUTOENCODERS:
                 raise ModelError(f"{folder} has a {kind}; supported are {', '.join(AUTOENCODERS)}")
-            if kind == "SemanticAutoencoder":
-                library = importlib.import_module(".semantic_autoencoder", __package__)
+            library = importlib.import_module(AUTOENCODERS[kind])
         precision = torch.float32 if part == "vae" else dtype
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True,
                                    "variant": variants[part]}  # fmt: skip
@@ -244,16 +225,10 @@ def _assemble(family: Family, parts: dict[str, Any], to_change: bool) -> Any:
     """A pipeline of the parts, where one is needed: to encode text, or to load into."""
     import diffusers
 
-    extra: dict[str, Any] = {}
-    if family.name in (LATENT_UNET.name, CONSISTENCY.name):
-        if not to_change:
-            return SimpleNamespace(**parts)
-        extra = {"safety_checker": None, "feature_extractor": None,
-                 "requires_safety_checker": False}  # fmt: skip
-        return diffusers.StableDiffusionPipeline(**parts, **extra)
-    if family.name == SDXL.name:
-        extra = {"add_watermarker": False}
-    return getattr(diffusers, family.pipeline)(**parts, **extra)
+    if family.bare and not to_change:
+        return SimpleNamespace(**parts)
+    pipeline = LATENT_UNET.pipeline if family.bare else family.pipeline
+    return getattr(diffusers, pipeline)(**parts, **family.arguments)
 
 
 def _class_of(family: Family) -> type[LatentModel]:

@@ -9,20 +9,19 @@ import torch
 
 from ..errors import ModelError
 from .families import PIXART
-from .piped import PipedModel
+from .latent import LatentModel
 from .quiet import quietly
 
 TOKENS = 300
 
 
-class PixArtSigma(PipedModel):
+class PixArtSigma(LatentModel):
     """Predicts noise (and a variance, which is left out) on a linear schedule of betas.
 
     An embedding holds T5's tokens, (300, 4096), and a further column that is 1 for real tokens and
     0 for padding, which is masked out.
     """
 
-    family = PIXART.name
     kind = PIXART
 
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:

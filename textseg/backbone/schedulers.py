@@ -87,8 +87,8 @@ def make_scheduler(backbone: Backbone, name: str, steps: int) -> Any:
         raise InputError(
             f"scheduler must be 'ddim' or the name of a diffusers scheduler, got {name!r}"
         )
-    own = getattr(backbone, "scheduler", None)
-    if own is None or "betas" not in vars(own):
+    own = backbone.sampler_schedule
+    if own is None:
         raise InputError(f"scheduler must be 'ddim' for a model of family {backbone.family!r}")
     changes = {"prediction_type": "epsilon", "timestep_spacing": "trailing", "clip_sample": False}
     config = {k: v for k, v in dict(own.config).items() if not k.startswith("_")}

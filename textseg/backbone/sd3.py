@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from .conditions import pack, unpack
 from .families import SD3
 from .flow import FlowTransformer
 from .latent import MAX_ASPECT
@@ -26,7 +25,6 @@ class MMDiT(FlowTransformer):
     vectors.
     """
 
-    family = SD3.name
     kind = SD3
 
     def __init__(
@@ -42,7 +40,7 @@ class MMDiT(FlowTransformer):
             self.tokenizer, self.max_tokens = pipe.tokenizer_3, T5_TOKENS
 
     def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
-        sequence, pooled = unpack(embedding.to(z.dtype), self._pooled)
+        sequence, pooled, _ = self._unpack(embedding.to(z.dtype))
         steps = self.scheduler.config["num_train_timesteps"]
         return self.unet(
             hidden_states=z,
@@ -57,7 +55,7 @@ class MMDiT(FlowTransformer):
                 prompt, prompt, prompt, device=self.device, do_classifier_free_guidance=False,
                 max_sequence_length=T5_TOKENS,
             )  # fmt: skip
-        return pack(sequence[0].float(), pooled[0].float())
+        return self._pack(sequence[0].float(), pooled[0].float())
 
     def _native_tokens(self) -> int:
         return (int(self.unet.config["sample_size"]) // self.unet.config["patch_size"]) ** 2

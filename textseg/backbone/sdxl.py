@@ -10,15 +10,12 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
-from .conditions import pack, replace_last, unpack
 from .families import SDXL
-from .latent_unet import LatentUNet
-from .lcm import guidance_embedding
-from .piped import PipedModel
 from .quiet import quietly
+from .unet import UNetModel
 
 
-class LatentUNetXL(PipedModel, LatentUNet):
+class LatentUNetXL(UNetModel):
     """SDXL, SDXL Turbo and LCM-SDXL; the refiner is refused.
 
     An embedding holds the sequence of both encoders, (77, 2048), then the second's pooled vector
@@ -27,9 +24,8 @@ class LatentUNetXL(PipedModel, LatentUNet):
     empty prompt (`force_zeros_for_empty_prompt`), it is embedded as zeros.
     """
 
-    family = SDXL.name
     kind = SDXL
-    _unsupported = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
+    _told = frozenset({"addition_embed_type", "time_cond_proj_dim"})
 
     def __init__(
         self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
@@ -39,9 +35,6 @@ class LatentUNetXL(PipedModel, LatentUNet):
         if self.unet.config.get("time_cond_proj_dim") is not None:
             self.distilled_guidance = 3.0
 
-    def with_guidance(self, embedding: torch.Tensor, scale: float) -> torch.Tensor:
-        return replace_last(embedding, self._pooled + 1, scale)
-
     def _encode_text(self, prompt: str) -> torch.Tensor:
         with quietly():
             sequence, _, pooled, _ = self.pipe.encode_prompt(
@@ -50,25 +43,17 @@ class LatentUNetXL(PipedModel, LatentUNet):
         vector = pooled[0].float()
         if not prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
             sequence, vector = torch.zeros_like(sequence), torch.zeros_like(vector)
-        if self.distilled_guidance is not None:
-            vector = torch.cat([vector, vector.new_tensor([self.distilled_guidance])])
-        return pack(sequence[0].float(), vector)
+        return self._pack(sequence[0].float(), vector)
 
     def _conditions(self, embedding: torch.Tensor, shape: torch.Size) -> dict[str, Any]:
-        distilled = self.distilled_guidance is not None
-        sequence, vector = unpack(embedding, self._pooled + distilled)
+        conditions = super()._conditions(embedding, shape)
+        sequence, pooled, _ = self._unpack(embedding)
         height, width = shape[-2] * self.factor, shape[-1] * self.factor
-        sizes = [height, width, 0, 0, height, width]
-        conditions: dict[str, Any] = {
-            "encoder_hidden_states": sequence,
-            "added_cond_kwargs": {
-                "text_embeds": vector[:, : self._pooled],
-                "time_ids": sequence.new_tensor(sizes).expand(len(sequence), -1),
-            },
+        sizes = sequence.new_tensor([height, width, 0, 0, height, width])
+        conditions["added_cond_kwargs"] = {
+            "text_embeds": pooled,
+            "time_ids": sizes.expand(len(sequence), -1),
         }
-        if distilled:
-            scales = guidance_embedding(vector[:, -1], self.unet.config["time_cond_proj_dim"])
-            conditions["timestep_cond"] = scales.to(sequence)
         return conditions
 
     def _text_width(self) -> int:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backbone.families import SAMPLED
 from ..checks import Rule, option, validate, whole
 from ..errors import InputError
 from ..image import resize_image
@@ -166,11 +165,7 @@ def _works(
     from .models import diffedit_pipeline
 
     n, several = options.samples, f"{options.queries} queries"
-    public = (
-        diffedit_pipeline(backbone)
-        if backbone.family == "latent-unet" and type(backbone.vae).__name__ in SAMPLED
-        else None
-    )
+    public = diffedit_pipeline(backbone) if backbone.diffedit_parts else None
     small = resize_image(image, backbone.fit_size(*image.shape[:2]))
     pixels = small[None].astype(np.float32) / 255
 

@@ -108,7 +108,7 @@ class Meter:
 
         model = self.backbone
         watched = [("unet", model.unet), ("text", model.text_encoder)]
-        second = getattr(getattr(model, "pipe", None), "text_encoder_2", None)
+        second = getattr(model.pipe, "text_encoder_2", None)
         watched += [] if second is None else [("text", second)]
         hooks = []
         for stage, module in watched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 from ..backbone.base import Backbone
@@ -119,7 +120,7 @@ def random_model(
                              "tokenizer": tokenizer, "scheduler": scheduler}  # fmt: skip
     name = f"{arch}, random weights"
     if len(encoders) == 1:
-        return LatentUNet(**parts, name=name)
+        return LatentUNet(SimpleNamespace(**parts), name)
     pipe = diffusers.StableDiffusionXLPipeline(
         **parts, text_encoder_2=encoders[1], tokenizer_2=tokenizer, add_watermarker=False
     )

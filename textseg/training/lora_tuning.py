@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -146,19 +146,18 @@ def tune(job: TuneJob, options: LoraOptions, progress: Progress | None = None) -
 
 def _load_base(job: TuneJob, options: LoraOptions, accelerator: Any) -> LatentUNet:
     from ..backbone import load
-    from ..backbone.latent_unet import LatentUNet
 
     place = job.device
     if place is None or accelerator.num_processes > 1:
         place = str(accelerator.device)
     dtype = {"fp16": "float16", "bf16": "bfloat16"}.get(options.mixed_precision, "float32")
     loaded = load(job.init, device=place, dtype=dtype)
-    if not isinstance(loaded, LatentUNet) or type(loaded) is not LatentUNet:
+    if not loaded.lora_trainable:
         raise InputError(
             f"init must be a model of the Stable Diffusion 1 or 2 class, got {str(job.init)!r} of "
             f"family {loaded.family!r}"
         )
-    return loaded
+    return cast("LatentUNet", loaded)
 
 
 def _write_json(file: Path, value: Any, indent: int | None = 1) -> None:
@@ -187,11 +186,7 @@ def vocabulary(calibration: Mapping[str, Any], nouns: Sequence[str]) -> dict[str
 
 def with_calibration(model: LatentUNet, calibration: dict[str, Any]) -> LatentUNet:
     """The same networks with another `textseg.json`."""
-    return type(model)(
-        unet=model.unet, vae=model.vae, text_encoder=model.text_encoder,
-        tokenizer=model.tokenizer, scheduler=model.scheduler, name=model.name,
-        calibration=calibration,
-    )  # fmt: skip
+    return type(model)(model.pipe, model.name, calibration)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def unet_of(backbone: Backbone, method: str) -> Any:
     Raises:
         ModelError: the model is of another family.
     """
-    if backbone.family != "latent-unet":
+    if not backbone.cross_attends:
         raise ModelError(
             f"model must be a latent UNet for {method}, got {backbone.name!r} of family "
             f"{backbone.family!r}"

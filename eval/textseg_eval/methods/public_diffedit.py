@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from textseg.backbone.families import SAMPLED
 from textseg.bench.models import diffedit_pipeline
 from textseg.errors import ModelError
 from textseg.image import image_identity, resize_image
@@ -38,7 +37,7 @@ class PublicDiffEdit(Method):
         # The pipeline runs its UNet in the autoencoder's precision.
         self.backbone: Any = backbone_of(replace(spec, dtype=spec.dtype or "float32"))
         unet_of(self.backbone, spec.method)
-        if type(self.backbone.vae).__name__ not in SAMPLED:
+        if not self.backbone.diffedit_parts:
             raise ModelError(
                 f"model must have an autoencoder of distributions for {spec.method}, got "
                 f"{type(self.backbone.vae).__name__}"
