@@ -12,24 +12,22 @@ import pytest
 import torch
 from fake_backbone import FakeBackbone
 
-from textseg.editing import (
-    LATENT_METHODS,
+from textseg.edit_methods import (
+    EDIT_METHODS,
     LatentTask,
-    Steps,
-    composite,
     diffedit,
     diffedit_no_encoding,
-    edit,
     encode_decode,
-    latent_mask,
     opencv_inpaint,
     poisson,
     sdedit,
 )
+from textseg.editing import Steps, composite, edit, latent_mask
 from textseg.errors import CancelledError, InputError, ModelError
-from textseg.options import EDIT_METHODS, EditOptions
+from textseg.options import EditOptions
 from textseg.segmenter import Segmenter
 
+LATENT_METHODS = {name: way.run for name, way in EDIT_METHODS.items() if way.over == "latents"}
 BACKBONES = ("eps_backbone", "v_backbone")
 OPTIONS = EditOptions(encode_ratio=0.6, steps=10, guidance_scale=3.0, negative_prompt="the cat")
 

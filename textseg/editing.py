@@ -1,25 +1,21 @@
-"""Editing a named region by prompt: DiffEdit and the methods it is compared with.
+"""Editing a named region by prompt: find the region, change it by a method, paste it back.
 
-The methods over latents (`LATENT_METHODS`) and over pixels (`PIXEL_METHODS`) each share one
-signature; `edit` finds the region, runs one of them and pastes the untouched pixels back.
-
-Source: Couairon et al. 2022, arXiv 2210.11427, sections 3.2 to 3.3 and 4.3.
+Source: Couairon et al. 2022, arXiv 2210.11427, sections 3.2 to 3.3.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .checks import check_text
-from .errors import ImageError, InputError, ModelError
+from .edit_methods import EDIT_METHODS, LatentTask
+from .errors import ImageError, InputError
 from .image import fetch_image, image_identity, is_url, load_image, resize_image
-from .inversion import Trajectory, ddim_decode, ddim_encode, edit_levels
-from .options import EDIT_METHODS, EditOptions
+from .options import EditOptions
 from .progress import Progress, report
 from .vocabulary import find_unknown_note
 
@@ -46,171 +42,6 @@ class Steps:
     encoded: np.ndarray | None = None
     decoded: np.ndarray | None = None
     latent_mask: np.ndarray | None = None
-
-
-# ---------------------------------------------------------------------------
-# Methods over latents: (C, h, w) clean latents in, (C, h, w) clean edited latents out.
-
-
-@dataclass(frozen=True)
-class LatentTask:
-    """What every method over latents is given.
-
-    Attributes:
-        backbone: the model.
-        latents: clean latents x_0, (C, h, w).
-        mask: region to edit, (1, h, w) float32 in [0, 1].
-        noise: one draw from a standard normal, (C, h, w), for the methods that use it.
-        prompt: what the region becomes.
-        options: ratio, steps, guidance, negative prompt, fixed point.
-        progress: see `inversion.Progress`.
-        started: told the noisy latents the decoding starts from.
-        encoded: the image's trajectory, if it was encoded before, to this ratio or a higher one
-            of the same number of steps.
-    """
-
-    backbone: Backbone
-    latents: torch.Tensor
-    mask: torch.Tensor
-    noise: torch.Tensor
-    prompt: str
-    options: EditOptions
-    progress: Progress | None = None
-    started: Callable[[torch.Tensor], None] | None = None
-    encoded: Trajectory | None = None
-
-    @property
-    def levels(self) -> list[int]:
-        """Timesteps from the clean end to the ratio r."""
-        return edit_levels(self.backbone, self.options.steps, self.options.encode_ratio)
-
-    def encode(self) -> Trajectory:
-        """The image's DDIM trajectory, unconditional; its levels begin with those of the task."""
-        if self.encoded is not None:
-            return self.encoded
-        return ddim_encode(
-            self.backbone,
-            self.latents,
-            self.levels,
-            progress=self.progress,
-            fixed_point=self.options.fixed_point,
-        )
-
-    def noised(self, index: int) -> torch.Tensor:
-        """x_0 with the task's noise at `levels[index]`, (C, h, w)."""
-        t = self.levels[index]
-        if t < 0:
-            return self.latents
-        return self.backbone.add_noise(self.latents, self.noise[None], t)[0]
-
-    def decode(
-        self,
-        latents: torch.Tensor,
-        after_step: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Decode from the last level under the prompt."""
-        if self.started is not None:
-            self.started(latents)
-        return ddim_decode(
-            self.backbone,
-            latents,
-            self.levels,
-            prompt=self.prompt,
-            negative_prompt=self.options.negative_prompt,
-            progress=self.progress,
-            guidance_scale=self.options.guidance_scale,
-            after_step=after_step,
-        )
-
-
-def sdedit(task: LatentTask) -> torch.Tensor:
-    """Noise the image to r, decode under the prompt: neither mask nor encoding.
-
-    Source: Meng et al. 2022, arXiv 2108.01073; first row of DiffEdit's ablation.
-    """
-    return task.decode(task.noised(-1))
-
-
-def encode_decode(task: LatentTask) -> torch.Tensor:
-    """Encode the image to r with DDIM, decode under the prompt: no mask."""
-    return task.decode(task.encode()[len(task.levels) - 1])
-
-
-def diffedit_no_encoding(task: LatentTask) -> torch.Tensor:
-    """Noise the image to r, decode under the prompt, keep the noised image outside the mask.
-
-    The same noise is used at every level, so that the background follows a straight path back to
-    the image.
-    """
-    return task.decode(
-        task.noised(-1), lambda y, i: task.mask * y + (1 - task.mask) * task.noised(i)
-    )
-
-
-def diffedit(task: LatentTask) -> torch.Tensor:
-    """Encode, then decode under the prompt with the mask: DiffEdit steps 2 and 3.
-
-    y_t = M y_t + (1 - M) x_t after every step, both at the same t, down to x_0 itself.
-    """
-    encoded = task.encode()
-    start = encoded[len(task.levels) - 1]
-    return task.decode(start, lambda y, i: task.mask * y + (1 - task.mask) * encoded[i])
-
-
-LATENT_METHODS: dict[str, Callable[[LatentTask], torch.Tensor]] = {
-    "sdedit": sdedit,
-    "encode-decode": encode_decode,
-    "diffedit-no-encoding": diffedit_no_encoding,
-    "diffedit": diffedit,
-}
-
-# ---------------------------------------------------------------------------
-# Methods over pixels: image (H, W, 3) uint8 and mask (H, W) bool in, edited image out.
-
-
-def opencv_inpaint(image: np.ndarray, mask: np.ndarray, patch: np.ndarray | None) -> np.ndarray:
-    """Fill the region from its surroundings, without a model.
-
-    Source: Telea 2004, "An image inpainting technique based on the fast marching method", as in
-    OpenCV, with a radius of 3 pixels.
-    """
-    import cv2
-
-    return cv2.inpaint(np.ascontiguousarray(image), mask.astype(np.uint8), 3, cv2.INPAINT_TELEA)
-
-
-def poisson(image: np.ndarray, mask: np.ndarray, patch: np.ndarray | None) -> np.ndarray:
-    """Blend a given patch into the region by its gradients, without a model.
-
-    The patch is resized to the region's bounding box.
-
-    Source: Perez et al. 2003, "Poisson image editing", as in OpenCV's `seamlessClone`.
-    """
-    import cv2
-
-    if patch is None:
-        raise InputError("patch must be an image for method 'poisson', got None")
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    source = np.zeros_like(image)
-    source[top:bottom, left:right] = resize_image(patch, (bottom - top, right - left))
-    # seamlessClone leaves a region that touches the border undone; a margin keeps it inside.
-    margin = 2
-    wide = ((margin, margin), (margin, margin))
-    padded = [np.pad(a, (*wide, (0, 0)), mode="edge") for a in (source, image)]
-    region = np.pad(mask.astype(np.uint8) * 255, wide)
-    if min(bottom - top, right - left) < 3:
-        # seamlessClone fails on what has no inside.
-        region = cv2.dilate(region, np.ones((3, 3), np.uint8))
-    centre = (margin + (left + right) // 2, margin + (top + bottom) // 2)
-    done = cv2.seamlessClone(padded[0], padded[1], region, centre, cv2.NORMAL_CLONE)
-    return done[margin:-margin, margin:-margin]
-
-
-PIXEL_METHODS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]] = {
-    "opencv-inpaint": opencv_inpaint,
-    "poisson": poisson,
-}
 
 
 # ---------------------------------------------------------------------------
@@ -321,94 +152,64 @@ def edit(
     Raises:
         InputError: a bad argument; CancelledError: `progress` returned False.
     """
-    from ._version import __version__
-    from .backbone.shared import lock_of
-    from .masks import Edit, Segmentation
+    from .masks import Segmentation
 
-    if method not in EDIT_METHODS:
-        raise InputError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}")
-    check_text("prompt", prompt)
     own = {f.name for f in fields(EditOptions)}
-    changes = {k: v for k, v in overrides.items() if k in own}
     finding = {k: v for k, v in overrides.items() if k not in own or k == "seed"}
-    if mask is None and not query:
-        raise InputError("query must name what to edit when no mask is given, got none")
-    if mask is None and method == "inpaint":
-        raise InputError("mask must be given for method 'inpaint': its model finds no regions")
-    if mask is not None and set(finding) - {"seed"}:
-        name = min(set(finding) - {"seed"})
-        raise InputError(
-            f"option must be a field of EditOptions when a mask is given, got {name!r}"
-        )
-
+    _check(query, prompt, mask is None, method, finding)
     if is_url(image):
         image = fetch_image(image, allow_url=allow_url)
     input_xmp = _input_xmp(image)
-    pixels = load_image(image)
-    segmenter = _segmenter(model, needed=mask is None or method in LATENT_METHODS)
-    backbone = segmenter.model if segmenter is not None else None
-    chosen = replace(options or edit_defaults(backbone), **changes)
-    segmentation = mask if isinstance(mask, Segmentation) else None
-    if segmentation is not None:
-        query = query or segmentation.query
-    elif mask is None:
-        assert segmenter is not None and query is not None
-        segmenter.set_image(pixels)
-        segmentation = segmenter.query(query, progress=progress, **finding)
-    if segmentation is not None:
-        mask = segmentation.mask
+    pixels, over = load_image(image), EDIT_METHODS[method].over
+    segmenter = _segmenter(model, needed=mask is None or over == "latents")
+    chosen = options or edit_defaults(None if segmenter is None else segmenter.model)
+    chosen = replace(chosen, **{k: v for k, v in overrides.items() if k in own})
+    found = mask if isinstance(mask, Segmentation) else None
+    if mask is None and segmenter is not None and query is not None:
+        found = segmenter.set_image(pixels).query(query, progress=progress, **finding)
+    if found is not None:
+        mask, query = found.mask, query or found.query
     region = _region(np.asarray(mask), pixels, chosen)
-
-    notes: list[str] = []
-    if segmentation is not None and (unknown := find_unknown_note(segmentation.notes)):
-        notes.append(unknown)
-    if not region.any():
-        notes.append("the region is empty: the image is unchanged")
-        edited = pixels
-    elif method in PIXEL_METHODS:
-        given = load_image(patch, allow_url=allow_url) if patch is not None else None
-        edited = PIXEL_METHODS[method](pixels, region, given)
-        report(progress, 1, 1, method)
-    elif method == "inpaint":
-        edited = _inpaint(model, pixels, region, prompt, chosen, progress)
-    else:
-        assert segmenter is not None and backbone is not None
-        if prompt == "":
-            prompt = removal_prompt(backbone, query)
-        notes += prompt_notes(backbone, prompt, chosen.negative_prompt)
-        if chosen.negative_prompt and backbone.distilled_guidance is not None:
-            notes.append("the model has guidance distilled into it: no negative prompt is used")
-        with lock_of(backbone):
-            edited = _edit_latents(
-                segmenter, pixels, region, prompt, method, chosen, progress, keep
-            )
-    if region.any() and chosen.composite:
-        edited = composite(pixels, edited, region, chosen.seam)
-    return Edit(
-        image=edited,
-        mask=region,
-        query=query or "",
-        prompt=prompt,
-        options=chosen,
-        segmentation=segmentation,
-        method=method,
-        model=backbone.name if backbone is not None else _model_name(model, method),
-        version=__version__,
-        source=pixels,
-        notes=tuple(notes),
-        input_xmp=input_xmp,
-        trained=method not in PIXEL_METHODS,
-    )
+    job = _Job(
+        model, segmenter, pixels, region, query, prompt, method, chosen, patch, allow_url,
+        progress, keep,
+    )  # fmt: skip
+    if found is not None and (unknown := find_unknown_note(found.notes)):
+        job.notes.append(unknown)
+    return _record(job, _run(job), found, input_xmp)
 
 
-def prompt_notes(backbone: Backbone, *prompts: str) -> list[str]:
-    """One line for every prompt the model cuts or has unknown words in; the cuts also warn."""
+def _check(
+    query: str | None, prompt: str, to_find: bool, method: str, finding: dict[str, Any]
+) -> None:
+    """What `edit` refuses before it reads an image.
+
+    Args:
+        to_find: whether no mask is given.
+        finding: the options that find a region.
+    """
+    if method not in EDIT_METHODS:
+        raise InputError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}")
+    check_text("prompt", prompt)
+    if to_find and not query:
+        raise InputError("query must name what to edit when no mask is given, got none")
+    if to_find and EDIT_METHODS[method].over == "checkpoint":
+        raise InputError(f"mask must be given for method {method!r}: its model finds no regions")
+    if not to_find and (foreign := set(finding) - {"seed"}):
+        raise InputError(
+            f"option must be a field of EditOptions when a mask is given, got {min(foreign)!r}"
+        )
+
+
+def prompt_notes(backbone: Backbone, *prompts: str, stacklevel: int = 3) -> list[str]:
+    """One line for every prompt the model cuts or has unknown words in; the cuts also warn, at the
+    caller `stacklevel` calls up."""
     notes = []
     for prompt in prompts:
         cut = backbone.truncated_words(prompt)
         if cut:
             notes.append(f"the prompt exceeds the model's token limit; left out: {cut!r}")
-            warnings.warn(notes[-1], stacklevel=3)
+            warnings.warn(notes[-1], stacklevel=stacklevel)
         unknown = backbone.unknown_words(prompt)
         if unknown:
             notes.append(f"words the model does not know: {', '.join(unknown)}")
@@ -433,21 +234,6 @@ def _input_xmp(image: Any) -> str:
         return ""
 
 
-def _segmenter(model: Any, needed: bool) -> Segmenter | None:
-    """The segmenter to find the region and hold the model; None where neither is needed."""
-    from .segmenter import Segmenter
-
-    if isinstance(model, Segmenter):
-        return model
-    return Segmenter(model) if needed else None
-
-
-def _model_name(model: Any, method: str) -> str:
-    if method in PIXEL_METHODS:
-        return method
-    return str(getattr(model, "name", model))
-
-
 def _region(mask: np.ndarray, image: np.ndarray, options: EditOptions) -> np.ndarray:
     """The region to edit, (H, W) bool, inverted if the options say so."""
     if mask.shape != image.shape[:2]:
@@ -463,61 +249,121 @@ def _region(mask: np.ndarray, image: np.ndarray, options: EditOptions) -> np.nda
     return ~mask if options.invert_mask else mask
 
 
-def _edit_latents(
-    segmenter: Segmenter,
-    image: np.ndarray,
-    mask: np.ndarray,
-    prompt: str,
-    method: str,
-    options: EditOptions,
-    progress: Progress | None,
-    keep: Steps | None,
-) -> np.ndarray:
+def _segmenter(model: Any, needed: bool) -> Segmenter | None:
+    """The segmenter to find the region and hold the model; None where neither is needed."""
+    from .segmenter import Segmenter
+
+    if isinstance(model, Segmenter):
+        return model
+    return Segmenter(model) if needed else None
+
+
+@dataclass
+class _Job:
+    """A region to change by one of the methods.
+
+    Attributes:
+        model, patch, allow_url, progress, keep: as given to `edit`.
+        segmenter: None where no backbone takes part.
+        image: (H, W, 3) uint8.
+        region: (H, W) bool.
+        notes: what the caller should know, filled on the way.
+    """
+
+    model: Any
+    segmenter: Segmenter | None
+    image: np.ndarray
+    region: np.ndarray
+    query: str | None
+    prompt: str
+    method: str
+    options: EditOptions
+    patch: ImageLike | None
+    allow_url: bool
+    progress: Progress | None
+    keep: Steps | None
+    notes: list[str] = field(default_factory=list)
+
+
+def _run(job: _Job) -> np.ndarray:
+    """The image with the region changed, (H, W, 3) uint8."""
+    if not job.region.any():
+        job.notes.append("the region is empty: the image is unchanged")
+        return job.image
+    image, region, options = job.image, job.region, job.options
+    method = EDIT_METHODS[job.method]
+    if method.over == "latents":
+        edited = _edit_latents(job)
+    elif method.over == "pixels":
+        patch = None if job.patch is None else load_image(job.patch, allow_url=job.allow_url)
+        edited = method.run(image, region, patch)
+        report(job.progress, 1, 1, job.method)
+    else:
+        edited = method.run(job.model, image, region, job.prompt, options, job.progress)
+    return composite(image, edited, region, options.seam) if options.composite else edited
+
+
+def _edit_latents(job: _Job) -> np.ndarray:
     """Run a method over latents; returns (H, W, 3) uint8 of the image's size."""
+    from .backbone.shared import lock_of
+
+    assert job.segmenter is not None
+    backbone, options = job.segmenter.model, job.options
+    if job.prompt == "":
+        job.prompt = removal_prompt(backbone, job.query)
+    job.notes += prompt_notes(backbone, job.prompt, options.negative_prompt, stacklevel=5)
+    if options.negative_prompt and backbone.distilled_guidance is not None:
+        job.notes.append("the model has guidance distilled into it: no negative prompt is used")
+    with lock_of(backbone):
+        task, keep = _latent_task(job, job.segmenter), job.keep
+        if keep is not None:
+            keep.latent_mask = task.mask[0].cpu().numpy()
+            task = replace(task, started=lambda x: _keep_encoded(keep, backbone, x))
+        decoded = backbone.decode(EDIT_METHODS[job.method].run(task))
+    if keep is not None:
+        keep.decoded = decoded
+    return resize_image(decoded, (job.image.shape[0], job.image.shape[1]))
+
+
+def _latent_task(job: _Job, segmenter: Segmenter) -> LatentTask:
     import torch
 
     from .predictions import draw_noise
 
-    backbone, latents = segmenter.model, segmenter.encode(image)
-    cells = latent_mask(mask, (latents.shape[-2], latents.shape[-1]), options.feather)
-    task = LatentTask(
-        backbone=backbone,
-        latents=latents,
-        mask=torch.from_numpy(cells)[None].to(latents),
-        noise=draw_noise(tuple(latents.shape), options.seed, image_identity(image), -1, 0).to(
-            latents
-        ),
-        prompt=prompt,
-        options=options,
-        progress=progress,
-        started=None if keep is None else lambda x: _keep_encoded(keep, backbone, x),
+    latents, options = segmenter.encode(job.image), job.options
+    cells = latent_mask(job.region, (latents.shape[-2], latents.shape[-1]), options.feather)
+    noise = draw_noise(tuple(latents.shape), options.seed, image_identity(job.image), -1, 0)
+    mask = torch.from_numpy(cells)[None].to(latents)
+    return LatentTask(
+        segmenter.model, latents, mask, noise.to(latents), job.prompt, options, job.progress
     )
-    decoded = backbone.decode(LATENT_METHODS[method](task))
-    if keep is not None:
-        keep.decoded, keep.latent_mask = decoded, cells
-    return resize_image(decoded, (image.shape[0], image.shape[1]))
 
 
 def _keep_encoded(keep: Steps, backbone: Backbone, latents: torch.Tensor) -> None:
     keep.encoded = backbone.decode(latents)
 
 
-def _inpaint(
-    model: Any,
-    image: np.ndarray,
-    mask: np.ndarray,
-    prompt: str,
-    options: EditOptions,
-    progress: Progress | None,
-) -> np.ndarray:
-    """Run an inpainting checkpoint; returns (H, W, 3) uint8 of the image's size."""
-    from .backbone.inpainting import InpaintingModel
+def _record(job: _Job, edited: np.ndarray, found: Segmentation | None, input_xmp: str) -> Edit:
+    from ._version import __version__
+    from .masks import Edit
 
-    if not isinstance(model, InpaintingModel):
-        if not isinstance(model, str):
-            raise ModelError(
-                "method 'inpaint' must be given the folder or name of an inpainting checkpoint, "
-                f"got {type(model).__name__}"
-            )
-        model = InpaintingModel.load(model)
-    return model.inpaint(image, mask, prompt, options, progress)
+    over_pixels = EDIT_METHODS[job.method].over == "pixels"
+    if job.segmenter is not None:
+        model = job.segmenter.model.name
+    else:
+        model = job.method if over_pixels else str(getattr(job.model, "name", job.model))
+    return Edit(
+        image=edited,
+        mask=job.region,
+        query=job.query or "",
+        prompt=job.prompt,
+        options=job.options,
+        segmentation=found,
+        method=job.method,
+        model=model,
+        version=__version__,
+        source=job.image,
+        notes=tuple(job.notes),
+        input_xmp=input_xmp,
+        trained=not over_pixels,
+    )

@@ -31,10 +31,6 @@ from .errors import InputError
 
 Measure = Literal["contrast", "evidence"]
 REFERENCES: tuple[str, ...] = ("null", "absent", "swap", "erase")
-EDIT_METHODS: tuple[str, ...] = (
-    "diffedit", "diffedit-no-encoding", "encode-decode", "sdedit", "inpaint", "opencv-inpaint",
-    "poisson",
-)  # fmt: skip
 THRESHOLD_RULES: tuple[str, ...] = ("paper", "otsu", "quantile", "fixed", "calibrated")
 
 NO_REFINEMENT: dict[str, Any] = {

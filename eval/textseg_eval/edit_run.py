@@ -242,13 +242,8 @@ def _edits(
     import torch
 
     from textseg.cutting import remask
-    from textseg.editing import (
-        LATENT_METHODS,
-        LatentTask,
-        composite,
-        latent_mask,
-        removal_prompt,
-    )
+    from textseg.edit_methods import EDIT_METHODS, LatentTask
+    from textseg.editing import composite, latent_mask, removal_prompt
     from textseg.image import image_identity, resize_image
     from textseg.predictions import draw_noise
     from textseg.segmenter import Segmenter
@@ -285,7 +280,7 @@ def _edits(
         if last is not None and last[0] == (plain, ratio, level):
             edited = last[1]
         else:
-            edited = resize_image(backbone.decode(LATENT_METHODS[plain](task)), size)
+            edited = resize_image(backbone.decode(EDIT_METHODS[plain].run(task)), size)
         last = (plain, ratio, level), edited
         if method == SHIPPED:
             edited = composite(image, edited, mask, options.seam)

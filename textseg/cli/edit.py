@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..edit_methods import EDIT_METHODS
 from ..errors import InputError
-from ..options import EDIT_METHODS, ContrastOptions, EditOptions, RefineOptions
+from ..options import ContrastOptions, EditOptions, RefineOptions
 from ..vocabulary import find_unknown_note
 from .options_arguments import (
     add_alias,
@@ -152,7 +153,7 @@ def _run(
     """`undone` says what is left where the edit does not come about."""
     from ..captioning import erase_caption
     from ..contact_sheet import contact_sheet
-    from ..editing import PIXEL_METHODS, Steps, edit
+    from ..editing import Steps, edit
     from ..image import load_image
     from ..saving import encode_picture, write_atomic
     from ..segmenter import Segmenter
@@ -166,8 +167,11 @@ def _run(
            "--method inpaint needs a --mask: its model finds none")  # fmt: skip
     out = Path(args.output)
     model: Any = args.model
-    plain = args.method not in (*PIXEL_METHODS, "inpaint")
-    if plain or args.mask is None or args.from_prompt is not None:
+    if (
+        EDIT_METHODS[args.method].over == "latents"
+        or args.mask is None
+        or args.from_prompt is not None
+    ):
         model = Segmenter(load_given(args))
     source, carried = _source(args, model, step)
     made = out.with_suffix(".input.png")

@@ -24,10 +24,10 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from ..checks import rule_of
+from ..edit_methods import EDIT_METHODS
 from ..errors import InputError
 from ..masks import decode_rle
 from ..options import (
-    EDIT_METHODS,
     THRESHOLD,
     THRESHOLD_RULES,
     ContrastOptions,
@@ -60,7 +60,7 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "fixed_point": {"le": 10},
 }
 
-METHODS = tuple(method for method in EDIT_METHODS if method != "inpaint")
+METHODS = tuple(name for name, way in EDIT_METHODS.items() if way.over != "checkpoint")
 """Inpainting needs a checkpoint of its own, which a request cannot name."""
 
 _Body = TypeVar("_Body", bound="Body")
