@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("captions", "captioning"),
     ("the segmenter", "segmenter"),
     ("sampling", "inversion"),
+    ("ways to edit", "edit_methods"),
     ("editing", "editing"),
     ("pictures from words", "generation"),
     ("training", "training"),
