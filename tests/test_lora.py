@@ -483,3 +483,17 @@ def test_load_takes_the_lora_with_what_it_learnt(
     torch.testing.assert_close(model.predict(noisy, 300, text), tuned, rtol=1e-4, atol=1e-5)
     plain = textseg.load(tmp_path / "base", device="cpu").predict(noisy, 300, text)
     assert (tuned - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_right_answer_means_the_clean_latents(kind: str) -> None:
+    import torch
+
+    from textseg.backbone.noised import Noised
+
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(3, 4, 6, 8, generator=generator) for _ in range(2))
+    noised = Noised(clean, noise, torch.tensor([0.9, 0.5, 0.1]), kind)
+    torch.testing.assert_close(noised.clean_of(noised.target), clean, rtol=1e-4, atol=1e-4)
+    expected = [1.0, 1.0, 1 / 9] if kind == "epsilon" else [1.0, 1.0, 1.0]
+    assert noised.certainty.tolist() == pytest.approx(expected)

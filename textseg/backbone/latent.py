@@ -17,6 +17,7 @@ from ..options import ContrastOptions, RefineOptions
 from .base import Backbone
 from .conditions import pack, replace_last, unpack
 from .families import Family
+from .noised import Noised
 from .schedulers import nearest_timestep, reference_signal, signal_powers
 
 MAX_ASPECT = 16.0
@@ -220,6 +221,11 @@ class LatentModel(Backbone):
         return math.sqrt(a) * latents.to(self.device)[None] + math.sqrt(1 - a) * noise.to(
             self.device
         )
+
+    def noised(self, clean: torch.Tensor, noise: torch.Tensor, t: Sequence[int]) -> Noised:
+        """Latents and noise (B, C, h, w) for training, each pair at a timestep of its own."""
+        abar = [max(self.alpha_bar(one), 1e-6) for one in t]
+        return Noised(clean, noise, torch.tensor(abar, device=clean.device), self.prediction_type)
 
     @torch.inference_mode()
     def predict(

@@ -4,8 +4,7 @@ what is not there.
 Each scene gives two rows that share image, noise and noise level. Row A has an ordinary caption, or
 none, and the ordinary target. Row B says that a noun is absent, and its target is the image with
 that noun filled from its surroundings; where the noun really is absent, the image itself. Row B's
-loss is that of the clean latents x_0, weighted by min(1, abar / (1 - abar)) for models that predict
-noise, whose x_0 is uncertain at high noise (Hang et al. 2023, arXiv 2303.09556, with gamma = 1).
+loss is that of the clean latents x_0, weighted by how certain these are (`Noised.certainty`).
 """
 
 from __future__ import annotations
@@ -146,32 +145,27 @@ class LoraTrainer:
         """The losses of one batch of `RowPairs`: "diffusion", "counterfactual" and "contrast"."""
         model = self.model
         clean, target = self._encode(batch["images"], batch["changed"])
-        n, device = len(clean), clean.device
+        device = clean.device
         last = model.num_train_timesteps - 1
         t = [min(int(level * (last + 1)), last) for level in np.asarray(batch["levels"]).tolist()]
         noise = torch.stack([_normal(clean.shape[1:], int(s)) for s in batch["seeds"]]).to(device)
-        abar = torch.tensor([max(model.alpha_bar(i), 1e-6) for i in t], device=device)
-        signal, sigma = (x.sqrt().view(n, 1, 1, 1) for x in (abar, 1 - abar))
-        noisy = signal * clean + sigma * noise
+        noised = model.noised(clean, noise, t)
         embedding = model.embed([*batch["ordinary"], *batch["absent"]]).clone().to(model.dtype)
         out = self.unet(
-            noisy.repeat(2, 1, 1, 1).to(model.dtype),
+            noised.noisy.repeat(2, 1, 1, 1).to(model.dtype),
             torch.tensor(t, device=device).repeat(2),
             encoder_hidden_states=embedding,
         ).sample.float()
-        kind = model.prediction_type
-        wanted = {"epsilon": noise, "v_prediction": signal * noise - sigma * clean}
-        x0_a, x0_b = (_clean_of(kind, part, noisy, signal, sigma) for part in out.chunk(2))
-        weight = (abar / (1 - abar)).clamp(max=1) if kind == "epsilon" else torch.ones_like(abar)
+        x0_a, x0_b = map(noised.clean_of, out.chunk(2))
         error = (x0_b - target).square().mean((1, 2, 3))
         cells = F.interpolate(
             torch.as_tensor(np.asarray(batch["masks"]))[:, None].to(device), clean.shape[-2:],
             mode="area",
         )[:, 0]  # fmt: skip
         return {
-            "diffusion": F.mse_loss(out[:n], wanted.get(kind, clean)),
-            "counterfactual": (weight * error).mean(),
-            "contrast": contrast_loss(x0_a - x0_b, cells, abar),
+            "diffusion": F.mse_loss(out[: len(clean)], noised.target),
+            "counterfactual": (noised.certainty * error).mean(),
+            "contrast": contrast_loss(x0_a - x0_b, cells, noised.alpha_bar),
         }
 
     def train_step(self, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -213,15 +207,6 @@ class LoraTrainer:
 
 def _normal(shape: torch.Size, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
-
-
-def _clean_of(
-    kind: str, out: torch.Tensor, noisy: torch.Tensor, signal: torch.Tensor, sigma: torch.Tensor
-) -> torch.Tensor:
-    """The clean latents that a prediction means."""
-    if kind == "epsilon":
-        return (noisy - sigma * out) / signal
-    return signal * noisy - sigma * out if kind == "v_prediction" else out
 
 
 def save_lora(folder: Path, state: Mapping[str, torch.Tensor], scale: float = 1.0) -> Path:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...backbone.noised import Noised
 from ...english import with_article
 from ...errors import InputError
 from .. import runs
@@ -59,8 +60,8 @@ class _Drawn:
     Attributes:
         scenes: B of a `Pool`, with `masks` (B, K, h, w) float32 and `nouns` (B, K).
         rows_a, rows_b, slots: as of `Trainer.captions`.
-        t, alpha_bar: (B,) timesteps, and how much of the signal is left there.
-        clean, noise: (B, C, h, w).
+        t: (B,) timesteps.
+        noised: the latents.
     """
 
     scenes: Sequence[dict[str, torch.Tensor]]
@@ -70,21 +71,7 @@ class _Drawn:
     rows_b: list[str]
     slots: torch.Tensor
     t: torch.Tensor
-    alpha_bar: torch.Tensor
-    clean: torch.Tensor
-    noise: torch.Tensor
-
-    @property
-    def scales(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of clean latents and noise, (B, 1, 1, 1) each."""
-        abar = self.alpha_bar.view(-1, 1, 1, 1)
-        return abar.sqrt(), (1 - abar).sqrt()
-
-    @property
-    def noisy(self) -> torch.Tensor:
-        """(B, C, h, w)."""
-        signal, sigma = self.scales
-        return signal * self.clean + sigma * self.noise
+    noised: Noised
 
 
 class Trainer:
@@ -274,9 +261,9 @@ class Trainer:
         t = torch.from_numpy(timesteps(self.rng, count))
         clean = pool.clean(scenes)
         masks = torch.stack([s["masks"] for s in scenes]).float()
-        return _Drawn(
-            scenes, masks, nouns, *captions, t, self.alpha_bar[t], clean, torch.randn(clean.shape)
-        )
+        kind = SCHEDULE["prediction_type"]
+        noised = Noised(clean, torch.randn(clean.shape), self.alpha_bar[t], kind)
+        return _Drawn(scenes, masks, nouns, *captions, t, noised)
 
     def train_step(self, pool: Pool) -> dict[str, float]:
         """One optimiser step on scenes of the pool; returns the losses."""
@@ -285,26 +272,25 @@ class Trainer:
         paired = self.rng.random() < o.pairs[0] + done * (o.pairs[1] - o.pairs[0])
         b, rows = (o.batch, 2) if paired else (2 * o.batch, 1)
         drawn = self._draw(pool, b, _timesteps)
-        (signal, sigma), noisy = drawn.scales, drawn.noisy
+        noised = drawn.noised
         self.recorded.clear()
         with self._autocast():
             predicted = self.unet(
-                noisy.repeat(rows, 1, 1, 1).contiguous(memory_format=torch.channels_last),
+                noised.noisy.repeat(rows, 1, 1, 1).contiguous(memory_format=torch.channels_last),
                 drawn.t.repeat(rows),
                 self.embed([*drawn.rows_a, *drawn.rows_b] if paired else drawn.rows_a),
             )
         v = predicted.sample.float()
-        target = signal * drawn.noise - sigma * drawn.clean
-        losses = {"diffusion": F.mse_loss(v[:b], target)}
+        losses = {"diffusion": F.mse_loss(v[:b], noised.target)}
         total = losses["diffusion"]
         if paired:
-            x0_a, x0_b = (signal * noisy - sigma * part for part in v.chunk(2))
+            x0_a, x0_b = map(noised.clean_of, v.chunk(2))
             slots = drawn.slots
             taken = drawn.masks[torch.arange(b), slots.clamp(min=0)]
             mask = taken * (slots >= 0)[:, None, None]
-            without = pool.without(drawn.scenes, slots.tolist(), drawn.clean)
+            without = pool.without(drawn.scenes, slots.tolist(), noised.clean)
             losses["counterfactual"] = F.mse_loss(x0_b, without)
-            losses["contrast"] = contrast_loss(x0_a - x0_b, mask, drawn.alpha_bar)
+            losses["contrast"] = contrast_loss(x0_a - x0_b, mask, noised.alpha_bar)
             total = total + losses["counterfactual"] + o.contrast * losses["contrast"]
         for name, value in self._ground(drawn, rows).items():
             losses[name] = value
@@ -322,7 +308,7 @@ class Trainer:
         self.recorded.clear()
         with self._autocast():
             embedding = self.embed([*drawn.rows_a[: b // 2], *drawn.rows_b[b // 2 :]])
-            x = self.unet.conv_in(drawn.noisy.contiguous(memory_format=torch.channels_last))
+            x = self.unet.conv_in(drawn.noised.noisy.contiguous(memory_format=torch.channels_last))
             time_embedding = self.unet.time_embedding(self.unet.time_proj(drawn.t))
             for block in self.unet.down_blocks:
                 text = {"encoder_hidden_states": embedding} if hasattr(block, "attentions") else {}
@@ -331,7 +317,7 @@ class Trainer:
         return self._descend(losses["grounding"] + losses["heads"], losses, b)
 
     def _ground(self, drawn: _Drawn, rows: int = 1) -> dict[str, torch.Tensor]:
-        masks, weight = drawn.masks.repeat(rows, 1, 1, 1), drawn.alpha_bar.repeat(rows)
+        masks, weight = drawn.masks.repeat(rows, 1, 1, 1), drawn.noised.alpha_bar.repeat(rows)
         picked, places = self._pick_nouns(drawn.nouns.repeat(rows, 1))
         with self._autocast():
             start, keys = self.noun_keys(picked)
