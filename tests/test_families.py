@@ -401,3 +401,17 @@ def test_noise_is_added_as_diffusers_adds_it(model: Tiny) -> None:
             z = scheduler.scale_noise(clean, scheduler.timesteps[i : i + 1], noise)
             theirs = z / float(scheduler.sigmas[i] ** 2 + (1 - scheduler.sigmas[i]) ** 2) ** 0.5
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_capabilities_are_declared(family: str, tiny: Callable[[str], Tiny]) -> None:
+    backbone: Any = tiny(family)[1]
+    stable_diffusion = family in ("latent-unet", "sd2")
+    assert backbone.lora_trainable == backbone.cross_attends == stable_diffusion
+    assert backbone.diffedit_parts == stable_diffusion
+    told = family in ("lcm", "sdxl-lcm", "flux")
+    assert (backbone.distilled_guidance is not None) == told
+    assert (backbone.sampler_schedule is None) == (family in FLOWS)
+    if not told:
+        with pytest.raises(NotImplementedError, match="not told a guidance scale"):
+            backbone.with_guidance(backbone.embed(["a dog"])[0], 2.0)

@@ -24,6 +24,7 @@ class Family:
         networks: part -> class, of the parts that have weights.
         tokenizers: part -> class.
         backbone: module of `textseg.backbone` and class.
+        also: other diffusers classes whose folders hold the same.
         optional: text encoders that a folder may do without.
         arguments: what diffusers' pipeline is made with beside its parts.
         bare: whether the parts are used without a pipeline, and are put into a
@@ -37,6 +38,7 @@ class Family:
     networks: Mapping[str, str]
     tokenizers: Mapping[str, str]
     backbone: tuple[str, str]
+    also: tuple[str, ...] = ()
     optional: frozenset[str] = field(default_factory=frozenset)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     bare: bool = False
@@ -66,26 +68,31 @@ LATENT_UNET = Family(
     "latent-unet", "Stable Diffusion 1 and 2", "StableDiffusionPipeline", "unet",
     {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": _CLIP},
     {"tokenizer": _CLIP_WORDS},
-    ("latent_unet", "LatentUNet"), bare=True,
+    ("latent_unet", "LatentUNet"),
+    ("StableDiffusionImg2ImgPipeline", "StableDiffusionDiffEditPipeline",
+     "StableDiffusionInpaintPipeline"),
+    bare=True,
     arguments={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )  # fmt: skip
 CONSISTENCY = replace(
     LATENT_UNET, name="lcm", title="latent consistency models",
     pipeline="LatentConsistencyModelPipeline", backbone=("lcm", "ConsistencyUNet"),
+    also=("LatentConsistencyModelImg2ImgPipeline",),
 )  # fmt: skip
 SDXL = Family(
     "sdxl", "SDXL", "StableDiffusionXLPipeline", "unet",
     {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": _CLIP,
      "text_encoder_2": _CLIP_PROJECTED},
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS},
-    ("sdxl", "LatentUNetXL"), arguments={"add_watermarker": False},
+    ("sdxl", "LatentUNetXL"), ("StableDiffusionXLImg2ImgPipeline",),
+    arguments={"add_watermarker": False},
 )  # fmt: skip
 SD3 = Family(
     "sd3", "Stable Diffusion 3 and 3.5", "StableDiffusion3Pipeline", "transformer",
     {"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL",
      "text_encoder": _CLIP_PROJECTED, "text_encoder_2": _CLIP_PROJECTED, "text_encoder_3": _T5},
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS, "tokenizer_3": _T5_WORDS},
-    ("sd3", "MMDiT"),
+    ("sd3", "MMDiT"), ("StableDiffusion3Img2ImgPipeline",),
     frozenset({"text_encoder_3"}),
 )  # fmt: skip
 FLUX = Family(
@@ -93,7 +100,7 @@ FLUX = Family(
     {"transformer": "FluxTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _CLIP,
      "text_encoder_2": _T5},
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _T5_WORDS},
-    ("flux", "Flux"),
+    ("flux", "Flux"), ("FluxImg2ImgPipeline",),
 )  # fmt: skip
 PIXART = Family(
     "pixart-sigma", "PixArt-Sigma", "PixArtSigmaPipeline", "transformer",
@@ -107,15 +114,7 @@ SAMPLED = {"AutoencoderKL": "diffusers",
 """Autoencoders that encode to a distribution, as most diffusers pipelines expect -> module."""
 AUTOENCODERS = SAMPLED | {"AutoencoderTiny": "diffusers"}
 ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, PIXART)
-BY_PIPELINE: dict[str, Family] = {family.pipeline: family for family in ALL} | {
-    "StableDiffusionImg2ImgPipeline": LATENT_UNET,
-    "StableDiffusionDiffEditPipeline": LATENT_UNET,
-    "StableDiffusionInpaintPipeline": LATENT_UNET,
-    "LatentConsistencyModelImg2ImgPipeline": CONSISTENCY,
-    "StableDiffusionXLImg2ImgPipeline": SDXL,
-    "StableDiffusion3Img2ImgPipeline": SD3,
-    "FluxImg2ImgPipeline": FLUX,
-}
+BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(f"{family.title} ({family.pipeline})" for family in ALL)
 
