@@ -6,7 +6,7 @@ Source: Couairon et al. 2022, arXiv 2210.11427, sections 3.2 to 3.3.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .checks import check_text
 from .edit_methods import EDIT_METHODS, LatentTask
 from .errors import ImageError, InputError
 from .image import fetch_image, image_identity, is_url, load_image, resize_image
-from .options import EditOptions
+from .options import EditOptions, field_names
 from .progress import Progress, report
 from .vocabulary import find_unknown_note
 
@@ -152,16 +152,16 @@ def edit(
     Raises:
         InputError: a bad argument; CancelledError: `progress` returned False.
     """
-    from .masks import Segmentation
+    from .masks import Edit, Segmentation
 
-    own = {f.name for f in fields(EditOptions)}
+    own = field_names(EditOptions)
     finding = {k: v for k, v in overrides.items() if k not in own or k == "seed"}
     _check(query, prompt, mask is None, method, finding)
     if is_url(image):
         image = fetch_image(image, allow_url=allow_url)
     input_xmp = _input_xmp(image)
-    pixels, over = load_image(image), EDIT_METHODS[method].over
-    segmenter = _segmenter(model, needed=mask is None or over == "latents")
+    pixels, way = load_image(image), EDIT_METHODS[method]
+    segmenter = _segmenter(model, needed=mask is None or way.over == "latents")
     chosen = options or edit_defaults(None if segmenter is None else segmenter.model)
     chosen = replace(chosen, **{k: v for k, v in overrides.items() if k in own})
     found = mask if isinstance(mask, Segmentation) else None
@@ -169,14 +169,28 @@ def edit(
         found = segmenter.set_image(pixels).query(query, progress=progress, **finding)
     if found is not None:
         mask, query = found.mask, query or found.query
-    region = _region(np.asarray(mask), pixels, chosen)
-    job = _Job(
-        model, segmenter, pixels, region, query, prompt, method, chosen, patch, allow_url,
-        progress, keep,
+    named = method if way.over == "pixels" else str(getattr(model, "name", model))
+    unknown = find_unknown_note(found.notes) if found is not None else None
+    unchanged = Edit(
+        image=pixels, mask=_region(np.asarray(mask), pixels, chosen), query=query or "",
+        prompt=prompt, options=chosen, segmentation=found, method=method,
+        model=named if segmenter is None else segmenter.model.name, source=pixels,
+        notes=(unknown,) if unknown else (), input_xmp=input_xmp, trained=way.over != "pixels",
     )  # fmt: skip
-    if found is not None and (unknown := find_unknown_note(found.notes)):
-        job.notes.append(unknown)
-    return _record(job, _run(job), found, input_xmp)
+    if not unchanged.mask.any():
+        return _noting(unchanged, "the region is empty: the image is unchanged")
+    if segmenter is not None and way.over == "latents":
+        edited = _edit_latents(segmenter, unchanged, progress, keep)
+    elif way.over == "pixels":
+        given = None if patch is None else load_image(patch, allow_url=allow_url)
+        edited = replace(unchanged, image=way.run(pixels, unchanged.mask, given))
+        report(progress, 1, 1, method)
+    else:
+        repainted = way.run(model, pixels, unchanged.mask, prompt, chosen, progress)
+        edited = replace(unchanged, image=repainted)
+    if not chosen.composite:
+        return edited
+    return replace(edited, image=composite(pixels, edited.image, edited.mask, chosen.seam))
 
 
 def _check(
@@ -258,112 +272,44 @@ def _segmenter(model: Any, needed: bool) -> Segmenter | None:
     return Segmenter(model) if needed else None
 
 
-@dataclass
-class _Job:
-    """A region to change by one of the methods.
-
-    Attributes:
-        model, patch, allow_url, progress, keep: as given to `edit`.
-        segmenter: None where no backbone takes part.
-        image: (H, W, 3) uint8.
-        region: (H, W) bool.
-        notes: what the caller should know, filled on the way.
-    """
-
-    model: Any
-    segmenter: Segmenter | None
-    image: np.ndarray
-    region: np.ndarray
-    query: str | None
-    prompt: str
-    method: str
-    options: EditOptions
-    patch: ImageLike | None
-    allow_url: bool
-    progress: Progress | None
-    keep: Steps | None
-    notes: list[str] = field(default_factory=list)
+def _noting(edit: Edit, *notes: str) -> Edit:
+    return replace(edit, notes=(*edit.notes, *notes))
 
 
-def _run(job: _Job) -> np.ndarray:
-    """The image with the region changed, (H, W, 3) uint8."""
-    if not job.region.any():
-        job.notes.append("the region is empty: the image is unchanged")
-        return job.image
-    image, region, options = job.image, job.region, job.options
-    method = EDIT_METHODS[job.method]
-    if method.over == "latents":
-        edited = _edit_latents(job)
-    elif method.over == "pixels":
-        patch = None if job.patch is None else load_image(job.patch, allow_url=job.allow_url)
-        edited = method.run(image, region, patch)
-        report(job.progress, 1, 1, job.method)
-    else:
-        edited = method.run(job.model, image, region, job.prompt, options, job.progress)
-    return composite(image, edited, region, options.seam) if options.composite else edited
-
-
-def _edit_latents(job: _Job) -> np.ndarray:
-    """Run a method over latents; returns (H, W, 3) uint8 of the image's size."""
-    from .backbone.shared import lock_of
-
-    assert job.segmenter is not None
-    backbone, options = job.segmenter.model, job.options
-    if job.prompt == "":
-        job.prompt = removal_prompt(backbone, job.query)
-    job.notes += prompt_notes(backbone, job.prompt, options.negative_prompt, stacklevel=5)
-    if options.negative_prompt and backbone.distilled_guidance is not None:
-        job.notes.append("the model has guidance distilled into it: no negative prompt is used")
-    with lock_of(backbone):
-        task, keep = _latent_task(job, job.segmenter), job.keep
-        if keep is not None:
-            keep.latent_mask = task.mask[0].cpu().numpy()
-            task = replace(task, started=lambda x: _keep_encoded(keep, backbone, x))
-        decoded = backbone.decode(EDIT_METHODS[job.method].run(task))
-    if keep is not None:
-        keep.decoded = decoded
-    return resize_image(decoded, (job.image.shape[0], job.image.shape[1]))
-
-
-def _latent_task(job: _Job, segmenter: Segmenter) -> LatentTask:
+def _edit_latents(
+    segmenter: Segmenter, unchanged: Edit, progress: Progress | None, keep: Steps | None
+) -> Edit:
+    """Run a method over latents, under the prompt or the one that removes."""
     import torch
 
+    from .backbone.shared import lock_of
     from .predictions import draw_noise
 
-    latents, options = segmenter.encode(job.image), job.options
-    cells = latent_mask(job.region, (latents.shape[-2], latents.shape[-1]), options.feather)
-    noise = draw_noise(tuple(latents.shape), options.seed, image_identity(job.image), -1, 0)
-    mask = torch.from_numpy(cells)[None].to(latents)
-    return LatentTask(
-        segmenter.model, latents, mask, noise.to(latents), job.prompt, options, job.progress
-    )
+    backbone, image, options = segmenter.model, unchanged.image, unchanged.options
+    prompt = unchanged.prompt or removal_prompt(backbone, unchanged.query)
+    notes = prompt_notes(backbone, prompt, options.negative_prompt, stacklevel=4)
+    if options.negative_prompt and backbone.distilled_guidance is not None:
+        notes.append("the model has guidance distilled into it: no negative prompt is used")
+    with lock_of(backbone):
+        latents = segmenter.encode(image)
+        cells = latent_mask(unchanged.mask, (latents.shape[-2], latents.shape[-1]), options.feather)
+        noise = draw_noise(tuple(latents.shape), options.seed, image_identity(image), -1, 0)
+        task = LatentTask(
+            backbone=backbone,
+            latents=latents,
+            mask=torch.from_numpy(cells)[None].to(latents),
+            noise=noise.to(latents),
+            prompt=prompt,
+            options=options,
+            progress=progress,
+            started=None if keep is None else lambda x: _keep_encoded(keep, backbone, x),
+        )
+        decoded = backbone.decode(EDIT_METHODS[unchanged.method].run(task))
+    if keep is not None:
+        keep.decoded, keep.latent_mask = decoded, cells
+    edited = resize_image(decoded, (image.shape[0], image.shape[1]))
+    return _noting(replace(unchanged, image=edited, prompt=prompt), *notes)
 
 
 def _keep_encoded(keep: Steps, backbone: Backbone, latents: torch.Tensor) -> None:
     keep.encoded = backbone.decode(latents)
-
-
-def _record(job: _Job, edited: np.ndarray, found: Segmentation | None, input_xmp: str) -> Edit:
-    from ._version import __version__
-    from .masks import Edit
-
-    over_pixels = EDIT_METHODS[job.method].over == "pixels"
-    if job.segmenter is not None:
-        model = job.segmenter.model.name
-    else:
-        model = job.method if over_pixels else str(getattr(job.model, "name", job.model))
-    return Edit(
-        image=edited,
-        mask=job.region,
-        query=job.query or "",
-        prompt=job.prompt,
-        options=job.options,
-        segmentation=found,
-        method=job.method,
-        model=model,
-        version=__version__,
-        source=job.image,
-        notes=tuple(job.notes),
-        input_xmp=input_xmp,
-        trained=not over_pixels,
-    )
