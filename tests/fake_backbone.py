@@ -42,19 +42,11 @@ class FakeBackbone(Backbone):
         self.native_size, self.multiple, self.factor = 64, 8, 4
         self.num_train_timesteps = 1000
         self.calibration = calibration or {}
-        self._contrast = contrast or ContrastOptions(samples=4, batch_size=2)
-        self._refine = refine or RefineOptions.off()
+        self.contrast_defaults = contrast or ContrastOptions(samples=4, batch_size=2)
+        self.refine_defaults = refine or RefineOptions.off()
         self.calls: list[tuple[int, int]] = []
         """One (draws, timestep) for each call of `predict`."""
         self.encoded = 0
-
-    @property
-    def contrast_defaults(self) -> ContrastOptions:
-        return self._contrast
-
-    @property
-    def refine_defaults(self) -> RefineOptions:
-        return self._refine
 
     def fit_size(self, height: int, width: int) -> tuple[int, int]:
         scale = self.native_size / math.sqrt(height * width)

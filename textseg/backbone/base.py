@@ -30,6 +30,7 @@ class Backbone(ABC):
         calibration: what the model folder's `textseg.json` says (possibly empty): keys
             "contrast" and "refine" (option fields), "presence" ({"weights", "offset"}),
             "prompts" ({"template", "absent"}), "nouns" (list of str), "synonyms" (word to noun).
+        contrast_defaults, refine_defaults: calibrated options, else the paper's.
         distilled_guidance: for models that are told a guidance scale instead of being evaluated
             twice, the scale `embed` gives; else None.
         sampler_schedule: a diffusers scheduler with the model's noise levels, from which other
@@ -48,6 +49,8 @@ class Backbone(ABC):
     factor: int
     num_train_timesteps: int
     calibration: dict[str, Any]
+    contrast_defaults: ContrastOptions
+    refine_defaults: RefineOptions
     distilled_guidance: float | None = None
     sampler_schedule: Any = None
     lora_trainable: bool = False
@@ -73,16 +76,6 @@ class Backbone(ABC):
     def caveats(self) -> Mapping[str, str]:
         """What a user should mind, a sentence each: of "find", finding things, of "paint"."""
         return self.calibration.get("caveats", {})
-
-    @property
-    @abstractmethod
-    def contrast_defaults(self) -> ContrastOptions:
-        """Calibrated options, else the paper's."""
-
-    @property
-    @abstractmethod
-    def refine_defaults(self) -> RefineOptions:
-        """Calibrated options, else the paper's."""
 
     @abstractmethod
     def fit_size(self, height: int, width: int) -> tuple[int, int]:

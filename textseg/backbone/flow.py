@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
 
 import torch
 
@@ -52,10 +51,7 @@ class FlowTransformer(LatentModel):
     place of 1, see `schedulers.LEAST_SIGNAL`.
     """
 
-    def __init__(
-        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(pipe, name, calibration)
+    def _configure(self) -> None:
         self.prediction_type = "flow"
 
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:

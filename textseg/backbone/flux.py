@@ -6,15 +6,11 @@ arXiv 2210.03142, for guidance distillation.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from .families import FLUX
 from .flow import FlowTransformer
 from .quiet import quietly
-
-NATIVE_CELLS = 128
 
 
 class Flux(FlowTransformer):
@@ -27,18 +23,15 @@ class Flux(FlowTransformer):
     """
 
     kind = FLUX
+    _native_cells = 128
 
-    def __init__(
-        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
-    ) -> None:
-        factor = 2 ** (len(pipe.vae.config["block_out_channels"]) - 1)
-        defaults = {"native_size": NATIVE_CELLS * factor}
-        super().__init__(pipe, name, defaults | (calibration or {}))
+    def _configure(self) -> None:
+        super()._configure()
         self._pooled = int(self.unet.config["pooled_projection_dim"])
         guided = bool(self.unet.config.get("guidance_embeds"))
         if guided:
             self.distilled_guidance = 1.0
-        self.tokenizer, self.max_tokens = pipe.tokenizer_2, 512 if guided else 256
+        self.tokenizer, self.max_tokens = self.pipe.tokenizer_2, 512 if guided else 256
 
     def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
         sequence, pooled, scale = self._unpack(embedding)

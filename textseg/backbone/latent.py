@@ -73,6 +73,8 @@ class LatentModel(Backbone):
     kind: Family
     _pooled = 0
     """Numbers of the pooled text vector in an embedding."""
+    _native_cells = 64
+    """Latent cells along a side of the native size, where no configuration says."""
 
     def __init__(
         self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
@@ -104,7 +106,7 @@ class LatentModel(Backbone):
         self.num_train_timesteps = len(self._alphas)
         blocks = vae.config.get("encoder_block_out_channels") or vae.config["block_out_channels"]
         self.factor = 2 ** (len(blocks) - 1)
-        sample = unet.config.get("sample_size") or 64
+        sample = unet.config.get("sample_size") or self._native_cells
         cells = math.sqrt(math.prod(sample)) if isinstance(sample, (list, tuple)) else sample
         self.native_size = int(self.calibration.get("native_size", round(cells * self.factor)))
         self.multiple = self._side_multiple()
@@ -114,22 +116,15 @@ class LatentModel(Backbone):
         self._words = None if words is None else frozenset(w.lower() for w in words)
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
         self.expand_prompt: Callable[[str], str] = str
-        self._contrast = self._defaults(ContrastOptions, "contrast")
-        self._refine = self._defaults(RefineOptions, "refine")
+        self.contrast_defaults = self._defaults(ContrastOptions, "contrast")
+        self.refine_defaults = self._defaults(RefineOptions, "refine")
         presence = self.calibration.get("presence")
         if presence is not None and not {"weights", "offset"} <= set(presence):
             raise ModelError(
                 f"{self.name!r} has a bad 'presence' in textseg.json: weights and offset are "
                 f"needed, got {presence!r}"
             )
-
-    @property
-    def contrast_defaults(self) -> ContrastOptions:
-        return self._contrast
-
-    @property
-    def refine_defaults(self) -> RefineOptions:
-        return self._refine
+        self._configure()
 
     def fit_size(self, height: int, width: int) -> tuple[int, int]:
         """The size (H, W) an image is brought to.
@@ -292,6 +287,9 @@ class LatentModel(Backbone):
         distilled = self.distilled_guidance is not None
         sequence, vector = unpack(embedding, self._pooled + distilled)
         return sequence, vector[:, : self._pooled], vector[:, -1] if distilled else None
+
+    def _configure(self) -> None:
+        """Set what the family has beyond this class; called last when it is made."""
 
     @abstractmethod
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:

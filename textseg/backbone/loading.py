@@ -200,7 +200,7 @@ def _load_parts(
         precision = torch.float32 if part == "vae" else dtype
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True,
                                    "variant": variants[part]}  # fmt: skip
-        options[_dtype_word() if library is transformers else "torch_dtype"] = precision
+        options["dtype" if library is transformers else "torch_dtype"] = precision
         parts[part] = getattr(library, kind).from_pretrained(folder / part, **options)
         untouched = not (beside.lora or beside.embedding or beside.quantize)
         if beside.offload == "disk" and part != "vae" and untouched:
@@ -276,11 +276,3 @@ def _shapes(path: Path) -> dict[str, torch.Tensor]:
 
 def _has_t5(path: Path) -> bool:
     return any(name.startswith("text_encoders.t5xxl.") for name in _shapes(path))
-
-
-def _dtype_word() -> str:
-    """transformers renamed `torch_dtype` in 4.56."""
-    import transformers
-
-    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
-    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"

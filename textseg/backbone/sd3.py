@@ -5,8 +5,6 @@ Source: Esser et al. 2024, arXiv 2403.03206.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from .families import SD3
@@ -27,17 +25,15 @@ class MMDiT(FlowTransformer):
 
     kind = SD3
 
-    def __init__(
-        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(pipe, name, calibration)
+    def _configure(self) -> None:
+        super()._configure()
         self._pooled = int(self.unet.config["pooled_projection_dim"])
         # Positions are cut from a square table: a side has no more patches than it.
         longest = self.unet.config["pos_embed_max_size"] * self.multiple
         self.max_aspect = min(MAX_ASPECT, ((longest - self.multiple) / self.native_size) ** 2)
         self.max_aspect = max(1.0, self.max_aspect)
-        if pipe.text_encoder_3 is not None:
-            self.tokenizer, self.max_tokens = pipe.tokenizer_3, T5_TOKENS
+        if self.pipe.text_encoder_3 is not None:
+            self.tokenizer, self.max_tokens = self.pipe.tokenizer_3, T5_TOKENS
 
     def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
         sequence, pooled, _ = self._unpack(embedding.to(z.dtype))

@@ -27,11 +27,8 @@ class LatentUNetXL(UNetModel):
     kind = SDXL
     _told = frozenset({"addition_embed_type", "time_cond_proj_dim"})
 
-    def __init__(
-        self, pipe: Any, name: str = "pipeline", calibration: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(pipe, name, calibration)
-        self._pooled = int(pipe.text_encoder_2.config.projection_dim)
+    def _configure(self) -> None:
+        self._pooled = int(self.pipe.text_encoder_2.config.projection_dim)
         if self.unet.config.get("time_cond_proj_dim") is not None:
             self.distilled_guidance = 3.0
 
