@@ -22,7 +22,7 @@ from textseg.batch.run import Engine
 from textseg.batch.stages import Job
 from textseg.bench import BenchOptions
 from textseg.cutting import remask
-from textseg.options import override
+from textseg.options import field_docs, override
 from textseg.server import ServerOptions
 from textseg.studio import StudioSettings
 from textseg.training.lora_options import LoraOptions
@@ -163,8 +163,65 @@ def test_a_number_cuts_the_mask_and_the_result_says_how(tiny_image: np.ndarray) 
     np.testing.assert_array_equal(one.mask, one.score > 0.9)
     assert one.refine_options == other.refine_options and one.refine_options.level == 0.9
     assert remask(other, threshold=0.2).refine_options.level == 0.2
-    for wrong in ({"threshold": 1.2}, {"threshold": -0.1}):
+    for wrong in (1.2, -0.1):
         with pytest.raises(InputError, match=r"threshold must be one of paper.* in \[0, 1\], got"):
-            segment(tiny_image, "dog", **given, **wrong)
+            segment(tiny_image, "dog", **given, threshold=wrong)
     with pytest.raises(InputError, match="level must be left out where threshold is a number"):
         segment(tiny_image, "dog", threshold=0.5, level=0.4, **given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kinds"),
+    [
+        ("ContrastArguments", [ContrastOptions]),
+        ("RefineArguments", [RefineOptions]),
+        ("QueryArguments", [ContrastOptions, RefineOptions]),
+        ("EditArguments", [ContrastOptions, RefineOptions, EditOptions]),
+        ("GenerateArguments", [GenerateOptions]),
+    ],
+)
+def test_editors_are_told_every_option_with_its_type(arguments: str, kinds: list[type]) -> None:
+    import ast
+    from pathlib import Path
+
+    import textseg.arguments
+    import textseg.options
+
+    told = dict.fromkeys(getattr(textseg.arguments, arguments).__annotations__)
+    beyond = {"caption", "progress", "exclusive"}
+    assert set(told) - beyond == {f.name for kind in kinds for f in fields(kind)}
+    written = {}
+    for module in (textseg.arguments, textseg.options):
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))  # pyright: ignore[reportArgumentType]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                written[node.name] = {
+                    ast.unparse(line.target): ast.unparse(line.annotation)
+                    for line in node.body
+                    if isinstance(line, ast.AnnAssign)
+                }
+    for name, kind in written[arguments].items():
+        if name in beyond:
+            continue
+        wanted = {written[cls.__name__][name] for cls in kinds if name in written[cls.__name__]}
+        assert {kind} == ({"float | Iterable[float]"} if name == "strength" else wanted)
+
+
+@pytest.mark.parametrize(
+    ("function", "kinds"),
+    [
+        ("segment", [ContrastOptions, RefineOptions]),
+        ("edit", [EditOptions, ContrastOptions, RefineOptions]),
+        ("generate", [GenerateOptions]),
+    ],
+)
+def test_help_shows_every_option_with_its_default(function: str, kinds: list[type]) -> None:
+    import pydoc
+
+    import textseg
+
+    shown = " ".join(pydoc.plain(pydoc.render_doc(getattr(textseg, function))).split())
+    for kind in kinds:
+        for name, said in field_docs(kind).items():
+            default = getattr(kind(), name)
+            assert f"{name} ({default!r}): {said}" in shown

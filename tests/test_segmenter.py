@@ -14,7 +14,7 @@ import textseg
 from textseg.cutting import cut, remask
 from textseg.errors import CancelledError, InputError
 from textseg.masks import Segmentation
-from textseg.options import ContrastOptions, RefineOptions
+from textseg.options import ContrastOptions, Measure, RefineOptions
 from textseg.refine import Refiner, refine
 from textseg.segmenter import Segmenter, segment
 
@@ -56,7 +56,7 @@ def model() -> FakeBackbone:
 @pytest.mark.parametrize("reference", ["null", "absent", "swap", "a photo of a cat"])
 @pytest.mark.parametrize("measure", ["contrast", "evidence"])
 def test_finds_the_object_at_the_images_own_size(
-    model: FakeBackbone, image: np.ndarray, reference: str, measure: str
+    model: FakeBackbone, image: np.ndarray, reference: str, measure: Measure
 ) -> None:
     found = segment(image, "the dog", model=model, reference=reference, measure=measure)
     assert found.mask.shape == (HEIGHT, WIDTH)
@@ -283,7 +283,10 @@ def test_remask_needs_no_model(model: FakeBackbone, image: np.ndarray) -> None:
     segmenter = Segmenter(model).set_image(image)
     first = segmenter.query("the dog")
     calls = len(model.calls)
-    for chosen in ({"threshold": "quantile", "level": 0.9}, {"crf": True}, {"min_presence": 1.0}):
+    changes: list[dict[str, Any]] = [
+        {"threshold": "quantile", "level": 0.9}, {"crf": True}, {"min_presence": 1.0},
+    ]  # fmt: skip
+    for chosen in changes:
         again = remask(first, **chosen)
         assert len(model.calls) == calls
         assert_same(again, segmenter.query("the dog", **chosen))

@@ -15,13 +15,15 @@ from .checks import check_text
 from .edit_methods import EDIT_METHODS, LatentTask
 from .errors import ImageError, InputError
 from .image import fetch_image, image_identity, is_url, load_image, resize_image
-from .options import EditOptions, field_names
+from .options import ContrastOptions, EditOptions, RefineOptions, documented, field_names
 from .progress import Progress, report
 from .vocabulary import find_unknown_note
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Unpack
 
+    from .arguments import EditArguments
     from .backbone.base import Backbone
     from .image import ImageLike
     from .masks import Edit, Segmentation
@@ -111,6 +113,7 @@ def removal_prompt(backbone: Backbone, query: str | None) -> str:
     return pair_for(backbone, query, "absent").reference
 
 
+@documented(EditOptions, ContrastOptions, RefineOptions)
 def edit(
     image: ImageLike,
     query: str | None = None,
@@ -124,7 +127,7 @@ def edit(
     allow_url: bool = False,
     progress: Progress | None = None,
     keep: Steps | None = None,
-    **overrides: Any,
+    **overrides: Unpack[EditArguments],
 ) -> Edit:
     """Edit the region a query names, or a given mask, by prompt.
 
@@ -155,7 +158,7 @@ def edit(
     from .masks import Edit, Segmentation
 
     own = field_names(EditOptions)
-    finding = {k: v for k, v in overrides.items() if k not in own or k == "seed"}
+    finding: dict[str, Any] = {k: v for k, v in overrides.items() if k not in own or k == "seed"}
     _check(query, prompt, mask is None, method, finding)
     if is_url(image):
         image = fetch_image(image, allow_url=allow_url)

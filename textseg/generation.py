@@ -13,14 +13,16 @@ from ._version import __version__
 from .checks import check_text
 from .errors import InputError
 from .inversion import ddim_decode, ddim_levels, guided_noise
-from .options import GenerateOptions
+from .options import GenerateOptions, documented
 from .progress import Progress, report
 
 if TYPE_CHECKING:
     import os
 
     import torch
+    from typing_extensions import Unpack
 
+    from .arguments import GenerateArguments
     from .backbone.base import Backbone
 
 
@@ -93,13 +95,36 @@ def starting_noise(shape: Sequence[int], seed: int, prompt: str) -> torch.Tensor
 
 
 @overload
-def generate(prompt: str, *, count: None = None, **arguments: Any) -> Generation: ...
-@overload
-def generate(prompt: str, *, count: int, **arguments: Any) -> list[Generation]: ...
+def generate(
+    prompt: str,
+    *,
+    count: None = None,
+    model: Backbone | str = "mini",
+    options: GenerateOptions | None = None,
+    progress: Progress | None = None,
+    **overrides: Unpack[GenerateArguments],
+) -> Generation: ...
 @overload
 def generate(
-    prompt: Sequence[str], *, count: int | None = None, **arguments: Any
+    prompt: str,
+    *,
+    count: int,
+    model: Backbone | str = "mini",
+    options: GenerateOptions | None = None,
+    progress: Progress | None = None,
+    **overrides: Unpack[GenerateArguments],
 ) -> list[Generation]: ...
+@overload
+def generate(
+    prompt: Sequence[str],
+    *,
+    count: int | None = None,
+    model: Backbone | str = "mini",
+    options: GenerateOptions | None = None,
+    progress: Progress | None = None,
+    **overrides: Unpack[GenerateArguments],
+) -> list[Generation]: ...
+@documented(GenerateOptions)
 def generate(
     prompt: str | Sequence[str],
     *,

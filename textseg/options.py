@@ -7,9 +7,11 @@ may carry calibrated ones (`Backbone.contrast_defaults`, `Backbone.refine_defaul
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from inspect import cleandoc
+from textwrap import wrap
 from typing import Any, Literal, TypeVar
 
 from .checks import (
@@ -265,6 +267,26 @@ def spell_threshold(rule: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     # "otsu" and "quantile" find the cut themselves, in the score of "paper".
     rule = "paper" if rule in ("otsu", "quantile") else rule
     return {**changes, "threshold": rule, "level": number}
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def documented(*kinds: type) -> Callable[[_Function], _Function]:
+    """Adds what `field_docs` says of every option, with its default, to a function's docstring."""
+
+    def add(function: _Function) -> _Function:
+        lines = []
+        for kind in kinds:
+            described = field_docs(kind)
+            for one in fields(kind):
+                text = f"{one.name} ({one.default!r}): {described[one.name]}"
+                lines += wrap(text, 92, initial_indent=" " * 4, subsequent_indent=" " * 8)
+        title = "Options, by name, with the value where neither the model nor you set one:"
+        function.__doc__ = "\n".join([cleandoc(function.__doc__ or ""), "", title, *lines])
+        return function
+
+    return add
 
 
 def field_docs(options: type) -> dict[str, str]:

@@ -19,7 +19,14 @@ from .contrast import Measured, measure
 from .cutting import Measurement, cut_with
 from .errors import InputError
 from .image import image_identity, load_image, resize_image
-from .options import ContrastOptions, RefineOptions, field_names, override, unknown_option
+from .options import (
+    ContrastOptions,
+    RefineOptions,
+    documented,
+    field_names,
+    override,
+    unknown_option,
+)
 from .predictions import Predictions
 from .prompts import pair_for
 from .refine import Refiner
@@ -27,7 +34,9 @@ from .vocabulary import unknown_note
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Unpack
 
+    from .arguments import MeasureArguments, QueryArguments
     from .image import ImageLike
     from .masks import Segmentation
     from .progress import Progress
@@ -140,9 +149,12 @@ class Segmenter:
         return self._current().predictions
 
     @overload
-    def query(self, query: str, **kwargs: Any) -> Segmentation: ...
+    def query(self, query: str, **arguments: Unpack[QueryArguments]) -> Segmentation: ...
     @overload
-    def query(self, query: Sequence[str], **kwargs: Any) -> list[Segmentation]: ...
+    def query(
+        self, query: Sequence[str], **arguments: Unpack[QueryArguments]
+    ) -> list[Segmentation]: ...
+    @documented(ContrastOptions, RefineOptions)
     def query(
         self,
         query: str | Sequence[str],
@@ -181,9 +193,12 @@ class Segmenter:
         return results[0] if isinstance(query, str) else results
 
     @overload
-    def measure(self, query: str, **kwargs: Any) -> Measurement: ...
+    def measure(self, query: str, **arguments: Unpack[MeasureArguments]) -> Measurement: ...
     @overload
-    def measure(self, query: Sequence[str], **kwargs: Any) -> list[Measurement]: ...
+    def measure(
+        self, query: Sequence[str], **arguments: Unpack[MeasureArguments]
+    ) -> list[Measurement]: ...
+    @documented(ContrastOptions, RefineOptions)
     def measure(
         self,
         query: str | Sequence[str],
@@ -234,9 +249,28 @@ class Segmenter:
 
 
 @overload
-def segment(image: ImageLike, query: str, **kwargs: Any) -> Segmentation: ...
+def segment(
+    image: ImageLike,
+    query: str,
+    *,
+    model: Backbone | str | os.PathLike[str] = "mini",
+    contrast: ContrastOptions | None = None,
+    refine: RefineOptions | None = None,
+    allow_url: bool = False,
+    **arguments: Unpack[QueryArguments],
+) -> Segmentation: ...
 @overload
-def segment(image: ImageLike, query: Sequence[str], **kwargs: Any) -> list[Segmentation]: ...
+def segment(
+    image: ImageLike,
+    query: Sequence[str],
+    *,
+    model: Backbone | str | os.PathLike[str] = "mini",
+    contrast: ContrastOptions | None = None,
+    refine: RefineOptions | None = None,
+    allow_url: bool = False,
+    **arguments: Unpack[QueryArguments],
+) -> list[Segmentation]: ...
+@documented(ContrastOptions, RefineOptions)
 def segment(
     image: ImageLike,
     query: str | Sequence[str],
