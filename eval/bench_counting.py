@@ -22,7 +22,7 @@ from pycocotools import mask as rle
 
 from textseg.masks import decode_rle
 from textseg_eval.aggregate import Bootstrap
-from textseg_eval.coco import load_coco, with_given_masks
+from textseg_eval.datasets import load_coco, with_given_masks
 from textseg_eval.methods import MethodSpec
 from textseg_eval.protocols import LabelMap, Present, Protocol, encode
 from textseg_eval.run import Run, Split, Variant, evaluate

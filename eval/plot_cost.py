@@ -41,7 +41,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from textseg.image import load_image
     from textseg.options import NO_REFINEMENT
     from textseg.segmenter import Segmenter
-    from textseg_eval.coco import load_coco
+    from textseg_eval.datasets import load_coco
     from textseg_eval.methods.base import MethodSpec
     from textseg_eval.methods.models import backbone_of, unet_of
     from textseg_eval.methods.public_diffedit import PublicDiffEdit

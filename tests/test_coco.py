@@ -20,10 +20,10 @@ from pycocotools import mask as coco_mask
 from textseg.batch.sources import make_plan
 from textseg.coco import Coco, parse_names, read_coco, read_results, to_coco, union_mask
 from textseg.errors import ImageError, InputError
-from textseg_eval.coco import load_coco, with_given_masks, with_tags
+from textseg_eval.datasets import load_coco, with_given_masks, with_tags
+from textseg_eval.expressions import load_refer
 from textseg_eval.methods import Answer
 from textseg_eval.protocols import BACKGROUND, LabelMap
-from textseg_eval.refer import load_refer
 from textseg_eval.truth import BrokenTruth
 
 HEIGHT, WIDTH = 40, 60

@@ -17,9 +17,9 @@ from PIL import Image
 from textseg.cli import main
 from textseg.errors import InputError
 from textseg.options import EditOptions
-from textseg_eval.coco import load_coco
-from textseg_eval.compare_edits import compare_edits
-from textseg_eval.edit_command import swaps
+from textseg_eval.commands.edit import swaps
+from textseg_eval.datasets import load_coco
+from textseg_eval.edit_comparison import compare_edits
 from textseg_eval.edit_metrics import (
     Scripted,
     background_lpips,

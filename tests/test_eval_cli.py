@@ -11,10 +11,10 @@ from PIL import Image
 
 from textseg.cli import main
 from textseg.errors import InputError
-from textseg_eval.compare import compare
-from textseg_eval.folder import load_folder
+from textseg_eval.comparison import compare
+from textseg_eval.expressions import load_refer
+from textseg_eval.mask_folder import load_folder
 from textseg_eval.page import curve
-from textseg_eval.refer import load_refer
 from textseg_eval.run import load_results
 from textseg_eval.truth import ExpressionTruth
 

@@ -5,7 +5,6 @@ import pytest
 from eval_tools import LabelsTruth
 
 from textseg_eval.aggregate import Bootstrap, Tally, best_threshold
-from textseg_eval.coco import Example
 from textseg_eval.counters import (
     BINS,
     Counts,
@@ -20,6 +19,7 @@ from textseg_eval.counters import (
     to_bins,
     unpack_histogram,
 )
+from textseg_eval.datasets import Example
 from textseg_eval.methods import Answer
 from textseg_eval.protocols import BACKGROUND, LabelMap
 

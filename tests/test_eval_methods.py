@@ -10,15 +10,15 @@ from eval_tools import box, rle_of, write_set
 
 from textseg.errors import InputError, ModelError
 from textseg.segmenter import Segmenter
+from textseg_eval.ablation import parse_axis, settings, variants
 from textseg_eval.aggregate import Bootstrap
-from textseg_eval.coco import load_coco
+from textseg_eval.datasets import load_coco
 from textseg_eval.methods import METHODS, Answer, MethodSpec, Query, build
 from textseg_eval.methods.cross_attention import noun_tokens
 from textseg_eval.methods.trivial import centre_box
 from textseg_eval.protocols import Present, Vocabulary
 from textseg_eval.records import RecordFile
 from textseg_eval.run import Run, Split, Variant, evaluate
-from textseg_eval.sweep import parse_axis, settings, variants
 
 
 def ask(method: Any, image: np.ndarray, queries: list[str]) -> Any:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from textseg.errors import InputError, OutputError
 from textseg_eval.aggregate import Bootstrap
-from textseg_eval.coco import load_coco, with_given_masks, with_tags
+from textseg_eval.datasets import load_coco, with_given_masks, with_tags
 from textseg_eval.methods import MethodSpec
 from textseg_eval.protocols import LabelMap, Present
 from textseg_eval.records import RecordFile
@@ -173,7 +173,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from textseg_eval.aggregate import Bootstrap
-from textseg_eval.coco import load_coco
+from textseg_eval.datasets import load_coco
 from textseg_eval.methods import MethodSpec
 from textseg_eval.protocols import Present
 from textseg_eval.run import Run, Split, Variant, evaluate

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import page
-from .sweep import figure
+from .ablation import figure
 
 NAMES = {
     "took": "edit took",

@@ -16,8 +16,8 @@ from textseg.faults import Guard
 from textseg.options import EditOptions
 
 from . import counters
-from .coco import Dataset, Example
 from .counters import image_hash, replicate_weights
+from .datasets import Dataset, Example
 from .edit_metrics import (
     Clip,
     Scripted,

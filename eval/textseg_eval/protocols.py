@@ -17,7 +17,6 @@ from textseg.english import with_article
 from textseg.errors import InputError
 from textseg.masks import encode_rle
 
-from .coco import Example
 from .counters import (
     BINS,
     Counts,
@@ -29,6 +28,7 @@ from .counters import (
     seeded,
     to_bins,
 )
+from .datasets import Example
 from .methods import Answer, Query
 from .truth import ExpressionTruth
 

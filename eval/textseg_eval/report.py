@@ -16,13 +16,13 @@ from textseg.masks import decode_rle
 from textseg.saving import utf8, write_atomic
 
 from . import page
-from .coco import Dataset, Example
+from .ablation import figure as interval_text
+from .ablation import left_out
+from .datasets import Dataset, Example
 from .edit_report import compared_edits
 from .protocols import BACKGROUND, LabelMap, Protocol
 from .records import RecordFile
 from .run import RECORDS, failed_in, image_iou, load_results
-from .sweep import figure as interval_text
-from .sweep import left_out
 from .workers import read_stored
 
 REPORT = "report.html"

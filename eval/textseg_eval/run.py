@@ -16,8 +16,8 @@ from textseg.checks import FRACTION, SEED, between, check, one_of, option, valid
 from textseg.errors import InputError, OutputError
 
 from .aggregate import Bootstrap, Tally, calibrated_threshold
-from .coco import Dataset, Example, read_json
 from .counters import BINS, image_hash
+from .datasets import Dataset, Example, read_json
 from .methods import SCORES_ONLY, MethodSpec
 from .protocols import BACKGROUND, Present, Protocol, Refer
 from .records import Record, RecordFile, keep, write_coco_results, write_json

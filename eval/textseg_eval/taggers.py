@@ -12,7 +12,7 @@ import numpy as np
 from textseg.english import plural
 from textseg.errors import InputError
 
-from .coco import Example
+from .datasets import Example
 
 Tagger = Callable[[Example, np.ndarray], Iterable[int]]
 

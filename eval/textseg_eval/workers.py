@@ -13,7 +13,7 @@ import numpy as np
 from textseg.faults import Guard
 from textseg.workers import Threads, available_cores, peak_memory, spread
 
-from .coco import Example
+from .datasets import Example
 from .methods import Answer, Method, MethodSpec, Query, build
 from .protocols import Protocol
 from .taggers import Tagger, TaggerSpec, build_tagger

@@ -20,7 +20,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "folder": ("textseg_eval.commands.folder", "masks against a plain folder of masks"),
     "sweep": ("textseg_eval.commands.sweep", "what each option is worth, from one pass"),
     "compare": ("textseg_eval.commands.compare", "runs side by side, with paired intervals"),
-    "edit": ("textseg_eval.edit_command", "what edits change, and what they leave"),
+    "edit": ("textseg_eval.commands.edit", "what edits change, and what they leave"),
 }
 
 

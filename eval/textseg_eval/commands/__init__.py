@@ -1,1 +1,1 @@
-"""The subcommands of `textseg eval`; only these and their kin talk to people."""
+"""The subcommands of `textseg eval`; only these talk to people."""

@@ -18,7 +18,7 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
-    from ..coco import Dataset
+    from ..datasets import Dataset
     from ..protocols import Protocol
     from ..taggers import TaggerSpec
 
@@ -73,7 +73,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..coco import load_coco, with_given_masks
+    from ..datasets import load_coco, with_given_masks
     from ..methods import MethodSpec
     from .shared import method_specs, textseg_options
 
@@ -100,7 +100,7 @@ def protocol_of(
     args: argparse.Namespace, dataset: Dataset, method: str
 ) -> tuple[Dataset, Protocol, TaggerSpec | None]:
     """The protocol asked for, the data set with what its tagger said, and the tagger."""
-    from ..coco import with_tags
+    from ..datasets import with_tags
     from ..protocols import LabelMap, Present, Vocabulary
     from ..taggers import TaggerSpec
     from .shared import texts_of
@@ -131,7 +131,7 @@ def protocol_of(
 
 
 def _synonyms(args: argparse.Namespace) -> Any:
-    from ..coco import read_json
+    from ..datasets import read_json
 
     return read_json(args.synonyms, "synonyms")[0] if args.synonyms else None
 

@@ -44,11 +44,11 @@ def run(args: argparse.Namespace) -> int:
     from textseg.cli.options_arguments import refuse
     from textseg.cli.progress import Progress
 
-    from ..compare import compare, group
-    from ..compare_edits import compare_edits, is_edit
+    from ..ablation import left_out
+    from ..comparison import compare, group
+    from ..edit_comparison import compare_edits, is_edit
     from ..edit_report import compared_table, markdown
     from ..report import write_comparison
-    from ..sweep import left_out
 
     refuse(str(args.output) != "-" or not args.json,
            "-o - cannot go with --json: both write to standard output")  # fmt: skip
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    from ..sweep import figure
+    from ..ablation import figure
 
     figures = entry["figures"]
     line = f"{entry['name']} ({entry['headline']}): mIoU {figure(figures['miou'])}"

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from textseg.picture_files import described, split_pictures
 
-    from ..folder import load_folder
+    from ..mask_folder import load_folder
     from ..protocols import LabelMap, Present, Protocol
     from .shared import method_specs, texts_of
 

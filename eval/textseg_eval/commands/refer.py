@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..expressions import load_refer
     from ..protocols import Refer
-    from ..refer import load_refer
     from .shared import method_specs
 
     dataset = load_refer(args.images, args.annotations, refs=args.refs, split=args.refs_split)

@@ -17,7 +17,7 @@ from textseg.faults import LOG
 if TYPE_CHECKING:
     from textseg.cli.progress import Progress
 
-    from ..coco import Dataset
+    from ..datasets import Dataset
     from ..methods import MethodSpec
     from ..protocols import Protocol
     from ..run import Progress as State
@@ -168,7 +168,7 @@ def method_specs(args: argparse.Namespace, *, labels: bool = False) -> dict[str,
 
 def texts_of(args: argparse.Namespace, dataset: Dataset, method: str) -> dict[int, tuple[str, ...]]:
     """The texts each category is asked with."""
-    from ..coco import read_json
+    from ..datasets import read_json
     from ..protocols import Vocabulary
 
     synonyms: Mapping[str, Any] | None = None
@@ -240,8 +240,8 @@ def say(args: argparse.Namespace, results: Mapping[str, Any], folder: Path) -> N
 
 def summary(results: Mapping[str, Any]) -> str:
     """The main figures of a run as lines of text."""
+    from ..ablation import figure
     from ..run import failed_in
-    from ..sweep import figure
 
     counts = results["counts"]
     lines = [f"{results['method']['method']}: {counts['scored']} images scored, "

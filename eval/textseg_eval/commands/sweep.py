@@ -43,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from textseg.cli.progress import Progress
 
+    from ..ablation import DEFAULT_AXES, markdown, parse_axis, settings, table, variants
     from ..aggregate import Bootstrap
-    from ..coco import load_coco
+    from ..datasets import load_coco
     from ..methods import MethodSpec
     from ..records import write_json
     from ..report import REPORT, write_report, write_sweep
     from ..run import Run, evaluate
-    from ..sweep import DEFAULT_AXES, markdown, parse_axis, settings, table, variants
     from .shared import Ticker, command_line, complain, split_of, textseg_options
 
     axes = dict(parse_axis(text) for text in args.vary) or DEFAULT_AXES

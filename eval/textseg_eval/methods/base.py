@@ -12,7 +12,7 @@ import numpy as np
 from textseg.errors import InputError
 
 if TYPE_CHECKING:
-    from ..coco import Example
+    from ..datasets import Example
 
 
 @dataclass(frozen=True)

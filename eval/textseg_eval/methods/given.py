@@ -13,7 +13,7 @@ from textseg.errors import InputError
 from .base import Answer, Method, MethodSpec, Query
 
 if TYPE_CHECKING:
-    from ..coco import Example
+    from ..datasets import Example
 
 
 class GivenMasks(Method):

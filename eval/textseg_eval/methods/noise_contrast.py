@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from textseg.backbone import Backbone
     from textseg.segmenter import Segmenter
 
-    from ..coco import Example
+    from ..datasets import Example
 
 CACHE_BYTES = 2**30
 CONTRAST_FIELDS = tuple(field.name for field in fields(ContrastOptions))
@@ -94,7 +94,7 @@ def _segmenter(backbone: Backbone) -> Segmenter:
 
 def read_captions(path: Path) -> Mapping[str, str]:
     """The first caption of each image, by image id and file name."""
-    from ..coco import read_json
+    from ..datasets import read_json
 
     data, _ = read_json(path, "captions")
     if not isinstance(data, dict):

@@ -11,7 +11,7 @@ import numpy as np
 from textseg.errors import InputError
 
 from .aggregate import Bootstrap
-from .compare import common_images, run_names
+from .comparison import common_images, run_names
 from .counters import ratio, replicate_weights
 from .edit_run import FIGURES
 from .records import RecordFile

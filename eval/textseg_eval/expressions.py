@@ -12,7 +12,7 @@ from typing import Any
 from textseg.coco import Annotation, Coco, check_text, read_json, to_coco
 from textseg.errors import InputError
 
-from .coco import Dataset, example_of, fingerprint, readable
+from .datasets import Dataset, example_of, fingerprint, readable
 from .truth import ExpressionTruth
 
 CATEGORIES = {1: "expression"}

@@ -11,7 +11,7 @@ from textseg.faults import Guard
 from textseg.picture_files import split_pictures
 from textseg.saving import utf8
 
-from .coco import Dataset, Example, fingerprint, read_json
+from .datasets import Dataset, Example, fingerprint, read_json
 from .truth import BrokenTruth, MapTruth, PictureTruth, Truth
 
 

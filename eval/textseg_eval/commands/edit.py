@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from textseg.errors import InputError
 
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     from textseg.options import EditOptions
 
-    from .edit_run import METHODS
+    from ..edit_run import METHODS
 
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="pictures")
     parser.add_argument(
@@ -119,11 +118,11 @@ def run(args: argparse.Namespace) -> int:
     from textseg.editing import edit_defaults
     from textseg.options import EditOptions
 
-    from .coco import load_coco
-    from .commands.shared import exit_code
-    from .edit_metrics import Clip, Scripted
-    from .edit_report import table
-    from .edit_run import LEVELS, RATIOS, EditRun, Judges, evaluate_edits
+    from ..datasets import load_coco
+    from ..edit_metrics import Clip, Scripted
+    from ..edit_report import table
+    from ..edit_run import LEVELS, RATIOS, EditRun, Judges, evaluate_edits
+    from .shared import exit_code
 
     pairs = swaps(args.swap, args.pairs)
     dataset = load_coco(args.images, args.annotations)
@@ -163,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
 
 def swaps(given: list[str], path: Path | None) -> dict[str, str]:
     """Category -> prompt, from "category=prompt" texts and a JSON file."""
-    from .coco import read_json
+    from ..datasets import read_json
 
     pairs: dict[str, str] = {}
     if path is not None:
@@ -187,6 +186,3 @@ def _numbers(text: str) -> tuple[float, ...]:
     if not values or not all(0 < value <= 1 for value in values):
         raise argparse.ArgumentTypeError(f"must be numbers in (0, 1], got {text!r}")
     return values
-
-
-__all__: Any = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run", "swaps"]
