@@ -250,6 +250,14 @@ def test_masks_are_scored_at_the_truths_size(many):
     assert all(entry["own"]["predicted"] == entry["own"]["union"] for entry in results["classes"])
 
 
+def test_results_say_how_many_images_and_where_they_lie(many):
+    folder, file = many / "set" / "images", many / "set" / "instances.json"
+    data = load_coco(folder, file)
+    found = measure(data, Present(texts(data)), many / "run", "centre-box")["data"]
+    assert found["images"] == len(list(folder.iterdir())) == 12
+    assert (found["pictures"], found["annotations"]) == (str(folder), str(file))
+
+
 def test_another_run_in_the_same_folder_is_refused(many):
     data = load_coco(many / "set" / "images", many / "set" / "instances.json")
     measure(data, Present(texts(data)), many / "run", "centre-box")

@@ -111,7 +111,7 @@ def load_coco(images: Path, annotations: Path, *, maps: Path | None = None) -> D
         fingerprint=fingerprint(
             [content, *([b"maps"] if folder else [])], (e.image_id for e in examples)
         ),
-        source={"images": str(images), "annotations": str(annotations),
+        source={"pictures": str(images), "annotations": str(annotations),
                 "maps": str(folder) if folder else None},
     )  # fmt: skip
 

@@ -65,7 +65,7 @@ def load_refer(
         categories=CATEGORIES,
         examples=examples,
         fingerprint=fingerprint([*contents, str(split).encode()], (e.image_id for e in examples)),
-        source={"images": str(images), "annotations": str(annotations),
+        source={"pictures": str(images), "annotations": str(annotations),
                 "refs": str(refs) if refs else None, "split": split},
     )  # fmt: skip
 

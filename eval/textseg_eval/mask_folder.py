@@ -112,7 +112,7 @@ def _dataset(
         categories=names,
         examples=examples,
         fingerprint=fingerprint([content, utf8(sizes)], (e.image_id for e in examples)),
-        source={"images": str(images), "masks": str(masks)},
+        source={"pictures": str(images), "masks": str(masks)},
     )
 
 
