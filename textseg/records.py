@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError, OutputError
 
 Record = dict[str, Any]
+
+
+def check_same_run(before: Any, identity: Mapping[str, Any], place: str) -> None:
+    """Refuse to mix the records of two different runs.
+
+    Args:
+        before: what the folder says of its run, as read from JSON.
+        identity: what must be the same for a run to be taken up again.
+        place: the folder, for people.
+
+    Raises:
+        InputError: something else was there before; it names what is different.
+    """
+    different = ["kind of content"]
+    if isinstance(before, dict):
+        different = [key for key in identity if before.get(key) != identity[key]]
+    if different:
+        raise InputError(
+            f"output must be a new folder or one of the same run, got {place} "
+            f"with another {', '.join(different)}"
+        )
 
 
 class RecordFile:

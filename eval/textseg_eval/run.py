@@ -14,6 +14,7 @@ from typing import Any
 from textseg import __version__
 from textseg.checks import FRACTION, SEED, between, check, one_of, option, validate, whole
 from textseg.errors import InputError, OutputError
+from textseg.records import check_same_run
 
 from .aggregate import Bootstrap, Tally, calibrated_threshold
 from .counters import BINS, image_hash
@@ -222,13 +223,7 @@ def _open(run: Run) -> dict[str, RecordFile]:
             raise OutputError(f"cannot write {str(variant.folder)!r}: {error.strerror}") from error
         path = variant.folder / IDENTITY
         if path.exists():
-            before, _ = read_json(path, "run")
-            different = [key for key in identity if before.get(key) != identity[key]]
-            if different:
-                raise InputError(
-                    f"output must be a new folder or one of the same run, got {variant.folder} "
-                    f"with another {', '.join(different)}"
-                )
+            check_same_run(read_json(path, "run")[0], identity, str(variant.folder))
         else:
             write_json(path, identity)
     files = {v.name: RecordFile(v.folder / RECORDS) for v in run.variants}

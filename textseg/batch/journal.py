@@ -7,12 +7,10 @@ import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from .._version import __version__
-from ..errors import InputError
-from ..records import RecordFile
+from ..records import RecordFile, check_same_run
 from ..saving import utf8
 from .stages import Record
 from .storage import Folder
@@ -65,14 +63,9 @@ class Journal:
             return
         try:
             before = json.loads(stored)
-            different = [key for key in identity if before.get(key) != identity[key]]
-        except (ValueError, AttributeError):
-            different = ["kind of content"]
-        if different:
-            raise InputError(
-                f"output must be a new folder or one of the same run, got {self._folder.place!r} "
-                f"with another {', '.join(different)}"
-            )
+        except ValueError:
+            before = None
+        check_same_run(before, identity, repr(self._folder.place))
 
     def done(self, key: str) -> bool:
         """Whether an image is done; one that failed is not."""
@@ -100,10 +93,5 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

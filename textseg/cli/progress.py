@@ -6,7 +6,6 @@ A line from the first moment on, which says what is loading; a bar, when the wor
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 
 _shown = False
 
@@ -72,11 +71,6 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         end_wait()
         self._bar.close()
