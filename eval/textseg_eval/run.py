@@ -19,7 +19,7 @@ from textseg.records import check_same_run
 from .aggregate import Bootstrap, Tally, calibrated_threshold
 from .counters import BINS, image_hash
 from .datasets import Dataset, Example, read_json
-from .methods import SCORES_ONLY, MethodSpec
+from .methods import METHODS, MethodSpec
 from .protocols import BACKGROUND, Present, Protocol, Refer
 from .records import Record, RecordFile, keep, write_coco_results, write_json
 from .taggers import TaggerSpec
@@ -103,12 +103,13 @@ def threshold_of(run: Path, dataset: Dataset) -> float:
 
 def refuse_scores_only(methods: Iterable[str]) -> None:
     """Raise InputError if one of the methods has no masks of its own, for the rule "own"."""
+    scores_only = [name for name, entry in METHODS.items() if not entry.has_masks]
     for name in methods:
-        if name in SCORES_ONLY:
+        if name in scores_only:
             raise InputError(
                 f"fixed threshold must be calibrate, a number or a run for {name}, got own: it "
                 "gives scores and no masks; all methods but "
-                f"{', '.join(SCORES_ONLY)} have masks of their own"
+                f"{', '.join(scores_only)} have masks of their own"
             )
 
 

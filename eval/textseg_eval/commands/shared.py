@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from ..run import Progress as State
     from ..run import Split
 
-TEMPLATES = {"clipseg": "a photo of a {}"}
-"""Template a method is asked with; the others fill in the bare name and have their own."""
-
 SCORES = ("miou", "image_iou", "query_iou", "pooled_iou", "pixel_accuracy", "boundary_f",
           "precision", "recall", "empty_when_absent")  # fmt: skip
 
@@ -82,12 +79,10 @@ def add_method_arguments(parser: argparse.ArgumentParser, *, one: bool = False) 
 
     from ..methods import METHODS
 
-    described = "; ".join(
-        f"{name}: {text}" for name, (_, text) in METHODS.items() if name != "masks"
-    )
     if not one:
-        names = [name for name in METHODS if name != "masks"]
-        parser.add_argument("--method", type=comma_list(names), action=Listed,
+        told = {name: entry.told for name, entry in METHODS.items() if entry.offered}
+        described = "; ".join(f"{name}: {text}" for name, text in told.items())
+        parser.add_argument("--method", type=comma_list(list(told)), action=Listed,
                             metavar="M[,M...]", dest="methods",
                             help=f"{described} (default: textseg). Several, with commas or "
                                  "repeated, have a folder each in DIR")  # fmt: skip
@@ -131,7 +126,7 @@ def textseg_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def method_specs(args: argparse.Namespace, *, labels: bool = False) -> dict[str, MethodSpec]:
     """The methods asked for, by name."""
-    from ..methods import MethodSpec
+    from ..methods import METHODS, MethodSpec
     from ..run import refuse_scores_only
 
     names = args.methods or ["textseg"]
@@ -159,16 +154,16 @@ def method_specs(args: argparse.Namespace, *, labels: bool = False) -> dict[str,
             options = own | options
         if name == "truth" and labels:
             options = {"labels": True}
-        modelled = name not in ("nothing", "everything", "centre-box", "grabcut", "truth")
-        specs[name] = MethodSpec(name, args.model if modelled else None, options,
-                                 args.device if modelled else None,
-                                 args.dtype if modelled else None)  # fmt: skip
+        model = (args.model, args.device, args.dtype)
+        place, device, dtype = model if METHODS[name].runs_model else (None, None, None)
+        specs[name] = MethodSpec(name, place, options, device, dtype)
     return specs
 
 
 def texts_of(args: argparse.Namespace, dataset: Dataset, method: str) -> dict[int, tuple[str, ...]]:
     """The texts each category is asked with."""
     from ..datasets import read_json
+    from ..methods import METHODS
     from ..protocols import Vocabulary
 
     synonyms: Mapping[str, Any] | None = None
@@ -181,7 +176,7 @@ def texts_of(args: argparse.Namespace, dataset: Dataset, method: str) -> dict[in
         if wrong:
             raise InputError(f"synonyms must be a JSON object by category name, got {wrong!r} in "
                              f"{args.synonyms}")  # fmt: skip
-    templates = tuple(args.templates or (TEMPLATES.get(method, "{}"),))
+    templates = tuple(args.templates or (METHODS[method].template,))
     vocabulary = Vocabulary(templates, synonyms)
     return {key: vocabulary.texts(name) for key, name in dataset.categories.items()}
 
