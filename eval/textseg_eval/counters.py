@@ -48,7 +48,15 @@ class Counts:
         return cls(values[0], values[1], edges)
 
     def boundary_f(self) -> float | None:
-        """Harmonic mean of boundary precision and recall; 1 where neither has a boundary."""
+        """Harmonic mean of boundary precision and recall; 1 where neither has a boundary.
+
+        Of four boundary pixels three match, of the truth's six three do: 3/4 and 1/2.
+
+        >>> Counts(9, 9, (3, 4, 3, 6)).boundary_f()
+        0.6
+        >>> Counts(0, 0, (0, 0, 0, 0)).boundary_f(), Counts(0, 4, (0, 4, 0, 0)).boundary_f()
+        (1.0, 0.0)
+        """
         if self.edges is None:
             return None
         matched, edge, truth_matched, truth_edge = self.edges
@@ -61,14 +69,25 @@ class Counts:
 
 
 def to_bins(score: np.ndarray) -> np.ndarray:
-    """Scores in [0, 1] to bins 0 to 256, uint16; values outside are clipped."""
+    """Scores in [0, 1] to bins 0 to 256, uint16; values outside are clipped.
+
+    >>> to_bins(np.array([-1, 0.25, 0.999, 1, 2], np.float32)).tolist()
+    [0, 64, 255, 256, 256]
+    """
     return (np.clip(score, 0.0, 1.0) * np.float32(256)).astype(np.uint16)
 
 
 def count_mask(
     mask: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None, *, edges: bool = True
 ) -> Counts:
-    """Counts of a mask (H, W) bool against a truth (H, W) bool, without the ignored pixels."""
+    """Counts of a mask (H, W) bool against a truth (H, W) bool, without the ignored pixels.
+
+    >>> mask, truth = np.array([[True, True, False]]), np.array([[False, True, True]])
+    >>> count_mask(mask, truth, edges=False)
+    Counts(intersection=1, predicted=2, edges=None)
+    >>> count_mask(mask, truth, ignore=np.array([[True, False, False]]), edges=False)
+    Counts(intersection=1, predicted=1, edges=None)
+    """
     if ignore is not None:
         mask, truth = mask & ~ignore, truth & ~ignore
     return Counts(
@@ -84,6 +103,16 @@ def count_edges(mask: np.ndarray, truth: np.ndarray) -> tuple[int, int, int, int
     A boundary pixel is a pixel of the region with a 4-neighbour inside the image that is not; it
     matches when a boundary pixel of the other lies within `EDGE_TOLERANCE` times the diagonal, at
     least one pixel (the F measure of Perazzi et al. 2016, DAVIS, section 4).
+
+    A square of 3 x 3 has eight, another one a pixel further right as many. Within one pixel all
+    match.
+
+    >>> mask, truth = np.zeros((6, 9), bool), np.zeros((6, 9), bool)
+    >>> mask[1:4, 1:4] = truth[1:4, 2:5] = True
+    >>> count_edges(mask, truth)
+    (8, 8, 8, 8)
+    >>> count_edges(mask, np.zeros((6, 9), bool))
+    (0, 8, 0, 0)
     """
     import cv2
 
@@ -133,6 +162,10 @@ def histogram(bins: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = N
 
     Returns:
         (2, BINS) int64: row 0 inside the truth, row 1 outside.
+
+    >>> found = histogram(np.array([[0, 9, 9]], np.uint16), np.array([[False, True, False]]))
+    >>> found[:, [0, 9]].tolist(), int(found.sum())
+    ([[0, 1], [1, 1]], 3)
     """
     keys = bins + np.uint16(BINS) * ~truth
     flat = keys.ravel() if ignore is None else keys[~ignore]
@@ -140,7 +173,11 @@ def histogram(bins: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = N
 
 
 def hard_histogram(counts: Counts, truth: int, pixels: int) -> np.ndarray:
-    """The histogram of a mask without scores: 1 inside it, 0 outside, (2, BINS) int64."""
+    """The histogram of a mask without scores: 1 inside it, 0 outside, (2, BINS) int64.
+
+    >>> hard_histogram(Counts(intersection=3, predicted=5), truth=4, pixels=20)[:, [0, -1]].tolist()
+    [[1, 3], [14, 2]]
+    """
     result = np.zeros((2, BINS), np.int64)
     result[0, -1], result[0, 0] = counts.intersection, truth - counts.intersection
     result[1, -1] = counts.predicted - counts.intersection
@@ -149,7 +186,12 @@ def hard_histogram(counts: Counts, truth: int, pixels: int) -> np.ndarray:
 
 
 def pack_histogram(values: np.ndarray) -> str:
-    """A histogram as short text, for JSON lines."""
+    """A histogram as short text, for JSON lines.
+
+    >>> values = hard_histogram(Counts(3, 5), truth=4, pixels=20)
+    >>> bool((unpack_histogram(pack_histogram(values)) == values).all())
+    True
+    """
     return base64.b64encode(zlib.compress(values.astype("<i4").tobytes(), 6)).decode("ascii")
 
 
@@ -169,6 +211,11 @@ def threshold_counts(hist: np.ndarray, *, below: bool = False) -> np.ndarray:
 
     Returns:
         (..., 2, BINS) int64: intersection and predicted pixels for k = 0 to 256.
+
+    At threshold 0 the region is the whole image, at any other the mask itself.
+
+    >>> threshold_counts(hard_histogram(Counts(3, 5), truth=4, pixels=20))[:, [0, 1, 256]].tolist()
+    [[4, 3, 3], [20, 5, 5]]
     """
     if below:
         total = np.cumsum(hist, axis=-1) - hist
@@ -178,13 +225,21 @@ def threshold_counts(hist: np.ndarray, *, below: bool = False) -> np.ndarray:
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Element-wise quotient, NaN where the denominator is 0."""
+    """Element-wise quotient, NaN where the denominator is 0.
+
+    >>> ratio(np.array([1, 0]), np.array([4, 0])).tolist()
+    [0.25, nan]
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(denominator > 0, numerator / np.maximum(denominator, 1), np.nan)
 
 
 def mean_defined(values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Mean of what is not NaN; NaN where nothing is."""
+    """Mean of what is not NaN; NaN where nothing is.
+
+    >>> mean_defined(np.array([[1.0, np.nan], [3.0, np.nan]])).tolist()
+    [2.0, nan]
+    """
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=axis), defined.sum(axis=axis))
 
@@ -199,6 +254,12 @@ def average_precision(scores: np.ndarray, present: np.ndarray, weights: np.ndarr
 
     Returns:
         (B,) float64, NaN where nothing is present.
+
+    The first and the third of three are present: precision 1 at recall 1/2, then 2/3 at 1.
+
+    >>> scores, present = np.array([0.9, 0.8, 0.1]), np.array([True, False, True])
+    >>> average_precision(scores, present, np.ones((3, 1))).round(4).tolist()
+    [0.8333]
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
@@ -218,6 +279,10 @@ def replicate_weights(image_id: int | str, seed: int, replicates: int) -> np.nda
 
     Returns:
         (1 + replicates,) uint8: 1 for the sample itself, then the draws.
+
+    >>> weights = replicate_weights(7, seed=0, replicates=1000)
+    >>> int(weights[0]), len(weights), bool(abs(weights[1:].mean() - 1) < 0.1)
+    (1, 1001, True)
     """
     draws = seeded("bootstrap", seed, image_id).poisson(1.0, replicates)
     return np.concatenate([[1], draws]).astype(np.uint8)
