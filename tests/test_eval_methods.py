@@ -1,5 +1,6 @@
 """The compared methods on tiny random models, each against what it claims to be."""
 
+import importlib
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from textseg.segmenter import Segmenter
 from textseg_eval.ablation import parse_axis, settings, variants
 from textseg_eval.aggregate import Bootstrap
 from textseg_eval.datasets import load_coco
-from textseg_eval.methods import METHODS, Answer, MethodSpec, Query, build
+from textseg_eval.methods import METHODS, Answer, Method, MethodSpec, Query, build
 from textseg_eval.methods.cross_attention import noun_tokens
 from textseg_eval.methods.trivial import centre_box
 from textseg_eval.protocols import Present, Vocabulary
@@ -46,6 +47,14 @@ def test_every_method_is_named_and_refuses_unknown_options(tiny_folder):
             build(MethodSpec(name))
         with pytest.raises(ModelError, match="cannot be loaded"):
             build(MethodSpec(name, str(tiny_folder)))
+
+
+def test_each_line_of_the_table_leads_to_a_method():
+    for entry in METHODS.values():
+        module, _, name = entry.place.partition(":")
+        found = getattr(importlib.import_module(f"textseg_eval.methods.{module}"), name)
+        assert issubclass(found, Method) and entry.told
+        assert "{}" in entry.template
 
 
 def test_textseg_is_the_segmenter(spec, tiny_image):
