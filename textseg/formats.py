@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def write_result(result: Segmentation, path: Path, kind: str) -> None:
         result.save(path, kind)  # pyright: ignore[reportArgumentType]
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, *, indent: int = 2) -> None:
     """Write a value as an indented JSON file, whole or not at all.
 
     Raises:
@@ -45,7 +46,34 @@ def write_json(path: Path, content: Any) -> None:
     """
     from .saving import utf8, write_atomic
 
-    write_atomic(path, utf8(json.dumps(content, indent=2, ensure_ascii=False) + "\n"))
+    write_atomic(path, utf8(json.dumps(content, indent=indent, ensure_ascii=False) + "\n"))
+
+
+@contextlib.contextmanager
+def json_array(
+    path: Path, opening: str = "[", closing: str = "]\n"
+) -> Iterator[Callable[[Any], None]]:
+    """Write a JSON file of one long array, an element a line, as they come.
+
+    Args:
+        opening, closing: what stands before and behind the elements, brackets included.
+
+    Yields:
+        what adds an element.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("w", encoding="ascii") as file:
+        separator = opening + "\n"
+
+        def add(element: Any) -> None:
+            nonlocal separator
+            file.write(separator + json.dumps(element, separators=(",", ":")))
+            separator = ",\n"
+
+        yield add
+        file.write(opening + closing if separator != ",\n" else "\n" + closing)
 
 
 def coco_data(results: Sequence[Segmentation], source: str, number: int) -> dict[str, Any]:

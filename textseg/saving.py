@@ -7,6 +7,7 @@ import io
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,23 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write one file to; on leaving it takes the name, whole, or is gone.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("r+b") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
 
 
 def utf8(text: str) -> bytes:

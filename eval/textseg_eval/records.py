@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from textseg import formats
 from textseg.errors import OutputError
 from textseg.faults import LOG, append_entry, log_entry
 from textseg.records import Record, RecordFile
+from textseg.saving import replacing
 
 __all__ = ["Record", "RecordFile", "coco_results", "keep", "write_coco_results", "write_json"]
 
@@ -24,28 +24,20 @@ def keep(records: RecordFile, record: Record) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """A value as an indented JSON file, whole or not at all."""
-    from textseg.saving import utf8, write_atomic
-
-    write_atomic(path, utf8(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
+    formats.write_json(path, value, indent=1)
 
 
 def write_coco_results(records: RecordFile, path: Path) -> None:
-    """The masks of the headline rule as a COCO results file, a line per mask.
+    """The masks of the headline rule as a COCO results file, a line per mask; whole or not at all.
 
-    The file is written beside its place and then takes the name.
+    Raises:
+        OutputError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w") as file:
-            separator = "[\n"
+        with replacing(path) as temporary, formats.json_array(temporary) as add:
             for record in records.records("test"):
                 for result in coco_results(record):
-                    file.write(separator + json.dumps(result, separators=(",", ":")))
-                    separator = ",\n"
-            file.write("[]\n" if separator == "[\n" else "\n]\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+                    add(result)
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
 

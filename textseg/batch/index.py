@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..formats import json_array
 from ..saving import utf8
 from .journal import Journal
 from .sources import Item, Plan
@@ -109,17 +110,8 @@ def _lines(folder: Folder, name: str) -> Iterator[Callable[[Any], object]]:
 def _array(
     folder: Folder, name: str, opening: str, closing: str
 ) -> Iterator[Callable[[Any], object]]:
-    """Elements of a JSON array, one a line, between two texts."""
-    with folder.file(name) as path, path.open("w", encoding="ascii") as file:
-        separator = opening + "\n"
-
-        def add(element: Any) -> None:
-            nonlocal separator
-            file.write(separator + json.dumps(element, separators=(",", ":")))
-            separator = ",\n"
-
+    with folder.file(name) as path, json_array(path, opening, closing) as add:
         yield add
-        file.write(opening + closing if separator != ",\n" else "\n" + closing)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ImageError, InputError, MissingDependencyError, OutputError
 from ..faults import LOG, append_entry
 from ..image import load_image
-from ..saving import write_atomic
+from ..saving import replacing, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,10 +158,7 @@ class Folder:
             if self.local is not None:
                 write_atomic(self.local_file(name), data)
                 return
-            target = self._target(name)
-            if scheme_of(self.place) not in _OBJECT_STORES:
-                self._store.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self._store.pipe_file(target, data)
+            self._store.pipe_file(self._made_target(name), data)
 
     def log(self, entry: str, key: str) -> str:
         """Add an entry to the log of errors; in a store, which cannot append, it is an object of
@@ -215,28 +211,24 @@ class Folder:
     def file(self, name: str) -> Iterator[Path]:
         """A local path to write one file to; on leaving it takes its place, whole."""
         if self.local is not None:
-            path = self.local / name
-            temporary = path.with_name(f".{path.name}.tmp")
-            with self._errors(name):
-                self._make(path.parent)
-                try:
-                    yield temporary
-                    with temporary.open("rb") as written:
-                        os.fsync(written.fileno())
-                    os.replace(temporary, path)
-                finally:
-                    temporary.unlink(missing_ok=True)
+            with self._errors(name), replacing(self.local_file(name)) as temporary:
+                yield temporary
             return
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / name.rpartition("/")[2]
             yield temporary
             with self._errors(name):
-                if scheme_of(self.place) not in _OBJECT_STORES:
-                    self._store.makedirs(self._target(name).rpartition("/")[0], exist_ok=True)
-                self._store.put_file(str(temporary), self._target(name))
+                self._store.put_file(str(temporary), self._made_target(name))
 
     def _target(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
+
+    def _made_target(self, name: str) -> str:
+        """A file's path in the store, its folder made where the store needs that."""
+        target = self._target(name)
+        if scheme_of(self.place) not in _OBJECT_STORES:
+            self._store.makedirs(target.rpartition("/")[0], exist_ok=True)
+        return target
 
     def _make(self, folder: Path) -> None:
         if folder not in self._made:
