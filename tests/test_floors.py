@@ -10,14 +10,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, str], ...] = (
     ("facts", "_version errors"),
-    ("words and names", "english file_names picture_files png_texts outlines"),
+    ("words and names", "english vocabulary file_names picture_files png_texts outlines"),
     ("tools", "faults fetching progress records saving workers"),
     ("ground", "bit_depth checks drawing provenance"),
     ("pictures and options", "image options arguments formats"),
     ("results", "masks contact_sheet"),
     ("annotations", "coco"),
     ("models", "backbone"),
-    ("questions", "prompts vocabulary predictions name_weights batch_size"),
+    ("questions", "prompts predictions name_weights batch_size"),
     ("what is there", "presence"),
     ("the algorithm", "contrast"),
     ("masks", "binarize"),

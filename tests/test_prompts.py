@@ -201,3 +201,10 @@ def test_notes_of_a_closed_vocabulary(v_backbone: Any) -> None:
     )
     long = pair_for(v_backbone, "dog " * 14 + "cat", "null")
     assert any("too long" in note and "cat" in note for note in long.notes)
+
+
+def test_every_strategy_named_by_the_options_is_one() -> None:
+    from textseg.options import REFERENCES
+    from textseg.prompts import STRATEGIES
+
+    assert tuple(STRATEGIES) == REFERENCES

@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .checks import check_text
@@ -19,7 +19,7 @@ from .english import (
     with_article,
 )
 from .errors import InputError
-from .options import REFERENCES
+from .vocabulary import unknown_note
 
 if TYPE_CHECKING:
     from .backbone.base import Backbone
@@ -59,6 +59,7 @@ class PromptPair:
         notes: one line each on the pairing, and on words the model does not know or cannot take.
         references: the prompts of the reference side; their predictions are averaged.
         noun: the bare noun that is looked for.
+        unknown: a note, where the model knows no word of it; else "".
     """
 
     query: str
@@ -67,6 +68,7 @@ class PromptPair:
     notes: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     noun: str = ""
+    unknown: str = ""
 
     def __post_init__(self) -> None:
         if not self.references:
@@ -118,58 +120,92 @@ def build_pair(
     if nouns:
         query = re.sub(r"(?<=\w)'s$", "", query, flags=re.IGNORECASE)
         _check_one_thing(query, nouns, synonyms or {})
-    words = {**DEFAULT_TEMPLATES, **(templates or {})}
     query, word, known = known_query(query, nouns, synonyms or {})
-    noun = object_noun(query, nouns)
-
-    def fill(template: str, noun: str, query: str) -> str:
-        values = {"query": query, "noun": noun, "a": with_article(noun)}
-        return re.sub(r"\{(query|noun|a)\}", lambda m: values[m.group(1)], template)
-
-    asked = fill(words["template"], noun, query)
-    strategy = reference if reference in REFERENCES else "text"
-    if not reference.strip():
-        strategy = "null"
-    if strategy == "null":
-        references = [""]
-    elif strategy == "absent":
-        asked, references = "", [fill(words["absent"], noun, query)]
-    elif strategy == "swap":
-        others = pick_distractors(noun, distractors or nouns or DISTRACTORS)
-        references = [fill(words["template"], other, other) for other in others]
-    elif strategy == "erase":
-        if caption is None or not caption.strip():
-            raise InputError("caption must be given for reference 'erase', got none")
-        none = words["none"]
-        if unknown_words is not None and unknown_words(none):
-            none = ""
-        caption = _clean("caption", caption)
-        if known:
-            caption = replace_noun(caption, word, known)
-        asked, erased, how = erase_from_caption(caption, query, noun, none)
-        references = [erased]
-        notes += how
-    else:
-        references = [_clean("reference", reference)]
-    pair = PromptPair(asked, " | ".join(references), strategy, references=tuple(references))
-    notes.insert(0, f"{strategy}: {_quoted(asked)} against {_quoted(pair.reference)}")
+    words = {**DEFAULT_TEMPLATES, **(templates or {})}
+    if unknown_words is not None and unknown_words(words["none"]):
+        words["none"] = ""
+    asked = _Asked(
+        query, object_noun(query, nouns), words, caption, distractors or nouns or DISTRACTORS,
+        (word, known), reference,
+    )  # fmt: skip
+    strategy = reference if reference in STRATEGIES else "text" if reference.strip() else "null"
+    prompt, references, how = STRATEGIES.get(strategy, _text)(asked)
+    against = " | ".join(references)
+    notes = [f"{strategy}: {_quoted(prompt)} against {_quoted(against)}", *notes, *how]
     if known:
         notes.append(f"the model does not know {_quoted(word)} and is asked for {_quoted(known)}")
-    for prompt in (asked, *references):
-        if unknown_words is not None and (unknown := unknown_words(prompt)):
+    for one in (prompt, *references):
+        if unknown_words is not None and (unknown := unknown_words(one)):
             notes.append(f"the model does not know {', '.join(map(_quoted, unknown))}")
-        if truncated_words is not None and (cut := truncated_words(prompt)):
+        if truncated_words is not None and (cut := truncated_words(one)):
             notes.append(f"the prompt is too long for the model, which does not see {_quoted(cut)}")
     return PromptPair(
-        pair.query, pair.reference, strategy, tuple(dict.fromkeys(notes)), pair.references, noun
+        prompt, against, strategy, tuple(dict.fromkeys(notes)), tuple(references), asked.noun
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a strategy makes its prompts of."""
+
+    query: str
+    noun: str
+    templates: Mapping[str, str]
+    caption: str | None
+    others: Sequence[str]
+    replaced: tuple[str, str]
+    reference: str
+
+    def fill(self, template: str, noun: str = "", query: str = "") -> str:
+        noun, query = noun or self.noun, query or self.query
+        values = {"query": query, "noun": noun, "a": with_article(noun)}
+        return re.sub(r"\{(query|noun|a)\}", lambda m: values[m[1]], self.templates[template])
+
+
+_Prompts = tuple[str, list[str], list[str]]
+"""The prompt of the query side, those of the reference side, and notes."""
+
+
+def _null(asked: _Asked) -> _Prompts:
+    return asked.fill("template"), [""], []
+
+
+def _absent(asked: _Asked) -> _Prompts:
+    return "", [asked.fill("absent")], []
+
+
+def _swap(asked: _Asked) -> _Prompts:
+    others = pick_distractors(asked.noun, asked.others)
+    return asked.fill("template"), [asked.fill("template", one, one) for one in others], []
+
+
+def _erase(asked: _Asked) -> _Prompts:
+    if asked.caption is None or not asked.caption.strip():
+        raise InputError("caption must be given for reference 'erase', got none")
+    caption, (word, known) = _clean("caption", asked.caption), asked.replaced
+    if known:
+        caption = replace_noun(caption, word, known)
+    whole, erased, how = erase_from_caption(
+        caption, asked.query, asked.noun, asked.templates["none"]
+    )
+    return whole, [erased], how
+
+
+def _text(asked: _Asked) -> _Prompts:
+    return asked.fill("template"), [_clean("reference", asked.reference)], []
+
+
+STRATEGIES: dict[str, Callable[[_Asked], _Prompts]] = {
+    "null": _null, "absent": _absent, "swap": _swap, "erase": _erase,
+}  # fmt: skip
+"""How a reference of that name makes prompts; any other reference is a text."""
 
 
 def pair_for(
     backbone: Backbone, query: str, reference: str, *, caption: str | None = None
 ) -> PromptPair:
     """`build_pair` with the templates, nouns and vocabulary of a backbone."""
-    return build_pair(
+    pair = build_pair(
         query,
         reference,
         templates=backbone.calibration.get("prompts"),
@@ -179,6 +215,7 @@ def pair_for(
         unknown_words=backbone.unknown_words,
         truncated_words=backbone.truncated_words,
     )
+    return replace(pair, unknown=unknown_note(backbone, query, pair.noun))
 
 
 def clean_query(query: object) -> tuple[str, list[str]]:

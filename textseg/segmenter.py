@@ -30,7 +30,6 @@ from .options import (
 from .predictions import Predictions
 from .prompts import pair_for
 from .refine import Refiner
-from .vocabulary import unknown_note
 
 if TYPE_CHECKING:
     import torch
@@ -321,18 +320,14 @@ def _measure(
 ) -> list[Measurement]:
     options, predictions = plan.contrast, scene.predictions
     with lock_of(model):
-        unknown = [
-            unknown_note(model, text, pair.noun)
-            for text, pair in zip(plan.queries, plan.pairs, strict=True)
-        ]
-        seen = [pair for pair, note in zip(plan.pairs, unknown, strict=True) if not note]
+        seen = [pair for pair in plan.pairs if not pair.unknown]
         cut = partial(cut_value, options=plan.refine)
         found = iter(measure(predictions, seen, options, progress, cut=cut))
         nothing = np.zeros(predictions.latents.shape[-2:], np.float32)
         results = []
-        for text, pair, note in zip(plan.queries, plan.pairs, unknown, strict=True):
-            what = Measured(nothing, nothing, np.zeros(0), 0.0) if note else next(found)
-            notes = [*pair.notes, *([note] if note else [])]
+        for text, pair in zip(plan.queries, plan.pairs, strict=True):
+            what = Measured(nothing, nothing, np.zeros(0), 0.0) if pair.unknown else next(found)
+            notes = [*pair.notes, *([pair.unknown] if pair.unknown else [])]
             if 0 < what.draws < options.samples:
                 notes.append(f"used {what.draws} of {options.samples} draws")
             results.append(
