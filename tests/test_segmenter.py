@@ -317,7 +317,7 @@ def test_remask_says_what_it_lacks(model: FakeBackbone, image: np.ndarray) -> No
     with pytest.raises(InputError, match="mask's size"):
         remask(found, image=image[:-1])
     with pytest.raises(InputError, match="'samples'"):
-        remask(found, samples=3)
+        remask(found, samples=3)  # pyright: ignore[reportCallIssue]
 
 
 def test_progress_counts_and_can_stop(model: FakeBackbone, image: np.ndarray) -> None:

@@ -36,7 +36,9 @@ from .options import (
 
 if TYPE_CHECKING:
     import numpy as np
+    from typing_extensions import Unpack
 
+    from .arguments import EditArguments, GenerateArguments, QueryArguments
     from .captioning import Caption
     from .generation import Generation
     from .image import ImageLike
@@ -103,10 +105,26 @@ class Client:
         return json.loads(self._ask("GET", "/v1/models", _JSON))["models"]
 
     @overload
-    def segment(self, image: ImageLike, query: str, **kwargs: Any) -> Segmentation: ...
+    def segment(
+        self,
+        image: ImageLike,
+        query: str,
+        *,
+        contrast: ContrastOptions | None = None,
+        refine: RefineOptions | None = None,
+        allow_url: bool = False,
+        **arguments: Unpack[QueryArguments],
+    ) -> Segmentation: ...
     @overload
     def segment(
-        self, image: ImageLike, query: Sequence[str], **kwargs: Any
+        self,
+        image: ImageLike,
+        query: Sequence[str],
+        *,
+        contrast: ContrastOptions | None = None,
+        refine: RefineOptions | None = None,
+        allow_url: bool = False,
+        **arguments: Unpack[QueryArguments],
     ) -> list[Segmentation]: ...
     def segment(
         self,
@@ -160,10 +178,9 @@ class Client:
         method: str = "diffedit",
         options: EditOptions | None = None,
         patch: ImageLike | None = None,
-        caption: str | None = None,
         allow_url: bool = False,
         progress: Progress | None = None,
-        **overrides: Any,
+        **overrides: Unpack[EditArguments],
     ) -> Edit:
         """`textseg.edit` on the server; arguments and errors as there and in `segment`."""
         from .image import load_image
@@ -180,8 +197,9 @@ class Client:
         if patch is not None:
             files["patch"] = _encoded(patch, allow_url)
         fields = [("prompt", prompt), ("method", method)]
-        fields += _given(query=query, caption=caption)
-        fields += _options(options, overrides)
+        single: dict[str, Any] = dict(overrides)
+        fields += _given(query=query, caption=single.pop("caption", None))
+        fields += _options(options, single)
         found = self._run("/v1/edit", fields, files, progress)
         done = Edit.from_bytes(found["edit.npz"])
         return replace(
@@ -189,12 +207,34 @@ class Client:
         )
 
     @overload
-    def generate(self, prompt: str, *, count: None = None, **kwargs: Any) -> Generation: ...
-    @overload
-    def generate(self, prompt: str, *, count: int, **kwargs: Any) -> list[Generation]: ...
+    def generate(
+        self,
+        prompt: str,
+        *,
+        count: None = None,
+        options: GenerateOptions | None = None,
+        progress: Progress | None = None,
+        **overrides: Unpack[GenerateArguments],
+    ) -> Generation: ...
     @overload
     def generate(
-        self, prompt: Sequence[str], *, count: int | None = None, **kwargs: Any
+        self,
+        prompt: str,
+        *,
+        count: int,
+        options: GenerateOptions | None = None,
+        progress: Progress | None = None,
+        **overrides: Unpack[GenerateArguments],
+    ) -> list[Generation]: ...
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[str],
+        *,
+        count: int | None = None,
+        options: GenerateOptions | None = None,
+        progress: Progress | None = None,
+        **overrides: Unpack[GenerateArguments],
     ) -> list[Generation]: ...
     def generate(
         self,

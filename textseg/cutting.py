@@ -11,11 +11,21 @@ import numpy as np
 from .errors import InputError
 from .image import load_image
 from .masks import Segmentation
-from .options import ContrastOptions, RefineOptions, field_names, override, unknown_option
+from .options import (
+    ContrastOptions,
+    RefineOptions,
+    documented,
+    field_names,
+    override,
+    unknown_option,
+)
 from .progress import report
 from .refine import Refiner
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .arguments import RefineArguments
     from .image import ImageLike
     from .progress import Progress
 
@@ -148,9 +158,28 @@ def cut_with(
 
 
 @overload
-def remask(segmentation: Segmentation, **kwargs: Any) -> Segmentation: ...
+def remask(
+    segmentation: Segmentation,
+    *,
+    image: ImageLike | None = None,
+    exclusive: bool = False,
+    refine: RefineOptions | None = None,
+    allow_url: bool = False,
+    progress: Progress | None = None,
+    **overrides: Unpack[RefineArguments],
+) -> Segmentation: ...
 @overload
-def remask(segmentation: Sequence[Segmentation], **kwargs: Any) -> list[Segmentation]: ...
+def remask(
+    segmentation: Sequence[Segmentation],
+    *,
+    image: ImageLike | None = None,
+    exclusive: bool = False,
+    refine: RefineOptions | None = None,
+    allow_url: bool = False,
+    progress: Progress | None = None,
+    **overrides: Unpack[RefineArguments],
+) -> list[Segmentation]: ...
+@documented(RefineOptions)
 def remask(
     segmentation: Segmentation | Sequence[Segmentation],
     *,
