@@ -161,6 +161,13 @@ class Visit:
             "before => document.querySelector('#ts-stage img').src !== before", arg=before
         )
 
+    def settles(self) -> None:
+        """Wait until the stage has shown the same picture for two seconds."""
+        before = ""
+        while (now := self.shown()) != before:
+            before = now
+            self.page.wait_for_timeout(2000)
+
     def shown(self) -> str:
         """The address of the picture on the stage."""
         return self.page.get_attribute("#ts-stage img", "src")

@@ -224,6 +224,7 @@ def test_a_phone_and_the_keyboard_are_enough(visit: Any) -> None:
     page.keyboard.press("Enter")
     at.says(f"“{FIRST.things[1]}”")
     page.wait_for_selector(f"#ts-found label.selected >> text={FIRST.things[1]}")
+    at.settles()
     page.focus("#ts-level input[type=range]")
     page.keyboard.press("ArrowLeft")
     at.says("0 UNet rows")
