@@ -13,7 +13,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("words and names", "english vocabulary file_names picture_files png_texts outlines"),
     ("tools", "faults fetching progress records saving workers"),
     ("ground", "bit_depth checks drawing provenance"),
-    ("pictures and options", "image options arguments formats"),
+    ("pictures and options", "image option_table options arguments formats"),
     ("results", "masks contact_sheet"),
     ("annotations", "coco"),
     ("models", "backbone"),

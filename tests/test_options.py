@@ -22,7 +22,8 @@ from textseg.batch.run import Engine
 from textseg.batch.stages import Job
 from textseg.bench import BenchOptions
 from textseg.cutting import remask
-from textseg.options import field_docs, override
+from textseg.option_table import option_table
+from textseg.options import override
 from textseg.server import ServerOptions
 from textseg.studio import StudioSettings
 from textseg.training.lora_options import LoraOptions
@@ -222,6 +223,63 @@ def test_help_shows_every_option_with_its_default(function: str, kinds: list[typ
 
     shown = " ".join(pydoc.plain(pydoc.render_doc(getattr(textseg, function))).split())
     for kind in kinds:
-        for name, said in field_docs(kind).items():
+        for name, option in option_table(kind).items():
             default = getattr(kind(), name)
-            assert f"{name} ({default!r}): {said}" in shown
+            assert f"{name} ({default!r}): {option.help}" in shown
+
+
+TABLES = [ContrastOptions, RefineOptions, EditOptions, GenerateOptions, TrainOptions, LoraOptions]
+
+
+@pytest.mark.parametrize("kind", [*TABLES, ServerOptions])
+def test_the_command_line_offers_what_the_table_says(kind: type) -> None:
+    import argparse
+
+    from textseg.cli.options_arguments import add_options, given_options
+
+    parser = argparse.ArgumentParser()
+    add_options(parser, kind, title="options")
+    flags = {action.dest: action for action in parser._actions}
+    assert given_options(parser.parse_args([]), kind) == {}
+    for name, option in option_table(kind).items():
+        shown = (flags[name].help or "").replace("%%", "%")
+        assert shown.startswith(option.help.rstrip("."))
+        if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):
+            assert float(shown.rpartition("default ")[2]) == option.default
+            flag = f"--{name.replace('_', '-')}"
+            for end in (option.rule.bounds if option.rule else {}).values():
+                given = given_options(parser.parse_args([flag, str(end)]), kind)
+                assert given[name] == pytest.approx(end)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_controls_offer_only_what_the_rule_allows(kind: type) -> None:
+    for option in option_table(kind).values():
+        if option.slider is None:
+            continue
+        low, high, step = option.slider
+        assert low < high and 0 < step <= high - low
+        for value in (low, high, low + step):
+            wanted = (float(value),) if option.name == "strength" else type(option.default)(value)
+            assert getattr(replace(kind(), **{option.name: wanted}), option.name) == wanted
+
+
+@pytest.mark.parametrize(
+    ("model", "kinds"),
+    [
+        ("SegmentOptions", [ContrastOptions, RefineOptions]),
+        ("EditingOptions", [EditOptions, ContrastOptions, RefineOptions]),
+        ("GeneratingOptions", [GenerateOptions]),
+    ],
+)
+def test_the_server_is_never_laxer_than_the_table(model: str, kinds: list[type]) -> None:
+    bodies = pytest.importorskip("textseg.server.bodies", reason="needs textseg[server]")
+    shown = getattr(bodies, model).model_json_schema()["properties"]
+    keys = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+    for option in (option for kind in kinds for option in option_table(kind).values()):
+        said = {tab[option.name].help for tab in map(option_table, kinds) if option.name in tab}
+        assert shown[option.name]["description"] in said
+        for key, end in (option.rule.bounds if option.rule else {}).items():
+            number = next(one for one in shown[option.name]["anyOf"] if one["type"] != "null")
+            kept = number.get(keys[key], number.get(keys[{"gt": "ge", "lt": "le"}.get(key, key)]))
+            assert kept >= end if key in ("ge", "gt") else kept <= end

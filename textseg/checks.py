@@ -1,5 +1,5 @@
-"""What option dataclasses ask of their fields: a rule beside each default, which `validate`, the
-server's schema and the tests read. A refusal names the field, the rule and the value."""
+"""What option dataclasses ask of their fields: a rule beside each default, which `validate` keeps
+and `option_table` hands on. A refusal names the field, the rule and the value."""
 
 from __future__ import annotations
 
@@ -102,9 +102,18 @@ MAYBE_TEXT = Rule("a text or None", lambda v: v is None or isinstance(v, str))
 SWITCH = Rule("True or False", lambda v: isinstance(v, bool))
 
 
-def option(default: Any, rule: Rule) -> Any:
-    """A dataclass field with a default and its rule."""
-    return field(default=default, metadata={"rule": rule})
+def option(
+    default: Any, rule: Rule, unit: str = "", slider: tuple[float, float, float] | None = None
+) -> Any:
+    """A dataclass field with a default and its rule.
+
+    Args:
+        default: the value where none is given.
+        rule: what a value must be.
+        unit: of a number, for people.
+        slider: lowest and highest value and step of a control that offers the useful part of it.
+    """
+    return field(default=default, metadata={"rule": rule, "unit": unit, "slider": slider})
 
 
 def rule_of(one: Field[Any]) -> Rule | None:

@@ -11,10 +11,10 @@ import numpy as np
 from .errors import InputError
 from .image import load_image
 from .masks import Segmentation
+from .option_table import documented
 from .options import (
     ContrastOptions,
     RefineOptions,
-    documented,
     field_names,
     override,
     unknown_option,

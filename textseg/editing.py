@@ -15,7 +15,8 @@ from .checks import check_text
 from .edit_methods import EDIT_METHODS, LatentTask
 from .errors import ImageError, InputError
 from .image import fetch_image, image_identity, is_url, load_image, resize_image
-from .options import ContrastOptions, EditOptions, RefineOptions, documented, field_names
+from .option_table import documented
+from .options import ContrastOptions, EditOptions, RefineOptions, field_names
 from .progress import Progress, report
 from .vocabulary import find_unknown_note
 

@@ -13,7 +13,8 @@ from ._version import __version__
 from .checks import check_text
 from .errors import InputError
 from .inversion import ddim_decode, ddim_levels, guided_noise
-from .options import GenerateOptions, documented
+from .option_table import documented
+from .options import GenerateOptions
 from .progress import Progress, report
 
 if TYPE_CHECKING:

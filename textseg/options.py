@@ -6,12 +6,9 @@ may carry calibrated ones (`Backbone.contrast_defaults`, `Backbone.refine_defaul
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from inspect import cleandoc
-from textwrap import wrap
 from typing import Any, Literal, TypeVar
 
 from .checks import (
@@ -62,7 +59,8 @@ class ContrastOptions:
     """How a query is contrasted with its reference.
 
     Attributes:
-        reference: a strategy of `REFERENCES`, or any other text, taken as the reference prompt.
+        reference: "null", "absent", "swap" or "erase", strategies for the reference prompt, or any
+            other text, taken as that prompt itself.
         measure: "contrast", the unsigned noise difference of DiffEdit, or "evidence", how much
             better the query explains the true noise (signed).
         strength: noise levels in (0, 1] as fractions of the training steps T; the maps of several
@@ -82,10 +80,10 @@ class ContrastOptions:
 
     reference: str = option("null", _REFERENCE)
     measure: Measure = option("contrast", one_of("contrast", "evidence"))
-    strength: tuple[float, ...] = option((0.5,), FRACTIONS)
-    samples: int = option(10, whole(1, 1000))
+    strength: tuple[float, ...] = option((0.5,), FRACTIONS, slider=(0.01, 1, 0.01))
+    samples: int = option(10, whole(1, 1000), "draws", slider=(1, 32, 1))
     seed: int = option(0, SEED)
-    batch_size: int = option(10, whole(0, 1024))
+    batch_size: int = option(10, whole(0, 1024), "draws")
     stop_risk: float = option(0.0, between(0, 1, "[)"))
     naming: float = option(0.0, SHARE)
 
@@ -137,20 +135,20 @@ class RefineOptions:
     """
 
     threshold: str | float = option("paper", THRESHOLD)
-    level: float = option(0.5, SHARE)
+    level: float = option(0.5, SHARE, slider=(0, 1, 0.01))
     clamp: float = option(3.0, POSITIVE)
     floor: float = option(0.1, POSITIVE)
     relative: float = option(0.5, SHARE)
     min_presence: float = option(0.0, SHARE)
     guided: float = option(0.0, SHARE)
     crf: bool = True
-    crf_iterations: int = option(5, whole(1, 50))
+    crf_iterations: int = option(5, whole(1, 50), "steps")
     crf_appearance: float = option(10.0, NOT_NEGATIVE)
-    crf_alpha: float = option(80.0, POSITIVE)
+    crf_alpha: float = option(80.0, POSITIVE, "pixels")
     crf_beta: float = option(13.0, POSITIVE)
     crf_smoothness: float = option(3.0, NOT_NEGATIVE)
-    crf_gamma: float = option(3.0, POSITIVE)
-    crf_points: int = option(1024, _POINTS)
+    crf_gamma: float = option(3.0, POSITIVE, "pixels")
+    crf_points: int = option(1024, _POINTS, "places")
     crf_spacing: float = option(0.9, between(0.3, 1.5))
     crf_stride: int = option(1, whole(1, 16))
     opening: float = option(0.0, SHARE)
@@ -187,16 +185,16 @@ class EditOptions:
         seam: width in pixels of the blended seam just inside the mask's edge.
     """
 
-    encode_ratio: float = option(0.5, FRACTION)
-    steps: int = option(50, whole(1, 1000))
-    guidance_scale: float = option(7.5, NOT_NEGATIVE)
+    encode_ratio: float = option(0.5, FRACTION, slider=(0.05, 1, 0.05))
+    steps: int = option(50, whole(1, 1000), "steps", slider=(5, 200, 1))
+    guidance_scale: float = option(7.5, NOT_NEGATIVE, slider=(1, 20, 0.5))
     negative_prompt: str = ""
     seed: int = option(0, SEED)
     fixed_point: int = option(0, whole(0, 50))
-    feather: float = option(0.0, between(0, 64))
+    feather: float = option(0.0, between(0, 64), "cells")
     invert_mask: bool = False
     composite: bool = True
-    seam: int = option(3, whole(0, 1000))
+    seam: int = option(3, whole(0, 1000), "pixels")
 
     __post_init__ = validate
 
@@ -214,13 +212,13 @@ class GenerateOptions:
         height, width: size in pixels, rounded to what the model can make; 0 is the model's own.
     """
 
-    steps: int = option(50, whole(1, 1000))
-    guidance_scale: float = option(7.5, NOT_NEGATIVE)
+    steps: int = option(50, whole(1, 1000), "steps", slider=(5, 200, 1))
+    guidance_scale: float = option(7.5, NOT_NEGATIVE, slider=(1, 20, 0.5))
     negative_prompt: str = ""
     seed: int = option(0, SEED)
     scheduler: str = option("ddim", _SCHEDULER)
-    height: int = option(0, whole(0, 8192))
-    width: int = option(0, whole(0, 8192))
+    height: int = option(0, whole(0, 8192), "pixels")
+    width: int = option(0, whole(0, 8192), "pixels")
 
     __post_init__ = validate
 
@@ -267,44 +265,3 @@ def spell_threshold(rule: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     # "otsu" and "quantile" find the cut themselves, in the score of "paper".
     rule = "paper" if rule in ("otsu", "quantile") else rule
     return {**changes, "threshold": rule, "level": number}
-
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def documented(*kinds: type) -> Callable[[_Function], _Function]:
-    """Adds what `field_docs` says of every option, with its default, to a function's docstring."""
-
-    def add(function: _Function) -> _Function:
-        lines = []
-        for kind in kinds:
-            described = field_docs(kind)
-            for one in fields(kind):
-                text = f"{one.name} ({one.default!r}): {described[one.name]}"
-                lines += wrap(text, 92, initial_indent=" " * 4, subsequent_indent=" " * 8)
-        title = "Options, by name, with the value where neither the model nor you set one:"
-        function.__doc__ = "\n".join([cleandoc(function.__doc__ or ""), "", title, *lines])
-        return function
-
-    return add
-
-
-def field_docs(options: type) -> dict[str, str]:
-    """What an option dataclass's "Attributes:" section says of each field.
-
-    >>> field_docs(EditOptions)["steps"][:10]
-    'DDIM steps'
-    """
-    _, _, section = (options.__doc__ or "").partition("Attributes:\n")
-    described: dict[str, str] = {}
-    names: list[str] = []
-    for line in section.splitlines():
-        if not line.strip():
-            break
-        entry = re.match(r" {8}(\w+(?:, \w+)*): (.*)", line)
-        if entry:
-            names = entry[1].split(", ")
-            described |= dict.fromkeys(names, entry[2])
-        else:
-            described |= {name: f"{described[name]} {line.strip()}" for name in names}
-    return described

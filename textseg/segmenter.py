@@ -19,10 +19,10 @@ from .contrast import Measured, measure
 from .cutting import Measurement, cut_with
 from .errors import InputError
 from .image import image_identity, load_image, resize_image
+from .option_table import documented
 from .options import (
     ContrastOptions,
     RefineOptions,
-    documented,
     field_names,
     override,
     unknown_option,

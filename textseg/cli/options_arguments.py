@@ -8,17 +8,11 @@ import gc
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from ..errors import InputError
-from ..options import (
-    NO_REFINEMENT,
-    REFERENCES,
-    ContrastOptions,
-    RefineOptions,
-    field_docs,
-    override,
-)
+from ..option_table import option_table
+from ..options import NO_REFINEMENT, ContrastOptions, RefineOptions, override
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -31,7 +25,7 @@ def add_options(
     title: str,
     exclude: Collection[str] = (),
 ) -> None:
-    """Give a parser one flag per field of an option dataclass, with its docstring as help.
+    """Give a parser one flag per field of an option dataclass, with its help, unit and default.
 
     Flags that are not given leave no trace in the parsed arguments, so that a model's calibrated
     defaults stay in force; `given_options` collects the others.
@@ -44,18 +38,13 @@ def add_options(
         exclude: fields without a flag.
     """
     group = parser.add_argument_group(title)
-    hints = get_type_hints(options)
-    described = field_docs(options)
-    for field in dataclasses.fields(options):
-        if field.name in exclude:
+    for option in option_table(options).values():
+        if option.name in exclude:
             continue
-        flag = "--" + field.name.replace("_", "-")
-        text = described.get(field.name, "").replace("%", "%%")
-        text = text.replace("`REFERENCES`", ", ".join(REFERENCES))
-        common: dict[str, Any] = {
-            "dest": field.name, "default": argparse.SUPPRESS, "help": text or None,
-        }  # fmt: skip
-        hint = hints[field.name]
+        flag = "--" + option.name.replace("_", "-")
+        text = f"{option.help.rstrip('.')}; default {_spell(option.default)}".replace("%", "%%")
+        common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": text}
+        hint = option.hint
         if hint is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif get_origin(hint) is Literal:
@@ -65,7 +54,8 @@ def add_options(
         elif hint == str | float:
             group.add_argument(flag, type=_number_or_text, metavar="X|TEXT", **common)
         else:
-            group.add_argument(flag, type=hint, metavar=_METAVARS.get(hint, "TEXT"), **common)
+            metavar = option.unit.upper() or _METAVARS.get(hint, "TEXT")
+            group.add_argument(flag, type=hint, metavar=metavar, **common)
 
 
 def given_options(args: argparse.Namespace, *options: type) -> dict[str, Any]:
@@ -81,8 +71,8 @@ def given_options(args: argparse.Namespace, *options: type) -> dict[str, Any]:
 
 def add_mask_options(parser: argparse.ArgumentParser) -> None:
     """The flags of `ContrastOptions` and `RefineOptions`."""
-    add_options(parser, ContrastOptions, title="contrast (default: what the model was tuned with)")
-    add_options(parser, RefineOptions, title="mask (default: what the model was tuned with)")
+    add_options(parser, ContrastOptions, title="contrast (a model's own defaults go first)")
+    add_options(parser, RefineOptions, title="mask (a model's own defaults go first)")
 
 
 def given_mask_options(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -207,6 +197,15 @@ def comma_list(allowed: Collection[str] = ()) -> Callable[[str], list[str]]:
 
 
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
+def _spell(value: Any) -> str:
+    """A default as it would be given on the command line."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(map(_spell, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
 def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:

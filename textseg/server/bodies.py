@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import dataclasses
 import json
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
 from pydantic import (
@@ -23,10 +22,10 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from ..checks import rule_of
 from ..edit_methods import EDIT_METHODS
 from ..errors import InputError
 from ..masks import decode_rle
+from ..option_table import option_table
 from ..options import (
     THRESHOLD,
     THRESHOLD_RULES,
@@ -34,7 +33,6 @@ from ..options import (
     EditOptions,
     GenerateOptions,
     RefineOptions,
-    field_docs,
 )
 from .answers import Refusal
 
@@ -120,24 +118,18 @@ What = Literal["mask", "score", "overlay", "cutout", "rle", "polygon", "npz"]
 def _options_model(name: str, *kinds: type) -> Any:
     """Option dataclasses as one model in which every field may be left to the model's defaults."""
     fields: dict[str, Any] = {}
-    for kind in kinds:
-        hints, said = get_type_hints(kind), field_docs(kind)
-        for field in dataclasses.fields(kind):
-            hint: Any = hints[field.name]
-            if field.name == "strength":
-                hint = Annotated[list[float], BeforeValidator(_number_as_list)]
-            elif hint is str:
-                hint = Text
-            elif hint == str | float:
-                hint = Threshold
-            elif hint is int:
-                hint = Annotated[int, Field(strict=True)]
-            rule = rule_of(field)
-            bounds = {**(rule.bounds if rule else {}), **_BOUNDS.get(field.name, {})}
-            fields[field.name] = (
-                hint | None,
-                Field(None, description=said.get(field.name), **bounds),
-            )
+    for option in (option for kind in kinds for option in option_table(kind).values()):
+        hint: Any = option.hint
+        if option.name == "strength":
+            hint = Annotated[list[float], BeforeValidator(_number_as_list)]
+        elif hint is str:
+            hint = Text
+        elif hint == str | float:
+            hint = Threshold
+        elif hint is int:
+            hint = Annotated[int, Field(strict=True)]
+        bounds = {**(option.rule.bounds if option.rule else {}), **_BOUNDS.get(option.name, {})}
+        fields[option.name] = (hint | None, Field(None, description=option.help, **bounds))
     return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..options import REFERENCES, THRESHOLD_RULES, EditOptions
+from ..option_table import option_table
+from ..options import REFERENCES, THRESHOLD_RULES, ContrastOptions, EditOptions, RefineOptions
 from .pictures import SAMPLES, sample_file
 from .theme import style
 from .views import VIEWS
@@ -210,8 +211,8 @@ def _find(parts: dict[str, Any]) -> None:
     parts["found"] = gr.Radio(
         [], show_label=False, label="Found", container=False, elem_id="ts-found"
     )
-    parts["level"] = gr.Slider(
-        0, 1, value=0.5, step=0.01, label="Threshold", elem_id="ts-level", buttons=[],
+    parts["level"] = _slider(
+        RefineOptions, "level", label="Threshold", elem_id="ts-level",
         info="Lower takes more in. No model runs for this.",
     )  # fmt: skip
     parts["anyway"] = gr.Button("Show it anyway", visible=False, size="sm", elem_id="ts-anyway")
@@ -238,10 +239,12 @@ def _find(parts: dict[str, Any]) -> None:
         )  # fmt: skip
         parts["rule"] = gr.Dropdown([*THRESHOLD_RULES], label="Threshold rule", elem_id="ts-rule")
         with gr.Row():
-            parts["samples_drawn"] = gr.Slider(1, 32, step=1, label="Noise draws", buttons=[],
-                                               min_width=130)  # fmt: skip
-            parts["strength"] = gr.Slider(0.01, 1, step=0.01, label="Noise level", buttons=[],
-                                          min_width=130)  # fmt: skip
+            parts["samples_drawn"] = _slider(
+                ContrastOptions, "samples", label="Noise draws", min_width=130
+            )
+            parts["strength"] = _slider(
+                ContrastOptions, "strength", value=0.5, label="Noise level", min_width=130
+            )
 
 
 def _edit(parts: dict[str, Any], edit: EditOptions) -> None:
@@ -250,16 +253,16 @@ def _edit(parts: dict[str, Any], edit: EditOptions) -> None:
         label="What it becomes", placeholder="a zebra", lines=1, max_lines=3, elem_id="ts-prompt",
         info="Leave it empty to take the thing out.",
     )  # fmt: skip
-    parts["ratio"] = gr.Slider(
-        0.05, 1, value=edit.encode_ratio, step=0.05, label="Encode ratio", buttons=[],
+    parts["ratio"] = _slider(
+        EditOptions, "encode_ratio", value=edit.encode_ratio, label="Encode ratio",
         info="How far from the picture the edit may go.", elem_id="ts-ratio",
     )  # fmt: skip
-    parts["guidance"] = gr.Slider(
-        1, 20, value=edit.guidance_scale, step=0.5, label="Guidance", buttons=[],
+    parts["guidance"] = _slider(
+        EditOptions, "guidance_scale", value=edit.guidance_scale, label="Guidance",
         info="How closely the words are followed.", elem_id="ts-guidance",
     )  # fmt: skip
-    parts["steps"] = gr.Slider(
-        5, 200, value=edit.steps, step=1, label="Steps", buttons=[], elem_id="ts-edit-steps"
+    parts["steps"] = _slider(
+        EditOptions, "steps", value=edit.steps, label="Steps", elem_id="ts-edit-steps"
     )
     parts["edit"] = gr.Button("Edit", variant="primary", interactive=False, elem_id="ts-edit")
     parts["go_on"] = gr.Button(
@@ -287,3 +290,12 @@ def _save(parts: dict[str, Any]) -> None:
                                      label="Command line", lines=4, max_lines=18, wrap_lines=True,
                                      show_line_numbers=False, elem_id="ts-shell",
                                      buttons=["copy"])  # fmt: skip
+
+
+def _slider(kind: type, name: str, **given: Any) -> gr.Slider:
+    """A control of an option, over the part of its values that is useful."""
+    option = option_table(kind)[name]
+    if option.slider is None:
+        raise KeyError(f"{name} has no slider")
+    low, high, step = option.slider
+    return gr.Slider(low, high, step=step, buttons=[], **({"value": option.default} | given))

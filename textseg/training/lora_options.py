@@ -37,19 +37,19 @@ class LoraOptions:
     rank: int = option(8, whole(1, 1024))
     alpha: float = option(0.0, NOT_NEGATIVE)
     lr: float = option(1e-4, POSITIVE)
-    steps: int = option(1000, whole(1, 10**9))
-    batch: int = option(1, whole(1, 4096))
+    steps: int = option(1000, whole(1, 10**9), "steps")
+    batch: int = option(1, whole(1, 4096), "scenes")
     accumulate: int = option(1, whole(1, 4096))
-    warmup: int = option(50, whole(0, 10**9))
+    warmup: int = option(50, whole(0, 10**9), "steps")
     levels: tuple[float, float] = option((0.02, 0.7), RISING)
     absent: float = option(0.2, SHARE)
     contrast: float = option(0.2, NOT_NEGATIVE)
     mixed_precision: Precision = option("no", one_of("no", "fp16", "bf16"))
     checkpointing: bool = True
-    size: int = option(0, whole(0, 4096))
+    size: int = option(0, whole(0, 4096), "pixels")
     workers: int = option(0, whole(0, 256))
     seed: int = option(0, SEED)
-    save_every: float = option(300.0, POSITIVE)
+    save_every: float = option(300.0, POSITIVE, "seconds")
 
     __post_init__ = validate
 

@@ -48,13 +48,13 @@ class TrainOptions:
         save_every: seconds between checkpoints.
     """
 
-    hours: float = option(2.0, POSITIVE)
-    batch: int = option(12, whole(1, 10**9))
-    fresh: int = option(8, whole(1, 10**9))
-    pool: int = option(1500, whole(1, 10**9))
+    hours: float = option(2.0, POSITIVE, "hours")
+    batch: int = option(12, whole(1, 10**9), "scenes")
+    fresh: int = option(8, whole(1, 10**9), "scenes")
+    pool: int = option(1500, whole(1, 10**9), "scenes")
     matrix_lr: float = option(0.015, POSITIVE)
     lr: float = option(2e-3, POSITIVE)
-    warmup: int = option(50, whole(0, 10**9))
+    warmup: int = option(50, whole(0, 10**9), "steps")
     ema: float = option(0.999, between(0, 1, "[)"))
     grounding: float = option(0.7, NOT_NEGATIVE)
     heads: float = option(0.7, NOT_NEGATIVE)
@@ -62,10 +62,10 @@ class TrainOptions:
     pairs: tuple[float, float] = option((0.5, 1.0), _PAIR)
     absent: float = option(0.2, between(0, 1, "[)"))
     recognition: float = option(0.4, SHARE)
-    recognition_batch: int = option(24, whole(1, 10**9))
-    negatives: int = option(48, whole(0, 10**9))
+    recognition_batch: int = option(24, whole(1, 10**9), "scenes")
+    negatives: int = option(48, whole(0, 10**9), "nouns")
     precision: Literal["float32", "bfloat16"] = option("float32", one_of("float32", "bfloat16"))
     seed: int = option(0, SEED)
-    save_every: float = option(300.0, POSITIVE)
+    save_every: float = option(300.0, POSITIVE, "seconds")
 
     __post_init__ = validate
