@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 import json
+import re
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -145,9 +146,25 @@ def test_models_health_metrics_and_description(server: Live):
     assert line in figures and "textseg_waiting 0.0" in figures
     described = server.ask("GET", "/openapi.json").json
     assert set(described["paths"]) >= {"/v1/segment", "/v1/edit", "/v1/jobs/{id}/events"}
-    body = described["paths"]["/v1/segment"]["post"]["requestBody"]["content"]
-    example = body["application/json"]["example"]
-    assert server.post("/v1/segment", example).status == 200
+
+
+@pytest.mark.parametrize("verb", ["segment", "edit", "generate", "caption"])
+def test_the_examples_of_the_description_work_when_pasted(server: Live, verb: str):
+    described = server.ask("GET", "/openapi.json").json
+    body = described["paths"][f"/v1/{verb}"]["post"]["requestBody"]["content"]
+    answer = server.post(f"/v1/{verb}", body["application/json"]["example"])
+    assert answer.status == 200, answer.body
+
+
+def test_the_docs_page_needs_nothing_from_elsewhere(server: Live):
+    pytest.importorskip("fastapi_offline", reason="the page's files come with textseg[server]")
+    page = server.ask("GET", "/docs")
+    assert page.status == 200 and "/openapi.json" in page.body.decode()
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.body.decode())
+    assert len(links) == 3
+    for link in links:
+        answer = server.ask("GET", link)
+        assert link.startswith("/") and answer.status == 200 and len(answer.body) > 1000
 
 
 def test_one_model_is_served_under_its_own_name(server: Live):

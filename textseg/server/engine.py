@@ -23,6 +23,7 @@ from .settings import ServerOptions
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
+    from ..captioning import BlipCaptioner
     from ..progress import Progress
     from ..segmenter import Plan
 
@@ -129,8 +130,10 @@ class Engine:
         failures: pieces of work that ended in an error nobody foresaw.
     """
 
-    def __init__(self, model: Backbone, options: ServerOptions) -> None:
-        self.model, self._options = model, options
+    def __init__(
+        self, model: Backbone, options: ServerOptions, captioner: BlipCaptioner | None = None
+    ) -> None:
+        self.model, self.captioner, self._options = model, captioner, options
         self.inside, self.stopping = 0, False
         self.batches = self.batched = self.failures = 0
         self._waiting: deque[Work] = deque()
@@ -141,7 +144,7 @@ class Engine:
         self._seconds = 1.0
         self._threads: list[threading.Thread] = []
         self._cores = Threads(options.threads)
-        self._ended = False
+        self._ended = self._told_ahead_failure = False
 
     def start(self) -> None:
         """Start the workers."""
@@ -301,11 +304,17 @@ class Engine:
                 if work.ahead is not None and not work.reason:
                     wanted.append(work.ahead())
         if len(wanted) > 1:
-            with contextlib.suppress(Exception):
+            try:
                 with lock_of(self.model):
                     predict_ahead(
                         [(a.segmenter.predictions, a.plan.pairs, a.plan.contrast) for a in wanted]
                     )
+            except Exception as error:
+                # Each request then predicts for itself, and tells what is wrong with it.
+                level = logging.DEBUG if self._told_ahead_failure else logging.WARNING
+                self._told_ahead_failure = True
+                _log.log(level, "predicting for several requests failed", exc_info=error)
+            else:
                 self.batches += 1
                 self.batched += len(wanted)
 

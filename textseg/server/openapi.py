@@ -2,41 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-from pydantic import BaseModel
+from .verbs import VERBS, Verb
 
-from .bodies import CaptionBody, EditBody, GenerateBody, SegmentBody
-
-PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAMCAIAAADkharWAAAAF0lEQVR4nGPYZm9PEmIY1TCqYfhq2GZvDwAB"
-    "nb2BURxRxwAAAABJRU5ErkJggg=="
-)
-"""A grey PNG of 16 x 12 pixels, for examples."""
-
-_BODIES: dict[str, type[BaseModel]] = {
-    "SegmentBody": SegmentBody,
-    "EditBody": EditBody,
-    "GenerateBody": GenerateBody,
-    "CaptionBody": CaptionBody,
-}
-_EXAMPLES: dict[str, Any] = {
-    "SegmentBody": {
-        "image": PIXEL,
-        "query": ["the dog", "the tree"],
-        "options": {"samples": 4, "threshold": "otsu"},
-        "output": ["mask", "rle"],
-    },
-    "EditBody": {
-        "image": PIXEL,
-        "query": "the dog",
-        "prompt": "a cat",
-        "options": {"steps": 20, "encode_ratio": 0.5},
-    },
-    "GenerateBody": {"prompt": "a photo of a dog", "options": {"steps": 20, "seed": 7}},
-    "CaptionBody": {"image": PIXEL, "most": 2},
-}
 _TEXT: dict[str, Any] = {"type": "string"}
 _ERROR = {
     "type": "object",
@@ -55,7 +24,7 @@ _JOB = {
     "required": ["id", "kind", "state", "progress", "links"],
     "properties": {
         "id": _TEXT,
-        "kind": {"enum": ["segment", "edit", "generate", "caption"]},
+        "kind": {"enum": [*VERBS]},
         "state": {"enum": ["waiting", "running", "done", "failed", "cancelled"]},
         "progress": {
             "type": "object",
@@ -104,12 +73,7 @@ _CAPTION = {
     "required": ["text", "model", "nouns", "evaluations"],
     "properties": {"text": _TEXT, "model": _TEXT, "nouns": {"type": "array"}},
 }
-_ANSWERS = {
-    "SegmentBody": _MANY,
-    "EditBody": _RECORD,
-    "GenerateBody": _MANY,
-    "CaptionBody": _CAPTION,
-}
+_ANSWERS = {"results": _MANY, "result": _RECORD, "caption": _CAPTION}
 _WHY = {
     400: "the body is no JSON, or no form",
     401: "the token is missing or wrong",
@@ -127,14 +91,15 @@ _WHY = {
     504: "the time limit is over",
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_REFERENCE = "#/components/schemas/{model}"
 _ALWAYS = (401, 403)
 _READING = (*_ALWAYS, 400, 404, 406, 408, 409, 413, 415, 422, 429, 501, 503, 504)
 
 
-def verb(name: str, *, pictures: bool = True) -> dict[str, Any]:
-    """The FastAPI arguments of a verb that takes the body `name`."""
-    answers: dict[str, Any] = {"application/json": {"schema": _ANSWERS[name]}}
-    if pictures:
+def verb(verb: Verb) -> dict[str, Any]:
+    """The FastAPI arguments of a verb."""
+    answers: dict[str, Any] = {"application/json": {"schema": _ANSWERS[verb.answer]}}
+    if verb.pictures:
         answers |= {"image/png": _BINARY, "application/zip": _BINARY}
     return {
         "responses": {
@@ -146,7 +111,7 @@ def verb(name: str, *, pictures: bool = True) -> dict[str, Any]:
             },
         }
         | refusals(*_READING),
-        "openapi_extra": {"requestBody": _request_body(name)},
+        "openapi_extra": {"requestBody": _request_body(verb)},
     }
 
 
@@ -174,10 +139,10 @@ def complete(schema: dict[str, Any]) -> dict[str, Any]:
     """Add the bodies' schemas to what FastAPI found out by itself."""
     parts = schema.setdefault("components", {}).setdefault("schemas", {})
     parts["Error"] = _ERROR
-    for name, body in _BODIES.items():
-        found = body.model_json_schema(ref_template="#/components/schemas/{model}")
+    for one in VERBS.values():
+        found = one.body.model_json_schema(ref_template=_REFERENCE)
         parts |= found.pop("$defs", {})
-        parts[name] = found
+        parts[one.body.__name__] = found
     parts.pop("HTTPValidationError", None)
     parts.pop("ValidationError", None)
     schema["components"]["securitySchemes"] = {
@@ -188,29 +153,23 @@ def complete(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _request_body(name: str) -> dict[str, Any]:
-    content = {
-        "application/json": {
-            "schema": {"$ref": f"#/components/schemas/{name}"},
-            "example": _EXAMPLES[name],
-        }
-    }
-    form = _form_schema(name)
-    if form is not None:
-        content["multipart/form-data"] = {"schema": form}
-    return {"required": True, "content": content}
-
-
-def _form_schema(name: str) -> dict[str, Any] | None:
-    """The body as a form: files are sent as they are."""
-    body = _BODIES[name].model_json_schema(ref_template="#/components/schemas/{model}")
-    properties = copy.deepcopy(body["properties"])
-    for field in ("image", "mask", "patch"):
-        if field in properties:
-            properties[field] = {"type": "string", "format": "binary"}
-    return {
+def _request_body(verb: Verb) -> dict[str, Any]:
+    """The body as JSON, and as a form that takes files as they are."""
+    body = verb.body.model_json_schema(ref_template=_REFERENCE)
+    properties = dict(body["properties"])
+    for field in {"image", "mask", "patch"} & set(properties):
+        properties[field] = {"type": "string", "format": "binary"}
+    form = {
         "type": "object",
         "properties": properties,
         "required": body.get("required", []),
         "additionalProperties": False,
+    }
+    json = {"schema": {"$ref": _REFERENCE.format(model=verb.body.__name__)}}
+    return {
+        "required": True,
+        "content": {
+            "application/json": json | {"example": verb.example},
+            "multipart/form-data": {"schema": form},
+        },
     }

@@ -18,15 +18,26 @@ from ..file_names import query_slugs
 from ..formats import SUFFIXES
 from ..options import ContrastOptions, EditOptions, GenerateOptions, RefineOptions
 from .answers import JSONAnswer, Refusal, accepted
-from .bodies import MAX_QUERIES, CaptionBody, EditBody, GenerateBody, SegmentBody
+from .bodies import MAX_QUERIES, Body, CaptionBody, EditBody, GenerateBody, SegmentBody
 from .engine import Ahead, Engine
 from .pictures import key_of, read_picture
 
 if TYPE_CHECKING:
-    from ..captioning import BlipCaptioner, Caption
+    from ..captioning import Caption
     from ..generation import Generation
     from ..masks import Edit, Segmentation
     from ..progress import Progress
+
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAMCAIAAADkharWAAAAF0lEQVR4nGPYZm9PEmIY1TCqYfhq2GZvDwAB"
+    "nb2BURxRxwAAAABJRU5ErkJggg=="
+)
+"""A grey PNG of 16 x 12 pixels, for examples."""
+MASK = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAMCAAAAABOjGJdAAAAG0lEQVR42mNgIBkwMjAwMPxH4jChq6CGABkAAJlZ"
+    "AQxN4BU/AAAAAElFTkSuQmCC"
+)
+"""A mask of the same size, its middle white."""
 
 JSON, PNG, ZIP = "application/json", "image/png", "application/zip"
 
@@ -178,9 +189,7 @@ def generate_task(engine: Engine, body: GenerateBody, max_pixels: int) -> Task:
     return Task(call, render, (JSON, PNG, ZIP))
 
 
-def caption_task(
-    engine: Engine, body: CaptionBody, max_pixels: int, captioner: BlipCaptioner | None = None
-) -> Task:
+def caption_task(engine: Engine, body: CaptionBody, max_pixels: int) -> Task:
     """`caption`, by the captioning model if the server has one."""
     check_model(engine, body.model)
     key = key_of(body.image)
@@ -190,7 +199,7 @@ def caption_task(
 
         return caption(
             read_picture(body.image, max_pixels),
-            model=captioner or engine.model,
+            model=engine.captioner or engine.model,
             nouns=body.nouns,
             most=body.most,
             least_presence=body.least_presence,
@@ -203,6 +212,58 @@ def caption_task(
         return JSONAnswer(dataclasses.asdict(result))
 
     return Task(call, render, (JSON,), key)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Something that can be asked for at `POST /v1/NAME`.
+
+    Attributes:
+        summary: of what it does.
+        body: what a request may say.
+        task: turns a body into work; also takes the most pixels an image may have.
+        answer: "results", "result" or "caption", the kind of JSON that comes back.
+        example: a body that works.
+        pictures: whether answers can be pictures.
+    """
+
+    summary: str
+    body: type[Body]
+    task: Callable[[Engine, Any, int], Task]
+    answer: str
+    example: dict[str, Any]
+    pictures: bool = True
+
+
+VERBS: dict[str, Verb] = {
+    "segment": Verb(
+        "Cut out what queries name", SegmentBody, segment_task, "results",
+        {
+            "image": PIXEL,
+            "query": ["the dog", "the tree"],
+            "options": {"samples": 4, "threshold": "otsu"},
+            "output": ["mask", "rle"],
+        },
+    ),
+    "edit": Verb(
+        "Change what a query names", EditBody, edit_task, "result",
+        {
+            "image": PIXEL,
+            "mask": MASK,
+            "prompt": "a cat",
+            "options": {"steps": 20, "encode_ratio": 0.5},
+        },
+    ),
+    "generate": Verb(
+        "Make images", GenerateBody, generate_task, "results",
+        {"prompt": "a photo of a dog", "options": {"steps": 20, "seed": 7}},
+    ),
+    "caption": Verb(
+        "Say what an image shows", CaptionBody, caption_task, "caption",
+        {"image": PIXEL, "nouns": ["dog", "tree"], "most": 2}, pictures=False,
+    ),
+}  # fmt: skip
+"""The verbs by name; the routes, the description and the jobs' kinds follow from it."""
 
 
 def check_model(engine: Engine, name: str) -> None:
