@@ -25,6 +25,12 @@ def test_each_name_leads_somewhere(name):
     assert name in dir(textseg)
 
 
+def test_each_name_is_used_in_the_file_that_strict_pyright_reads():
+    used = (Path(__file__).parent / "typed_use.py").read_text()
+    missing = [name for name in NAMES if not re.search(rf"\b{name}\b", used)]
+    assert used.startswith("# pyright: strict") and not missing
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = textseg.nothing_like_it  # pyright: ignore[reportAttributeAccessIssue]

@@ -56,7 +56,9 @@ class BlipCaptioner:
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
         """Wrap a `BlipForConditionalGeneration` and its `BlipProcessor`."""
-        self.model, self.processor, self.name = model.eval(), processor, name
+        self.model: Any = model.eval()
+        self.processor: Any = processor
+        self.name: str = name
 
     @classmethod
     def load(cls, name: str = BLIP, *, device: str | None = None) -> BlipCaptioner:

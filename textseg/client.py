@@ -88,7 +88,7 @@ class Client:
             raise InputError(f"url must be http or https with a host, got {url!r}")
         if token is not None and not all("!" <= c <= "~" for c in token):
             raise InputError("token must hold visible ASCII characters only")
-        self.url = url.rstrip("/")
+        self.url: str = url.rstrip("/")
         self._timeout, self._patience = timeout, patience
         # Jobs belong to this very client.
         self._headers = {

@@ -49,4 +49,5 @@ class ServerError(TextsegError):
 
     def __init__(self, message: str, status: int = 0, retry_after: float = 1.0) -> None:
         super().__init__(message)
-        self.status, self.retry_after = status, retry_after
+        self.status: int = status
+        self.retry_after: float = retry_after

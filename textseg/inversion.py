@@ -129,7 +129,7 @@ class Trajectory:
         """
         if keep not in ("all", "checkpoints"):
             raise InputError(f"keep must be 'all' or 'checkpoints', got {keep!r}")
-        self.levels = list(levels)
+        self.levels: list[int] = list(levels)
         self._step = step
         last = len(self.levels) - 1
         self._stride = 1 if keep == "all" else max(1, math.isqrt(last))

@@ -56,8 +56,10 @@ class Predictions:
             latents: clean latents (C, h, w).
             identity: of the image, from `image_identity`; with the seed it fixes the noise.
         """
-        self.backbone, self.latents, self.identity = backbone, latents, identity
-        self.evaluations = 0
+        self.backbone: Backbone = backbone
+        self.latents: torch.Tensor = latents
+        self.identity: str = identity
+        self.evaluations: int = 0
         self._room = max_bytes
         self._kept: OrderedDict[tuple[str, int, int, int, int], torch.Tensor] = OrderedDict()
         self._names: dict[tuple[int, int], np.ndarray | None] = {}

@@ -91,9 +91,9 @@ class Segmenter:
         Raises:
             ModelError, ModelNotFoundError: the model cannot be loaded.
         """
-        self.model = shared(model)
-        self.contrast = contrast or self.model.contrast_defaults
-        self.refine = refine or self.model.refine_defaults
+        self.model: Backbone = shared(model)
+        self.contrast: ContrastOptions = contrast or self.model.contrast_defaults
+        self.refine: RefineOptions = refine or self.model.refine_defaults
         self._cache_bytes = cache_bytes
         self._scene: _Scene | None = None
 

@@ -35,8 +35,8 @@ class CellNames:
     """
 
     def __init__(self, model: LatentUNet, nouns: Sequence[str]) -> None:
-        self.model = model
-        self.layer = next(m for n, m in model.unet.named_modules() if n.endswith("attn2"))
+        self.model: LatentUNet = model
+        self.layer: Any = next(m for n, m in model.unet.named_modules() if n.endswith("attn2"))
         template = model.calibration.get("prompts", {}).get("absent", "a photo without {a}")
         prompts = [template.replace("{a}", with_article(noun)) for noun in nouns]
         ends = [len(model.tokenizer(prompt).input_ids) - 1 for prompt in prompts]
@@ -44,7 +44,7 @@ class CellNames:
             embedded = model.embed(prompts)
             words = embedded[torch.arange(len(ends)), torch.tensor(ends) - 1]
             texts = torch.cat([embedded[:1, 0], words]).to(model.device, model.dtype)
-            self.keys = self.layer.to_k(texts).float()
+            self.keys: torch.Tensor = self.layer.to_k(texts).float()
 
     @torch.inference_mode()
     def __call__(self, noisy: torch.Tensor, t: int) -> torch.Tensor:

@@ -39,7 +39,7 @@ class ClipTokenizer:
         self._tokenizer = Tokenizer.from_file(os.fspath(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.model_max_length = int(config["model_max_length"])
+        self.model_max_length: int = int(config["model_max_length"])
         self._pad = self._tokenizer.token_to_id(config["pad_token"])
         self._suffix = self._tokenizer.model.end_of_word_suffix
 
@@ -84,7 +84,7 @@ class ClipTextEncoder(torch.nn.Module):
         super().__init__()
         if config["hidden_act"] not in ("quick_gelu", "gelu"):
             raise ModelError(f"hidden_act must be quick_gelu or gelu, got {config['hidden_act']!r}")
-        self.config = SimpleNamespace(**config, to_dict=lambda: config)
+        self.config: Any = SimpleNamespace(**config, to_dict=lambda: config)
         for name, tensor in weights.items():
             # A module's own names for its tensors must not have dots.
             self.register_buffer(name.removeprefix("text_model.").replace(".", "/"), tensor)

@@ -36,7 +36,8 @@ class InpaintingModel:
                 f"model must be an inpainting checkpoint, whose UNet takes {CHANNELS} channels; "
                 f"{name!r} takes {channels}"
             )
-        self.pipe, self.name = pipe, name
+        self.pipe: Any = pipe
+        self.name: str = name
         pipe.set_progress_bar_config(disable=True)
 
     @classmethod

@@ -93,10 +93,14 @@ class LatentModel(Backbone):
             optional = part.replace("tokenizer", "text_encoder") in self.kind.optional
             if getattr(pipe, part, None) is None and not optional:
                 raise ModelError(f"pipeline must have a {part}, got a {type(pipe).__name__}")
-        self.pipe, self.name, self.family = pipe, name, self.kind.name
+        self.pipe: Any = pipe
+        self.name, self.family = name, self.kind.name
         unet, vae, scheduler = getattr(pipe, self.kind.denoiser), pipe.vae, pipe.scheduler
-        self.unet, self.vae, self.text_encoder = unet, vae, pipe.text_encoder
-        self.tokenizer, self.scheduler = pipe.tokenizer, scheduler
+        self.unet: Any = unet
+        self.vae: Any = vae
+        self.text_encoder: Any = pipe.text_encoder
+        self.tokenizer: Any = pipe.tokenizer
+        self.scheduler: Any = scheduler
         self.calibration = dict(calibration or {})
         self._check_parts()
         self.device, self.dtype = unet.device, unet.dtype
@@ -110,8 +114,8 @@ class LatentModel(Backbone):
         cells = math.sqrt(math.prod(sample)) if isinstance(sample, (list, tuple)) else sample
         self.native_size = int(self.calibration.get("native_size", round(cells * self.factor)))
         self.multiple = self._side_multiple()
-        self.max_aspect = MAX_ASPECT
-        self.max_tokens = self._token_limit()
+        self.max_aspect: float = MAX_ASPECT
+        self.max_tokens: int = self._token_limit()
         words = self.calibration.get("words")
         self._words = None if words is None else frozenset(w.lower() for w in words)
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()

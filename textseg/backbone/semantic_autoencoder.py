@@ -77,8 +77,9 @@ class ClassifierFeatures(torch.nn.Module):
 
     def __init__(self, widths: tuple[int, ...], repeats: tuple[int, ...]) -> None:
         super().__init__()
-        self.widths, self.repeats = widths, repeats
-        self.stem = _Convolution(3, widths[0], 3, 2)
+        self.widths: tuple[int, ...] = widths
+        self.repeats: tuple[int, ...] = repeats
+        self.stem: torch.nn.Module = _Convolution(3, widths[0], 3, 2)
         blocks: list[torch.nn.Module] = []
         for stage, (out, count) in enumerate(zip(widths[1:-1], repeats, strict=True)):
             for i in range(count):
@@ -92,8 +93,8 @@ class ClassifierFeatures(torch.nn.Module):
                         2 if late else 1,
                     )
                 )  # fmt: skip
-        self.blocks = torch.nn.ModuleList(blocks)
-        self.head = _Convolution(widths[-2], widths[-1], 1)
+        self.blocks: torch.nn.ModuleList = torch.nn.ModuleList(blocks)
+        self.head: torch.nn.Module = _Convolution(widths[-2], widths[-1], 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] to features (B, widths[-1], H / 16, W / 16), in [0, 6]."""
@@ -137,10 +138,14 @@ class SemanticAutoencoder(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         factor = 2 ** (len(block_out_channels) - 1)
-        self.analysis = torch.nn.Conv2d(3, pixel_channels, factor, factor)
-        self.features = ClassifierFeatures(tuple(feature_widths), tuple(feature_repeats))
-        self.projection = torch.nn.Conv2d(feature_widths[-1], latent_channels - pixel_channels, 1)
-        self.decoder = Decoder(
+        self.analysis: torch.nn.Conv2d = torch.nn.Conv2d(3, pixel_channels, factor, factor)
+        self.features: ClassifierFeatures = ClassifierFeatures(
+            tuple(feature_widths), tuple(feature_repeats)
+        )
+        self.projection: torch.nn.Conv2d = torch.nn.Conv2d(
+            feature_widths[-1], latent_channels - pixel_channels, 1
+        )
+        self.decoder: torch.nn.Module = Decoder(
             in_channels=pixel_channels,
             up_block_types=("UpDecoderBlock2D",) * (len(block_out_channels) - 1),
             block_out_channels=tuple(block_out_channels[1:]),

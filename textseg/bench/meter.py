@@ -50,7 +50,7 @@ class Meter:
 
     def __init__(self, backbone: Any) -> None:
         self.backbone = backbone
-        self.on_cpu = backbone.device.type == "cpu"
+        self.on_cpu: bool = backbone.device.type == "cpu"
         self._base = _settled_memory(backbone.device)
 
     def seconds(self, cost: Cost) -> float:

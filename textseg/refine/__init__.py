@@ -70,7 +70,7 @@ class Refiner:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise InputError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
         self.image = image
-        self.options = options or RefineOptions()
+        self.options: RefineOptions = options or RefineOptions()
         self._crf: DenseCRF | None = None
 
     def refine(self, contrast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -197,7 +197,7 @@ class GridKernel:
             if max(sides) <= _MAX_NODES and np.prod(sides, dtype=np.float64) <= _MAX_CELLS:
                 break
             spacing *= 1.1
-        self.shape = tuple(sides)
+        self.shape: tuple[int, ...] = tuple(sides)
         self._stride, self._size = stride, (height, width)
         taps = _grid_taps(spacing, max(sides))
         matrices = [taps[np.abs(np.arange(n)[:, None] - np.arange(n))] for n in sides]
@@ -208,7 +208,7 @@ class GridKernel:
         every = slice(None, None, stride)
         self._sources = self._weights(splines, every)
         self._splines = splines if stride > 1 else None
-        self.vertices = len(self._sources.slot)
+        self.vertices: int = len(self._sources.slot)
 
     def _occupy(self, nodes: list[np.ndarray]) -> None:
         """Number the colour nodes in use, and find the box of each slice of them."""
@@ -398,7 +398,8 @@ class DenseCRF:
     ) -> None:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise InputError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}")
-        self.shape = height, width = image.shape[:2]
+        height, width = image.shape[:2]
+        self.shape: tuple[int, int] = (height, width)
         exact = height * width <= (points or exact_pixels)
         self._stride = stride = 1 if exact or points else stride
         self._every = slice(None, None, stride)

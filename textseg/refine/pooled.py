@@ -50,7 +50,7 @@ class PooledKernel:
         sampled = finer[::stride, ::stride]
         rounds, count = _splits(*_features(sampled, down, across, fine, alpha, beta, side),
                                 squares, points)  # fmt: skip
-        self.cluster = np.empty(height * width, np.intp)
+        self.cluster: np.ndarray = np.empty(height * width, np.intp)
         sums = np.zeros((5, count))
         down, across = ((np.arange(length) + 0.5) * (full / length) - 0.5
                         for length, full in zip((height, width), fine, strict=True))  # fmt: skip
