@@ -29,6 +29,8 @@ class Family:
         arguments: what diffusers' pipeline is made with beside its parts.
         bare: whether the parts are used without a pipeline, and are put into a
             `StableDiffusionPipeline` only to load LoRAs or words into them.
+        mark: a key of the denoiser's config that, among the families of the same networks, only
+            this one sets; folders of either are in use under either's pipeline.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Family:
     optional: frozenset[str] = field(default_factory=frozenset)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     bare: bool = False
+    mark: str = ""
 
     @property
     def weights(self) -> dict[str, str]:
@@ -77,7 +80,7 @@ LATENT_UNET = Family(
 CONSISTENCY = replace(
     LATENT_UNET, name="lcm", title="latent consistency models",
     pipeline="LatentConsistencyModelPipeline", backbone=("lcm", "ConsistencyUNet"),
-    also=("LatentConsistencyModelImg2ImgPipeline",),
+    also=("LatentConsistencyModelImg2ImgPipeline",), mark="time_cond_proj_dim",
 )  # fmt: skip
 SDXL = Family(
     "sdxl", "SDXL", "StableDiffusionXLPipeline", "unet",

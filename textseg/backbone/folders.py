@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .families import BY_PIPELINE, CONSISTENCY, LATENT_UNET, SUPPORTED, Family, refusal
+from .families import ALL, BY_PIPELINE, SUPPORTED, Family, refusal
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
@@ -31,10 +31,11 @@ def find_family(folder: Path) -> Family:
     reason = refusal(index)
     if reason:
         raise ModelError(f"{folder} holds {reason}")
-    if family.bare and (folder / "unet" / "config.json").is_file():
-        # Both kinds of folder are in use with either pipeline's name.
-        told = read_json(folder / "unet" / "config.json", folder).get("time_cond_proj_dim")
-        family = LATENT_UNET if told is None else CONSISTENCY
+    kin = sorted((one for one in ALL if one.networks == family.networks), key=lambda k: not k.mark)
+    config = folder / family.denoiser / "config.json"
+    if len(kin) > 1 and config.is_file():
+        told = read_json(config, folder)
+        family = next(one for one in kin if not one.mark or told.get(one.mark) is not None)
     return family.without({p for p in family.optional if index.get(p) in (None, [None, None])})
 
 
