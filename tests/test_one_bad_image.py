@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,10 +18,11 @@ from fake_backbone import FakeBackbone
 from PIL import Image
 
 from textseg.cli import main
-from textseg.errors import OutputError
+from textseg.errors import OutputError, TextsegError
 from textseg.faults import LOG, VARIABLE, Guard
 from textseg.records import RecordFile
 from textseg.segmenter import Segmenter
+from textseg.workers import spread
 from textseg_eval.methods import Answer, Method
 from textseg_eval.run import load_results
 
@@ -119,6 +121,64 @@ def test_batch(
     assert model.encoded == 1
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["log"] == ""
     assert tree(out) == tree(clean)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("stage", ["refine", "save"])
+def test_a_worker_that_dies_costs_its_image_alone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], stage: str, workers: str,
+) -> None:  # fmt: skip
+    words = ["batch", str(photos), "-q", "dog", "--workers", workers, "-o"]
+    out, clean = tmp_path / "out", tmp_path / "clean"
+    assert main([*words, str(clean)]) == 0
+    monkeypatch.setenv(VARIABLE, f"{stage}:{BAD}:SIGKILL")
+    capsys.readouterr()
+    assert main([*words, str(out)]) == 1
+    said = "two workers died at it (exit code -9)"
+    assert capsys.readouterr().err == f"textseg: error: {photos / BAD}: {said}\n"
+    assert {row["name"]: row["error"] for row in index(out) if row["error"]} == {BAD: said}
+    kept, whole = tree(out, *INDEX), tree(clean, *INDEX)
+    assert kept == {name: data for name, data in whole.items() if "sub/b." not in name}
+    monkeypatch.delenv(VARIABLE)
+    assert main([*words, str(out)]) == 0
+    assert tree(out) == tree(clean)
+
+
+def _dies_once(marks: Path) -> Callable[[int], int]:
+    """Squares; the first process that is asked for 3 dies, and any that is asked for 7."""
+
+    def answer(task: int) -> int:
+        (marks / f"{task}.{os.getpid()}").touch()
+        if task == 7 or (task == 3 and len(list(marks.glob("3.*"))) == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task**2
+
+    return answer
+
+
+def _stillborn(_: object) -> Callable[[int], int]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_a_dead_worker_held_is_done_once_more(tmp_path: Path, workers: int) -> None:
+    lost: list[int] = []
+    answers = spread(_dies_once, tmp_path, range(1, 10), workers, lambda n, _: lost.append(n) or -n)
+    assert sorted(answers) == sorted([-7, *(n**2 for n in range(1, 10) if n != 7)])
+    assert lost == [7]
+    tried = [path.name.partition(".")[0] for path in tmp_path.iterdir()]
+    assert {n: tried.count(str(n)) for n in (3, 7)} == {3: 2, 7: 2}
+    assert len(tried) == 11
+    (tmp_path / "more").mkdir()
+    with pytest.raises(TextsegError, match=r"exit code -9.*same command again"):
+        list(spread(_dies_once, tmp_path / "more", range(1, 10), workers))
+
+
+def test_workers_that_die_before_they_begin_end_the_work() -> None:
+    with pytest.raises(TextsegError, match="exit code -9"):
+        list(spread(_stillborn, None, range(5), 1, lambda n, _: n))
 
 
 @pytest.mark.parametrize(

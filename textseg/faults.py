@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import signal
 import time
 import traceback
 from collections.abc import MutableMapping
@@ -26,7 +27,7 @@ LOG = "errors.log"
 VARIABLE = "TEXTSEG_FAULT"
 """Environment variable by which tests make stages fail, in worker processes too:
 "predict:bird.jpg:IndexError" raises that where bird.jpg comes to that stage, "*" stands for any
-image, and commas part several."""
+image, and commas part several. "SIGKILL" kills the process."""
 
 
 @dataclass(frozen=True)
@@ -136,4 +137,6 @@ def _inject(stage: str, image: str) -> None:
         where, _, rest = fault.partition(":")
         name, _, kind = rest.rpartition(":")
         if where == stage and name in (image, "*"):
+            if kind == "SIGKILL":
+                os.kill(os.getpid(), signal.SIGKILL)
             raise (getattr(errors, kind, None) or getattr(builtins, kind))(f"injected at {stage}")

@@ -10,9 +10,10 @@ import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from .errors import TextsegError
@@ -27,10 +28,12 @@ def spread(
     job: _Job,
     tasks: Iterable[_Task],
     workers: int,
+    lost: Callable[[_Task, str], _Answer] | None = None,
 ) -> Iterator[_Answer]:
     """Answer tasks in processes, in any order.
 
     Each worker holds two tasks at most, so that none waits for the parent and memory stays flat.
+    One that dies (killed, out of memory) is replaced, and what it held is done again.
 
     Args:
         build: called once in each worker with `job`; what it returns answers tasks. A function of a
@@ -38,55 +41,101 @@ def spread(
         job: what all workers are told.
         tasks: taken one by one as they can be worked on.
         workers: number of processes, at least 1.
+        lost: the answer for a task at which two workers died, from the task and a line that says
+            so; without it that ends the work.
 
     Raises:
-        TextsegError: a worker raised it, or a worker died.
+        TextsegError: a worker raised it, two died at one task that `lost` does not answer, or more
+            than `workers` in a row died before they could begin.
     """
-    # Plain pipes rather than a pool: a worker whose parent was killed reads the end of its pipe
-    # and leaves, where a pool's workers would wait for ever.
-    context = multiprocessing.get_context("spawn")
-    lines: dict[Connection, BaseProcess] = {}
-    waiting: dict[Connection, int] = {}
-    left = iter(tasks)
+    left = (_Held(task) for task in tasks)
+    again: deque[_Held] = deque()
+    crew: dict[Connection, _Worker] = {}
+    stillborn = 0
+
+    def hand(worker: _Worker) -> None:
+        if held := again.popleft() if again else next(left, None):
+            worker.take(held)
+
     try:
         for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, build, job), daemon=True)
-            process.start()
-            theirs.close()
-            lines[ours], waiting[ours] = process, 0
-        for line in [*lines, *lines]:
-            _send(line, left, waiting)
-        while any(waiting.values()):
-            for line in wait([line for line, count in waiting.items() if count]):
+            worker = _Worker(build, job)
+            crew[worker.line] = worker
+        for worker in [*crew.values(), *crew.values()]:
+            hand(worker)
+        while any(worker.held for worker in crew.values()):
+            for line in wait([line for line, worker in crew.items() if worker.held]):
                 assert isinstance(line, Connection)
+                worker = crew[line]
                 try:
                     answer = line.recv()
-                except (EOFError, ConnectionResetError):
-                    lines[line].join(5)
-                    raise TextsegError(
-                        f"a worker died (exit code {lines[line].exitcode}); "
-                        "give the same command again to go on from here"
-                    ) from None
+                except (EOFError, OSError):  # OSError: it died in the middle of an answer
+                    code = crew.pop(line).end(patience=5)
+                    stillborn = 0 if worker.ready else stillborn + 1
+                    held = list(worker.held)
+                    # A worker does its tasks in order: the first is what it died at.
+                    held[0].deaths += worker.ready
+                    if held[0].deaths > 1 or stillborn > workers:
+                        if lost is None or stillborn > workers:
+                            raise TextsegError(
+                                f"a worker died (exit code {code}); "
+                                "give the same command again to go on from here"
+                            ) from None
+                        yield lost(held.pop(0).task, f"two workers died at it (exit code {code})")
+                    again.extendleft(reversed(held))
+                    worker = _Worker(build, job)
+                    crew[worker.line] = worker
+                    hand(worker)
+                    hand(worker)
+                    continue
                 if isinstance(answer, BaseException):
                     raise answer
-                waiting[line] -= 1
-                _send(line, left, waiting)
+                if not worker.ready:
+                    worker.ready, stillborn = True, 0
+                    continue
+                worker.held.popleft()
+                hand(worker)
                 yield answer
     finally:
-        for line, process in lines.items():
-            line.close()
-            process.terminate()
-            process.join()
+        for worker in crew.values():
+            worker.end()
 
 
-def _send(line: Connection, tasks: Iterator[Any], waiting: dict[Connection, int]) -> None:
-    task = next(tasks, None)
-    if task is not None:
+@dataclass
+class _Held:
+    """A task, and how many workers died at it."""
+
+    task: Any
+    deaths: int = 0
+
+
+class _Worker:
+    """A process, our end of its pipe and the tasks in its hands, the first of which it works on."""
+
+    # Plain pipes rather than a pool: a worker whose parent was killed reads the end of its pipe
+    # and leaves, where a pool's workers would wait for ever.
+    def __init__(self, build: Callable[[Any], Callable[[Any], Any]], job: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.line, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, build, job), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.held: deque[_Held] = deque()
+        self.ready = False
+
+    def take(self, held: _Held) -> None:
         # Where the worker died, reading from it says so.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            line.send(task)
-        waiting[line] += 1
+            self.line.send(held.task)
+        self.held.append(held)
+
+    def end(self, patience: float = 0) -> int | None:
+        """The exit code of the process, which is given so many seconds to end by itself."""
+        self.line.close()
+        self._process.join(patience)
+        self._process.terminate()
+        self._process.join()
+        return self._process.exitcode
 
 
 def _serve(line: Connection, build: Callable[[Any], Callable[[Any], Any]], job: Any) -> None:
@@ -97,6 +146,7 @@ def _serve(line: Connection, build: Callable[[Any], Callable[[Any], Any]], job: 
     threading.Thread(target=_read, args=(line, inbox), daemon=True).start()
     try:
         answer = build(job)
+        line.send(None)
         while True:
             task = inbox.get()
             if isinstance(task, BaseException):

@@ -145,7 +145,7 @@ def work(job: Job, tasks: Iterable[Task], workers: int) -> Iterator[dict[str, di
         workers: number of processes; 1 works in this one.
 
     Raises:
-        TextsegError: a worker raised it, or a worker died.
+        TextsegError: a worker raised it, or two died at one image.
     """
     if workers == 1:
         with Threads(job.threads) as threads:

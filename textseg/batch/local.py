@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from ..faults import Fault
 from ..workers import Threads, spread
 from .sources import Item
 from .stages import Draft, Drafter, Failure, Finisher, Job, Loaded, Record, load
@@ -29,15 +30,18 @@ def run_local(job: Job, items: Iterable[Item], workers: int) -> Generator[Record
         records, in the items' order with no workers, else as they are done.
 
     Raises:
-        TextsegError: the model cannot be loaded, or a worker died.
+        TextsegError: the model cannot be loaded, or workers die before they can begin.
     """
-    drafter = Drafter(job)
+    drafter, finisher = Drafter(job), Finisher(job)
+
+    def lost(draft: Draft | Failure, why: str) -> Record:
+        return finisher.finish(Failure(draft.item, Fault("finish", why)))
+
     with Threads(job.threads):
         drafts = (drafter.draft(loaded) for loaded in _loaded(job, items))
         if workers:
-            yield from spread(_finisher, job, drafts, workers)
+            yield from spread(_finisher, job, drafts, workers, lost)
         else:
-            finisher = Finisher(job)
             for draft in drafts:
                 yield finisher.finish(draft)
 

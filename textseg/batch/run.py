@@ -101,7 +101,7 @@ def run_batch(
     Raises:
         InputError: the output holds a run with other settings.
         OutputError: the journal, the log of errors or the index cannot be written.
-        TextsegError: the model cannot be loaded, a worker died, or Ray failed.
+        TextsegError: the model cannot be loaded, workers die before they can begin, or Ray failed.
     """
     folder = Folder(job.output)
     places = [place if scheme_of(place) else os.path.abspath(place) for place in sources]
