@@ -14,7 +14,9 @@ from PIL import Image
 
 from textseg.cli import main
 from textseg.editing import edit
+from textseg.filling import grow_region
 from textseg.masks import Edit
+from textseg.options import EditOptions
 from textseg.provenance import COMPOSITE, TRAINED, read_label
 from textseg.saving import read_provenance
 from textseg.segmenter import Segmenter
@@ -75,7 +77,10 @@ def test_edit_from_a_mask_and_from_a_saved_result(model: FakeBackbone, picture: 
     Image.fromarray(mask).save(picture.with_name("mask.png"))
     found = Segmenter(model).set_image(picture).query("the dog")
     found.save(picture.with_name("found.npz"))
-    for name, region in (("mask.png", mask > 0), ("found.npz", found.mask)):
+    for name, region in (
+        ("mask.png", mask > 0),
+        ("found.npz", grow_region(found.mask, EditOptions().grow)),
+    ):
         out = picture.with_name("out.npz")
         command = ["edit", str(picture), "--mask", str(picture.with_name(name)), "-p", "a cat"]
         assert main([*command, "-o", str(out), *FAST]) == 0
@@ -146,7 +151,7 @@ def test_what_is_not_found_is_not_edited(picture: Path, model: FakeBackbone, cap
             "--encode-ratio must be a number in (0, 1], got 0.0",
         ),
         (["-q", "the dog", "--steps", "0"], "steps must be a whole number from 1 to 1000, got 0"),
-        ([], "give a --query or a --mask"),
+        (["-p", ""], "give a --query or a --mask"),
         (
             ["-q", "the dog", "--from-prompt", "a dog"],
             "give an IMAGE or --from-prompt, and not both",

@@ -289,7 +289,12 @@ def test_edit_finds_the_region_by_its_name(fake: FakeBackbone) -> None:
     image = _image()
     done = edit(image, "the dog", "a cat", model=fake, steps=4)
     found = Segmenter(fake).set_image(image).query("the dog")
-    np.testing.assert_array_equal(done.mask, found.mask)
+    away = np.hypot(*np.mgrid[-1:2, -1:2]) <= 0.015 * 83
+    grown = np.pad(found.mask, 1)
+    grown = np.any(
+        [np.roll(grown, (y - 1, x - 1), (0, 1)) for y, x in zip(*np.nonzero(away), strict=True)], 0
+    )
+    np.testing.assert_array_equal(done.mask, grown[1:-1, 1:-1])
     assert done.segmentation is not None
     assert done.segmentation.query == done.query == "the dog"
     assert done.mask.any() and not done.mask.all()
@@ -437,7 +442,7 @@ def test_edit_warns_of_a_prompt_that_is_cut_and_notes_unknown_words(fake: FakeBa
         ({"mask": _region(), "prompt": None}, "prompt must be a text, got a NoneType"),
         ({"mask": _region(), "method": "poisson"}, "patch must be an image"),
         ({"mask": _region(), "method": "inpaint"}, "method 'inpaint' must be given the folder"),
-        ({}, "query must name what to edit when no mask is given, got none"),
+        ({"prompt": ""}, "query must name what to edit when no mask is given, got none"),
         ({"query": "a dog", "method": "inpaint"}, "mask must be given for method 'inpaint'"),
     ],
 )

@@ -72,6 +72,7 @@ class EditArguments(ContrastArguments, RefineArguments, total=False):
     negative_prompt: str
     fixed_point: int
     feather: float
+    grow: float
     invert_mask: bool
     composite: bool
     seam: int

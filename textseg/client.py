@@ -175,7 +175,7 @@ class Client:
         prompt: str = "",
         *,
         mask: Segmentation | np.ndarray | None = None,
-        method: str = "diffedit",
+        method: str | None = None,
         options: EditOptions | None = None,
         patch: ImageLike | None = None,
         allow_url: bool = False,
@@ -196,9 +196,9 @@ class Client:
             files["mask"] = encode_picture(_region(mask), ".png", {})
         if patch is not None:
             files["patch"] = _encoded(patch, allow_url)
-        fields = [("prompt", prompt), ("method", method)]
+        fields = [("prompt", prompt)]
         single: dict[str, Any] = dict(overrides)
-        fields += _given(query=query, caption=single.pop("caption", None))
+        fields += _given(query=query, method=method, caption=single.pop("caption", None))
         fields += _options(options, single)
         found = self._run("/v1/edit", fields, files, progress)
         done = Edit.from_bytes(found["edit.npz"])

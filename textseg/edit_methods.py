@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, ModelError
+from .filling import push_pull
 from .inversion import Trajectory, ddim_decode, ddim_encode, edit_levels
+from .style import match_statistics, transport_colors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,6 +149,27 @@ def opencv_inpaint(image: np.ndarray, mask: np.ndarray, patch: np.ndarray | None
     return cv2.inpaint(np.ascontiguousarray(image), mask.astype(np.uint8), 3, cv2.INPAINT_TELEA)
 
 
+def fill(image: np.ndarray, mask: np.ndarray, patch: np.ndarray | None) -> np.ndarray:
+    """Fill the region smoothly from its surroundings, without a model, see `push_pull`."""
+    return push_pull(image, mask)
+
+
+def reinhard(image: np.ndarray, mask: np.ndarray, patch: np.ndarray | None) -> np.ndarray:
+    """Give the region the patch's colours, see `match_statistics`."""
+    return match_statistics(image, mask, _given(patch, "reinhard"))
+
+
+def transport(image: np.ndarray, mask: np.ndarray, patch: np.ndarray | None) -> np.ndarray:
+    """Give the region the patch's colours, see `transport_colors`."""
+    return transport_colors(image, mask, _given(patch, "transport"))
+
+
+def _given(patch: np.ndarray | None, method: str) -> np.ndarray:
+    if patch is None:
+        raise InputError(f"patch must be an image for method {method!r}, got None")
+    return patch
+
+
 def poisson(image: np.ndarray, mask: np.ndarray, patch: np.ndarray | None) -> np.ndarray:
     """Blend a given patch into the region by its gradients, without a model.
 
@@ -159,8 +182,7 @@ def poisson(image: np.ndarray, mask: np.ndarray, patch: np.ndarray | None) -> np
 
     from .image import resize_image
 
-    if patch is None:
-        raise InputError("patch must be an image for method 'poisson', got None")
+    patch = _given(patch, "poisson")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     source = np.zeros_like(image)
@@ -215,10 +237,12 @@ class EditMethod:
         run: over "latents", from a `LatentTask` to clean latents; over "pixels", from image, mask
             and patch to an image; with a "checkpoint" of its own, see `inpaint`.
         over: which of these.
+        grows: whether the region grows before it: what only recolours an object keeps to it.
     """
 
     run: Callable[..., Any]
     over: Literal["latents", "pixels", "checkpoint"] = "latents"
+    grows: bool = True
 
 
 EDIT_METHODS: dict[str, EditMethod] = {
@@ -227,6 +251,9 @@ EDIT_METHODS: dict[str, EditMethod] = {
     "encode-decode": EditMethod(encode_decode),
     "sdedit": EditMethod(sdedit),
     "inpaint": EditMethod(inpaint, "checkpoint"),
+    "fill": EditMethod(fill, "pixels"),
     "opencv-inpaint": EditMethod(opencv_inpaint, "pixels"),
     "poisson": EditMethod(poisson, "pixels"),
+    "reinhard": EditMethod(reinhard, "pixels", grows=False),
+    "transport": EditMethod(transport, "pixels", grows=False),
 }

@@ -14,6 +14,7 @@ import numpy as np
 from .checks import check_text
 from .edit_methods import EDIT_METHODS, LatentTask
 from .errors import ImageError, InputError
+from .filling import grow_region
 from .image import fetch_image, image_identity, is_url, load_image, resize_image
 from .option_table import documented
 from .options import ContrastOptions, EditOptions, RefineOptions, field_names
@@ -122,7 +123,8 @@ def edit(
     *,
     model: Backbone | Segmenter | str = "mini",
     mask: Segmentation | np.ndarray | None = None,
-    method: str = "diffedit",
+    method: str | None = None,
+    style: ImageLike | None = None,
     options: EditOptions | None = None,
     patch: ImageLike | None = None,
     allow_url: bool = False,
@@ -137,14 +139,20 @@ def edit(
 
     Args:
         image: anything `load_image` takes.
-        query: what to edit, e.g. "the dog"; may be left out when `mask` is given.
-        prompt: what it becomes, e.g. "a cat"; "" removes it.
+        query: what to edit, e.g. "the dog"; without it and `mask`, a prompt or `style` changes the
+            whole picture.
+        prompt: what it is to become, e.g. "a cat"; "" removes it.
         model: a name, a loaded model, or a `Segmenter` (its options find the region).
-        mask: (H, W) bool of the image's size, or a `Segmentation`; found from the query if None.
-        method: one of `EDIT_METHODS`; "inpaint" needs an inpainting checkpoint as `model`.
+        mask: (H, W) bool of the image's size, which grows only if `grow` is given by name, or a
+            `Segmentation`; found from the query if None.
+        method: one of `EDIT_METHODS`; "inpaint" needs an inpainting checkpoint as `model`. None is
+            "transport" with `style`; "fill" for a removal by a model that does not paint; else
+            "diffedit".
+        style: a picture whose colours the region, or the whole, is given: "transport" or
+            "reinhard".
         options: `EditOptions`; the model's or the paper's defaults if None.
         patch: the image that method "poisson" blends in.
-        allow_url: whether `image` and `patch` may be URLs to fetch.
+        allow_url: whether `image`, `patch` and `style` may be URLs to fetch.
         progress: called as progress(done, total, stage); returning False stops the edit.
         keep: a `Steps` to fill.
         overrides: single fields of `EditOptions`, and of the options `Segmenter.query` takes.
@@ -160,12 +168,20 @@ def edit(
 
     own = field_names(EditOptions)
     finding: dict[str, Any] = {k: v for k, v in overrides.items() if k not in own or k == "seed"}
-    _check(query, prompt, mask is None, method, finding)
+    whole = mask is None and not query and bool(prompt or style is not None)
+    _check(query, prompt, mask is None and not whole, method, finding)
+    if style is not None:
+        method, patch = _style_method(method, prompt, patch), style
     if is_url(image):
         image = fetch_image(image, allow_url=allow_url)
     input_xmp = _input_xmp(image)
-    pixels, way = load_image(image), EDIT_METHODS[method]
-    segmenter = _segmenter(model, needed=mask is None or way.over == "latents")
+    pixels = load_image(image)
+    if whole:
+        mask = np.ones(pixels.shape[:2], bool)
+    over = EDIT_METHODS[method].over if method else "latents"
+    segmenter = _segmenter(model, needed=mask is None or over == "latents")
+    method = method or _default_method(segmenter, prompt)
+    way = EDIT_METHODS[method]
     chosen = options or edit_defaults(None if segmenter is None else segmenter.model)
     chosen = replace(chosen, **{k: v for k, v in overrides.items() if k in own})
     found = mask if isinstance(mask, Segmentation) else None
@@ -173,10 +189,12 @@ def edit(
         found = segmenter.set_image(pixels).query(query, progress=progress, **finding)
     if found is not None:
         mask, query = found.mask, query or found.query
+    # A mask drawn elsewhere is the region itself, unless it is asked to grow.
+    grows = way.grows and (found is not None or "grow" in overrides)
     named = method if way.over == "pixels" else str(getattr(model, "name", model))
     unknown = find_unknown_note(found.notes) if found is not None else None
     unchanged = Edit(
-        image=pixels, mask=_region(np.asarray(mask), pixels, chosen), query=query or "",
+        image=pixels, query=query or "", mask=_region(np.asarray(mask), pixels, chosen, grows),
         prompt=prompt, options=chosen, segmentation=found, method=method,
         model=named if segmenter is None else segmenter.model.name, source=pixels,
         notes=(unknown,) if unknown else (), input_xmp=input_xmp, trained=way.over != "pixels",
@@ -198,7 +216,7 @@ def edit(
 
 
 def _check(
-    query: str | None, prompt: str, to_find: bool, method: str, finding: dict[str, Any]
+    query: str | None, prompt: str, to_find: bool, method: str | None, finding: dict[str, Any]
 ) -> None:
     """What `edit` refuses before it reads an image.
 
@@ -206,17 +224,32 @@ def _check(
         to_find: whether no mask is given.
         finding: the options that find a region.
     """
-    if method not in EDIT_METHODS:
+    if method is not None and method not in EDIT_METHODS:
         raise InputError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}")
     check_text("prompt", prompt)
     if to_find and not query:
         raise InputError("query must name what to edit when no mask is given, got none")
-    if to_find and EDIT_METHODS[method].over == "checkpoint":
+    if to_find and method and EDIT_METHODS[method].over == "checkpoint":
         raise InputError(f"mask must be given for method {method!r}: its model finds no regions")
     if not to_find and (foreign := set(finding) - {"seed"}):
         raise InputError(
             f"option must be a field of EditOptions when a mask is given, got {min(foreign)!r}"
         )
+
+
+def _style_method(method: str | None, prompt: str, patch: object) -> str:
+    """The method for a `style`."""
+    if prompt or patch is not None:
+        raise InputError("style must be given without a prompt and a patch, got both")
+    if method not in (None, "reinhard", "transport"):
+        raise InputError(f"method must be reinhard or transport with a style, got {method!r}")
+    return method or "transport"
+
+
+def _default_method(segmenter: Segmenter | None, prompt: str) -> str:
+    """The method where none is named."""
+    fills = not prompt and segmenter is not None and not segmenter.model.paints
+    return "fill" if fills else "diffedit"
 
 
 def prompt_notes(backbone: Backbone, *prompts: str, stacklevel: int = 3) -> list[str]:
@@ -252,8 +285,8 @@ def _input_xmp(image: Any) -> str:
         return ""
 
 
-def _region(mask: np.ndarray, image: np.ndarray, options: EditOptions) -> np.ndarray:
-    """The region to edit, (H, W) bool, inverted if the options say so."""
+def _region(mask: np.ndarray, image: np.ndarray, options: EditOptions, grows: bool) -> np.ndarray:
+    """The region to edit, (H, W) bool, grown or inverted as the options say."""
     if mask.shape != image.shape[:2]:
         height, width = image.shape[:2]
         raise InputError(f"mask must have the image's size {(height, width)}, got {mask.shape}")
@@ -264,7 +297,9 @@ def _region(mask: np.ndarray, image: np.ndarray, options: EditOptions) -> np.nda
                 f"mask must be bool, or 0 and one other value, got {len(values)} values"
             )
         mask = mask != 0
-    return ~mask if options.invert_mask else mask
+    if options.invert_mask:
+        return ~mask
+    return grow_region(mask, options.grow) if grows else mask
 
 
 def _segmenter(model: Any, needed: bool) -> Segmenter | None:

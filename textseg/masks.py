@@ -284,7 +284,7 @@ class Edit:
 
     Attributes:
         image: (H, W, 3) uint8, the result.
-        mask: (H, W) bool, the region that was named or given.
+        mask: (H, W) bool, the region that was edited: what was named or given, grown.
         query: what named the region, "" where a mask was given.
         prompt: what it was turned into.
         options: the settings used.

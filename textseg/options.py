@@ -180,6 +180,9 @@ class EditOptions:
         seed: seeds the methods that draw noise.
         fixed_point: fixed-point refinements per encoding step, 0 to 50.
         feather: blur radius of the mask at latent size, in latent cells.
+        grow: how far a region that was found grows before the edit, as a fraction of the longer
+            side, 0 to 0.5, so that rims and shadows go with it and the seam lies outside the
+            object; a given mask only if asked to. What is inverted or recoloured does not grow.
         invert_mask: edit everything but the region.
         composite: paste the input's pixels back outside the mask, bit for bit.
         seam: width in pixels of the blended seam just inside the mask's edge.
@@ -192,6 +195,7 @@ class EditOptions:
     seed: int = option(0, SEED)
     fixed_point: int = option(0, whole(0, 50))
     feather: float = option(0.0, between(0, 64), "cells")
+    grow: float = option(0.015, between(0, 0.5), "of the longer side", slider=(0, 0.1, 0.005))
     invert_mask: bool = False
     composite: bool = True
     seam: int = option(3, whole(0, 1000), "pixels")

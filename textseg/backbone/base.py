@@ -29,7 +29,8 @@ class Backbone(ABC):
         num_train_timesteps: T.
         calibration: what the model folder's `textseg.json` says (possibly empty): keys
             "contrast" and "refine" (option fields), "presence" ({"weights", "offset"}),
-            "prompts" ({"template", "absent"}), "nouns" (list of str), "synonyms" (word to noun).
+            "prompts" ({"template", "absent"}), "nouns" (list of str), "synonyms" (word to noun),
+            "paints" (bool).
         contrast_defaults, refine_defaults: calibrated options, else the paper's.
         distilled_guidance: for models that are told a guidance scale instead of being evaluated
             twice, the scale `embed` gives; else None.
@@ -71,6 +72,12 @@ class Backbone(ABC):
     def synonyms(self) -> Mapping[str, str]:
         """Words outside `nouns`, and the noun each is asked as; empty for models without."""
         return self.calibration.get("synonyms", {})
+
+    @property
+    def paints(self) -> bool:
+        """Whether the model makes pictures worth looking at; one that says in its folder that it
+        does not removes by filling."""
+        return bool(self.calibration.get("paints", True))
 
     @property
     def caveats(self) -> Mapping[str, str]:

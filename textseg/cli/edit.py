@@ -47,6 +47,8 @@ examples:
   textseg edit park.jpg -q "the dog" -p "a cat" -o out.png
   textseg edit park.jpg -q "the dog" -p "" -o without-dog.png --approve
   textseg edit park.jpg -q "the dog" -p "a beach" --invert-mask -o beach.png
+  textseg edit park.jpg -p "an oil painting" --ratio 0.4 -o painting.png
+  textseg edit park.jpg -q "the dog" --style autumn.jpg -o autumn-dog.png
   textseg edit park.jpg --mask region.png -p "a cat" -o out.png --method sdedit
   textseg edit --from-prompt "a bowl of fruit" -q "the bowl" -p "a basket" -o out.png --save-steps
 """
@@ -62,9 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-p",
         "--prompt",
-        required=True,
         metavar="TEXT",
-        help='what it becomes, as "a cat"; "" removes it',
+        help='what it is to become, as "a cat"; "" removes it; without -q, of the whole picture',
     )
     parser.add_argument(
         "-o",
@@ -79,7 +80,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="region to edit: a mask (white is edited), or a result of `textseg segment` as .npz",
     )
     parser.add_argument(
-        "--method", choices=EDIT_METHODS, default="diffedit", help="how (default: diffedit)"
+        "--method",
+        choices=EDIT_METHODS,
+        default=None,
+        help="how (default: diffedit; transport with --style; fill to remove with a model that "
+        "does not paint)",
+    )
+    parser.add_argument(
+        "--style",
+        metavar="FILE",
+        help="picture whose colours the region, or without one the whole, is given; without -p",
     )
     parser.add_argument("--patch", metavar="FILE", help="picture that --method poisson blends in")
     parser.add_argument(
@@ -125,7 +135,11 @@ def run(args: argparse.Namespace) -> int:
         (args.image is None) != (args.from_prompt is None),
         "give an IMAGE or --from-prompt, and not both",
     )
-    refuse(args.query is not None or args.mask is not None, "give a --query or a --mask")
+    refuse(args.prompt is not None or args.style is not None, "give a --prompt or a --style")
+    refuse(
+        bool(args.query is not None or args.mask is not None or args.prompt or args.style),
+        "give a --query or a --mask",
+    )
     refuse(not (args.approve and args.image == "-"), "--approve needs stdin for the answer")
     unused = finding.keys() - {"seed"} if args.mask is not None else ()
     if unused:
@@ -162,14 +176,18 @@ def _run(
         progress.start(stage, done, total)
 
     mask: Any = None if args.mask is None else _mask(args.mask)
-    patch = None if args.patch is None else load_image(args.patch, allow_url=args.allow_url)
+    patch, style = (
+        None if name is None else load_image(name, allow_url=args.allow_url)
+        for name in (args.patch, args.style)
+    )
+    way = args.method or ("diffedit" if style is None else "transport")
     refuse(mask is not None or args.method != "inpaint",
            "--method inpaint needs a --mask: its model finds none")  # fmt: skip
     out = Path(args.output)
     model: Any = args.model
     if (
-        EDIT_METHODS[args.method].over == "latents"
-        or args.mask is None
+        EDIT_METHODS[way].over == "latents"
+        or (args.mask is None and args.query is not None)
         or args.from_prompt is not None
     ):
         model = Segmenter(load_given(args))
@@ -181,7 +199,7 @@ def _run(
         undone.callback(
             progress.line, f"textseg: the picture made from the prompt is kept: {made}", error=True
         )
-    if mask is None:
+    if mask is None and args.query is not None:
         pixels = load_image(source)
         model.set_image(pixels)
         finding["caption"] = erase_caption(
@@ -205,18 +223,19 @@ def _run(
                 f"textseg: error: {args.query!r} was not found; nothing was edited", error=True
             )
             return 1
-    if args.approve and not _approved(out, source, mask, changes, progress):
+    if args.approve and mask is not None and not _approved(out, source, mask, changes, progress):
         progress.line("textseg: not approved; nothing was edited", error=True)
         return 1
     steps = Steps() if args.save_steps else None
     done = edit(
         source,
         args.query,
-        args.prompt,
+        args.prompt or "",
         model=model,
         mask=mask,
         method=args.method,
         patch=patch,
+        style=style,
         progress=step,
         keep=steps,
         **changes,

@@ -187,8 +187,10 @@ class EditBody(ImageBody):
     mask: Upload | None = Field(None, description="image of the region, white where edited")
     mask_rle: dict[str, Any] | None = Field(None, description="the region as COCO RLE")
     patch: Upload | None = Field(None, description="the picture that method 'poisson' blends in")
-    method: Annotated[str, AfterValidator(_check_method)] = Field(
-        "diffedit", description="how", json_schema_extra={"enum": list(METHODS)}
+    method: Annotated[str, AfterValidator(_check_method)] | None = Field(
+        None,
+        description="how; by default diffedit, and fill to remove with a model that does not paint",
+        json_schema_extra={"enum": list(METHODS)},
     )
     caption: Text | None = Field(None, description="what the image shows, for reference 'erase'")
     options: EditingOptions | None = Field(  # pyright: ignore[reportInvalidTypeForm]

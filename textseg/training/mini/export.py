@@ -63,6 +63,6 @@ def export_pipeline(
             file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
     save_vocabulary(tokenizer, folder / "tokenizer")
     record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS, "edit": EDIT}
-    record["caveats"] = CAVEATS
+    record |= {"caveats": CAVEATS, "paints": False}
     (folder / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")
     write_synonyms(folder, nouns)
