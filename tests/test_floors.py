@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("masks", "binarize"),
     ("refinement", "refine"),
     ("cutting", "cutting"),
+    ("correcting", "clicks"),
     ("captions", "captioning"),
     ("the segmenter", "segmenter"),
     ("sampling", "inversion"),

@@ -32,6 +32,7 @@ from textseg import (
     ServerError,
     TextsegError,
     caption,
+    correct,
     cut,
     edit,
     generate,
@@ -77,6 +78,8 @@ def steps(pixels: np.ndarray) -> None:
     measured = segmenter.measure(["the dog"])
     assert_type(measured, list[Measurement])
     assert_type(cut(measured[0], pixels, refine=segmenter.refine), Segmentation)
+    assert_type(correct(measured[0], pixels, [(3, 4, 1)], [(0, 0, 9, 9)]), Segmentation)
+    assert_type(segment(pixels, "the dog", points=[(3, 4, 1)]), Segmentation)
     assert_type(segmenter.model.native_size, int)
 
 

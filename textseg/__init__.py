@@ -26,6 +26,7 @@ from .options import ContrastOptions, EditOptions, GenerateOptions, RefineOption
 if TYPE_CHECKING:
     from .backbone import load
     from .captioning import caption
+    from .clicks import correct
     from .client import Client
     from .cutting import Measurement, cut
     from .editing import edit
@@ -55,6 +56,7 @@ __all__ = [
     "TextsegError",
     "__version__",
     "caption",
+    "correct",
     "cut",
     "edit",
     "generate",
@@ -70,6 +72,7 @@ _HOMES = {
     "Segmentation": "masks",
     "Segmenter": "segmenter",
     "caption": "captioning",
+    "correct": "clicks",
     "cut": "cutting",
     "edit": "editing",
     "generate": "generation",

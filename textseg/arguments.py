@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
+    from .clicks import Box, Point
     from .options import Measure
     from .progress import Progress
 
@@ -60,6 +61,8 @@ class QueryArguments(MeasureArguments, total=False):
     """What `Segmenter.query` takes besides the query."""
 
     exclusive: bool
+    points: Sequence[Point]
+    boxes: Sequence[Box]
 
 
 class EditArguments(ContrastArguments, RefineArguments, total=False):

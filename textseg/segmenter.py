@@ -15,6 +15,7 @@ from .backbone.base import Backbone
 from .backbone.shared import lock_of, shared
 from .batch_size import fitting
 from .binarize import cut_value
+from .clicks import correct_with
 from .contrast import Measured, measure
 from .cutting import Measurement, cut_with
 from .errors import InputError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .arguments import MeasureArguments, QueryArguments
+    from .clicks import Box, Point
     from .image import ImageLike
     from .masks import Segmentation
     from .progress import Progress
@@ -161,6 +163,8 @@ class Segmenter:
         reference: str | None = None,
         caption: str | None = None,
         exclusive: bool = False,
+        points: Sequence[Point] = (),
+        boxes: Sequence[Box] = (),
         progress: Progress | None = None,
         **overrides: Any,
     ) -> Segmentation | list[Segmentation]:
@@ -172,6 +176,8 @@ class Segmenter:
             caption: of the image, for the reference "erase".
             exclusive: queries and background compete, so that no pixel is in two masks. Queries
                 whose presence is too low do not take part.
+            points, boxes: clicks (x, y, label) and boxes (left, top, right, bottom) in pixels that
+                correct the mask of one query; see `correct`.
             progress: called as progress(done, total, stage), stage "contrast" or "refine".
             **overrides: fields of `ContrastOptions` and `RefineOptions`, by name.
 
@@ -185,9 +191,16 @@ class Segmenter:
             False.
         """
         scene = self._current()
+        if (len(points) or len(boxes)) and (exclusive or not isinstance(query, str)):
+            raise InputError(
+                "points and boxes must go with one query that competes with none, "
+                f"got query {query!r}, exclusive {exclusive}"
+            )
         plan = self.plan(query, reference=reference, caption=caption, **overrides)
         measured = _measure(scene, self.model, plan, progress)
         refiner = scene.refiner(plan.refine)
+        if len(points) or len(boxes):
+            return correct_with(refiner, measured[0], points, boxes)
         results = cut_with(refiner, measured, exclusive=exclusive, progress=progress)
         return results[0] if isinstance(query, str) else results
 

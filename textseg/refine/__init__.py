@@ -8,6 +8,7 @@ interpolated between them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -73,11 +74,17 @@ class Refiner:
         self.options: RefineOptions = options or RefineOptions()
         self._crf: DenseCRF | None = None
 
-    def refine(self, contrast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def refine(
+        self,
+        contrast: np.ndarray,
+        shift: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """One map to a mask.
 
         Args:
             contrast: (h, w), finite.
+            shift: called as shift(probability, image), both at the size that scores are filtered
+                at; gives the probability in (0, 1) that goes into the CRF, and is cut at 0.5.
 
         Returns:
             mask (H, W) bool, before the area rules exactly where the score exceeds the cut;
@@ -85,8 +92,10 @@ class Refiner:
             upsampled score (cut by the options' rule).
         """
         score, level = self._score(contrast)
+        if shift is not None:
+            score, level = shift(_probability(score, level), self._working), 0.5
         if self.options.crf:
-            p = _probability(score, level)
+            p = score if shift is not None else _probability(score, level)
             score = self._marginals(np.stack([1 - p, p]))[1]
             level = 0.5
         score = self._full_size(score)
