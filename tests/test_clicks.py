@@ -84,8 +84,9 @@ def test_pointing_at_it_says_that_it_is_there(image: np.ndarray) -> None:
 
 
 def test_it_is_the_same_each_time_and_takes_arrays(image: np.ndarray) -> None:
-    points = [(75.5, 30.2, 1), (20, 30, 0)]
-    first, again = (correct(found(), image, given) for given in (points, np.array(points)))
+    points: Any = [(75.5, 30.2, 1), (20, 30, 0)]
+    array: Any = np.array(points)
+    first, again = (correct(found(), image, given) for given in (points, array))
     assert np.array_equal(first.mask, again.mask) and np.array_equal(first.score, again.score)
 
 

@@ -189,7 +189,7 @@ def test_editors_are_told_every_option_with_its_type(arguments: str, kinds: list
     import textseg.options
 
     told = dict.fromkeys(getattr(textseg.arguments, arguments).__annotations__)
-    beyond = {"caption", "progress", "exclusive"}
+    beyond = {"caption", "progress", "exclusive", "points", "boxes"}
     assert set(told) - beyond == {f.name for kind in kinds for f in fields(kind)}
     written = {}
     for module in (textseg.arguments, textseg.options):

@@ -23,8 +23,8 @@ Box = tuple[float, float, float, float]
 # score beside its length, in units of the longer side.
 _SIDE = 160
 _COLOUR, _SCORE = 1.0, 0.3
-# How far a click reaches in these units, and its weight there and that of a box, in log odds.
-_REACH, _WEIGHT, _BOX = 0.4, 6.0, 1.0
+# How far a click reaches in these units, and its weight there in log odds.
+_REACH, _WEIGHT = 0.4, 6.0
 _CERTAIN = 0.999
 
 
@@ -186,7 +186,7 @@ def _shifted(
 
             near = np.exp(-MCP_Geometric(steps).find_costs(sorted(seeds))[0] / _REACH)
             odds += sign * _WEIGHT * cv2.resize(near.astype(np.float32), (width, height))
-    shifted = 1 / (1 + np.exp(-(odds + _BOX * bool(boxes))))
+    shifted = 1 / (1 + np.exp(-odds))
     shifted = np.clip(shifted, 0.01, 0.99)
     sure = cv2.resize(_discs(size, points), (width, height), interpolation=cv2.INTER_NEAREST)
     inside = cv2.resize(_inside(size, boxes).astype(np.uint8), (width, height),
