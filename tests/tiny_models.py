@@ -7,6 +7,7 @@ channels) and text encoders of one or two narrow layers.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import torch
 from textseg.backbone.latent import LatentModel
 
 FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "sd3", "sd3-without-t5", "sd3.5",
-            "flux", "flux-schnell", "pixart-sigma")  # fmt: skip
+            "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
+            "lumina2", "sana", "sana-sprint")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
-FLOWS = ("sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell")
+FLOWS = ("sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
+         "flux2-klein", "lumina2", "sana", "sana-sprint")  # fmt: skip
 Tiny = tuple[Any, LatentModel]
 """A pipeline and the backbone over it."""
 T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
@@ -240,6 +243,165 @@ def _pixart(words: Any, t5_words: Any) -> Any:
     )  # fmt: skip
 
 
+def language_tokenizer(folder: Path, kind: str) -> Any:
+    """A tokenizer over whole words, then letters, that ends a text as `kind` does."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    letters = [chr(c) for c in range(33, 127)]
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *("▁" + w for w in T5_WORDS), "▁", *letters]
+    vocab = [(piece, 0.0 if i < 4 else -float(i)) for i, piece in enumerate(dict.fromkeys(pieces))]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
+    tokenizer.decoder = decoders.Metaspace()  # type: ignore[assignment]
+    if kind == "gemma":
+        tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+            single=["<bos>", "$A"], special_tokens=[("<bos>", 2)]
+        )
+    words = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>",
+        unk_token="<unk>", model_max_length=4096, padding_side="right",
+    )  # fmt: skip
+    words.chat_template = (
+        "{% for m in messages %}user: {{ m['content'] if m['content'] is string"
+        " else m['content'][0]['text'] }} {% endfor %}assistant:"
+    )
+    words.save_pretrained(folder)
+    return words
+
+
+def language_model(kind: str, words: Any, width: int = 32, layers: int = 2) -> Any:
+    """A language model of a transformers class, by the name of its configuration's class."""
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "vocab_size": len(words), "hidden_size": width, "intermediate_size": 32, "head_dim": 16,
+        "num_hidden_layers": layers, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "max_position_embeddings": 4096,
+    }  # fmt: skip
+    if kind == "Qwen2_5_VLForConditionalGeneration":
+        text = {k: v for k, v in sizes.items() if k != "head_dim"}
+        rope = {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"}
+        config: Any = transformers.Qwen2_5_VLConfig(
+            text_config={**text, "rope_scaling": rope},
+            vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+                           "out_hidden_size": width, "fullatt_block_indexes": [0]},
+        )  # fmt: skip
+    else:
+        name = kind.removesuffix("ForCausalLM").removesuffix("Model") + "Config"
+        config = getattr(transformers, name)(**sizes)
+    return getattr(transformers, kind)(config)
+
+
+def _language(kind: str, tokenizer: str = "", layers: int = 2) -> dict[str, Any]:
+    """Text encoder and tokenizer of one pipeline."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = language_tokenizer(Path(folder), tokenizer)
+    return {"text_encoder": language_model(kind, words, layers=layers), "tokenizer": words}
+
+
+def flow_schedule(**options: Any) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(**options)
+
+
+def _qwen_image(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    vae = d.AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 2.0, 0.8, 1.0],
+    )  # fmt: skip
+    return d.QwenImagePipeline(
+        transformer=transformer, vae=vae,
+        scheduler=flow_schedule(use_dynamic_shifting=True, max_shift=0.9, shift_terminal=0.02,
+                                max_image_seq_len=8192),
+        **_language("Qwen2_5_VLForConditionalGeneration"),
+    )  # fmt: skip
+
+
+def _z_image(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
+        cap_feat_dim=32, axes_dims=[4, 6, 6], axes_lens=[1024, 64, 64],
+    )  # fmt: skip
+    # As if trained: what fills up a sequence starts as whatever lay in memory.
+    for pad in (transformer.x_pad_token, transformer.cap_pad_token):
+        torch.nn.init.normal_(pad)
+    return d.ZImagePipeline(
+        transformer=transformer, scheduler=flow_schedule(shift=3.0),
+        vae=autoencoder(4, shift_factor=0.1, scaling_factor=0.4), **_language("Qwen3Model"),
+    )  # fmt: skip
+
+
+def _flux2_klein(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=96, timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+    )  # fmt: skip
+    vae = d.AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4, layers_per_block=1,
+        sample_size=64,
+    )  # fmt: skip
+    norm: Any = vae.bn
+    norm.running_mean.normal_(std=0.3)
+    norm.running_var.uniform_(0.5, 2.0)
+    return d.Flux2KleinPipeline(
+        transformer=transformer, vae=vae, scheduler=flow_schedule(use_dynamic_shifting=True),
+        **_language("Qwen3ForCausalLM", layers=28),
+    )  # fmt: skip
+
+
+def _lumina2(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.Lumina2Transformer2DModel(
+        sample_size=8, in_channels=4, hidden_size=32, num_layers=1, num_refiner_layers=1,
+        num_attention_heads=2, num_kv_heads=2, multiple_of=16, axes_dim_rope=(4, 6, 6),
+        axes_lens=(300, 64, 64), cap_feat_dim=32,
+    )  # fmt: skip
+    return d.Lumina2Pipeline(
+        transformer=transformer, scheduler=flow_schedule(shift=6.0),
+        vae=autoencoder(4, shift_factor=0.1, scaling_factor=0.4),
+        **_language("Gemma2Model", "gemma"),
+    )  # fmt: skip
+
+
+def _sana(words: Any, t5_words: Any, sprint: bool = False) -> Any:
+    import diffusers as d
+
+    transformer = d.SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=2,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
+        caption_channels=32, sample_size=8, guidance_embeds=sprint,
+        qk_norm="rms_norm_across_heads" if sprint else None,
+    )  # fmt: skip
+    vae = d.AutoencoderDC(
+        latent_channels=4, attention_head_dim=8, encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4, encoder_layers_per_block=(1,) * 4,
+        decoder_layers_per_block=(1,) * 4, encoder_qkv_multiscales=((),) * 4,
+        decoder_qkv_multiscales=((),) * 4, scaling_factor=0.41, encoder_block_types="ResBlock",
+    )  # fmt: skip
+    scheduler: Any = d.SCMScheduler() if sprint else d.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )  # fmt: skip
+    return (d.SanaSprintPipeline if sprint else d.SanaPipeline)(
+        transformer=transformer, vae=vae, scheduler=scheduler,
+        **_language("Gemma2Model", "gemma"),
+    )  # fmt: skip
+
+
 _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "latent-unet": _stable_diffusion,
     "sd2": _stable_diffusion_2,
@@ -254,12 +416,18 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "flux": _flux,
     "flux-schnell": lambda words, t5_words: _flux(words, t5_words, guided=False),
     "pixart-sigma": _pixart,
+    "qwen-image": _qwen_image,
+    "z-image": _z_image,
+    "flux2-klein": _flux2_klein,
+    "lumina2": _lumina2,
+    "sana": _sana,
+    "sana-sprint": lambda words, t5_words: _sana(words, t5_words, sprint=True),
 }
 
 
 def predicted(model: Any, prompt: str = "the dog") -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
-    noisy = torch.randn(1, model.vae.config.latent_channels, 6, 8, generator=generator)
+    noisy = torch.randn(1, model.channels, 6, 8, generator=generator)
     return model.predict(noisy, model.timestep(0.5), model.embed([prompt])[0])
 
 

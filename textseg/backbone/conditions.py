@@ -41,6 +41,17 @@ def replace_last(packed: torch.Tensor, size: int, value: float) -> torch.Tensor:
     return changed
 
 
+def pad(sequence: torch.Tensor, length: int) -> torch.Tensor:
+    """A sequence (L, D) filled up with zeros to (length, D + 1), whose last column is 1 for what
+    was there.
+
+    >>> pad(torch.full((1, 2), 5.0), 2).tolist()
+    [[5.0, 5.0, 1.0], [0.0, 0.0, 0.0]]
+    """
+    marked = torch.nn.functional.pad(sequence[:length], (0, 1), value=1.0)
+    return torch.nn.functional.pad(marked, (0, 0, 0, length - len(marked)))
+
+
 def guidance_embedding(scale: torch.Tensor, width: int) -> torch.Tensor:
     """Sines and cosines of 1000 (scale - 1), (N,) to (N, width) float32, width even.
 

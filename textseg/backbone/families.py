@@ -65,6 +65,8 @@ class Family:
 
 
 _CLIP, _CLIP_PROJECTED, _T5 = "CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"
+ANY, ANY_WORDS = "AutoModel", "AutoTokenizer"
+"""A text encoder or tokenizer of the class that the folder names."""
 _CLIP_WORDS, _T5_WORDS = "CLIPTokenizer", "T5TokenizerFast"
 
 LATENT_UNET = Family(
@@ -111,12 +113,51 @@ PIXART = Family(
     {"tokenizer": _T5_WORDS},
     ("pixart", "PixArtSigma"),
 )  # fmt: skip
+QWEN_IMAGE = Family(
+    "qwen-image", "Qwen-Image", "QwenImagePipeline", "transformer",
+    {"transformer": "QwenImageTransformer2DModel", "vae": "AutoencoderKLQwenImage",
+     "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("qwen_image", "QwenImage"), ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
+)  # fmt: skip
+Z_IMAGE = Family(
+    "z-image", "Z-Image", "ZImagePipeline", "transformer",
+    {"transformer": "ZImageTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("z_image", "ZImage"), ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
+)  # fmt: skip
+FLUX2_KLEIN = Family(
+    "flux2-klein", "Flux.2 klein", "Flux2KleinPipeline", "transformer",
+    {"transformer": "Flux2Transformer2DModel", "vae": "AutoencoderKLFlux2", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("flux2", "Flux2Klein"), ("Flux2KleinInpaintPipeline",),
+)  # fmt: skip
+LUMINA2 = Family(
+    "lumina2", "Lumina-Image 2", "Lumina2Pipeline", "transformer",
+    {"transformer": "Lumina2Transformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("lumina2", "Lumina2"),
+)  # fmt: skip
+SANA = Family(
+    "sana", "Sana", "SanaPipeline", "transformer",
+    {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("sana", "Sana"), ("SanaPAGPipeline",),
+)  # fmt: skip
+SANA_SPRINT = replace(
+    SANA, name="sana-sprint", title="Sana Sprint", pipeline="SanaSprintPipeline",
+    backbone=("sana", "SanaSprint"), also=("SanaSprintImg2ImgPipeline",),
+)  # fmt: skip
 
 SAMPLED = {"AutoencoderKL": "diffusers",
            "SemanticAutoencoder": f"{__package__}.semantic_autoencoder"}  # fmt: skip
 """Autoencoders that encode to a distribution, as most diffusers pipelines expect -> module."""
-AUTOENCODERS = SAMPLED | {"AutoencoderTiny": "diffusers"}
-ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, PIXART)
+AUTOENCODERS = SAMPLED | dict.fromkeys(
+    ("AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage"),
+    "diffusers",
+)
+ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, PIXART, QWEN_IMAGE, Z_IMAGE, FLUX2_KLEIN,
+       LUMINA2, SANA, SANA_SPRINT)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(f"{family.title} ({family.pipeline})" for family in ALL)

@@ -29,7 +29,9 @@ from abc import abstractmethod
 import torch
 
 from ..errors import ModelError
+from .conditions import pad
 from .latent import LatentModel
+from .quiet import quietly
 from .schedulers import flow_signal
 
 
@@ -52,7 +54,7 @@ class FlowTransformer(LatentModel):
     """
 
     def _configure(self) -> None:
-        self.prediction_type = "flow"
+        self.prediction_type, self.sampler_schedule = "flow", None
 
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
         return self._velocity(noisy.to(self.dtype), flow_sigma(self.alpha_bar(t)), embedding)
@@ -90,13 +92,18 @@ class FlowTransformer(LatentModel):
         config = self.scheduler.config
         steps = config["num_train_timesteps"]
         even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-        shift = config.get("shift") or 1.0
+        shift = config.get("shift") or config.get("flow_shift") or 1.0
         if config.get("use_dynamic_shifting"):
-            least, most = config["base_image_seq_len"], config["max_image_seq_len"]
-            low, high = config["base_shift"], config["max_shift"]
-            mu = low + (high - low) * (self._native_tokens() - least) / (most - least)
+            mu = self._shift_of_size()
             shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
         return shift * even / (1 + (shift - 1) * even)
+
+    def _shift_of_size(self) -> float:
+        """mu of the scheduler's shift at the native size: linear in the number of tokens."""
+        config = self.scheduler.config
+        least, most = config["base_image_seq_len"], config["max_image_seq_len"]
+        low, high = config["base_shift"], config["max_shift"]
+        return low + (high - low) * (self._native_tokens() - least) / (most - least)
 
     def _native_tokens(self) -> int:
         """Image tokens at the native size."""
@@ -107,11 +114,12 @@ class FlowTransformer(LatentModel):
 
     def _check_parts(self) -> None:
         kind = type(self.scheduler).__name__
-        if not kind.startswith("FlowMatch"):
+        told = self.scheduler.config.get("prediction_type")
+        if not kind.startswith("FlowMatch") and told not in ("flow_prediction", "trigflow"):
             raise ModelError(
                 f"{self.name!r} has a {kind}; a {self.kind.title} model needs a FlowMatch scheduler"
             )
-        self._check_channels(self.unet.config["in_channels"], self.vae.config["latent_channels"])
+        self._check_channels(self.unet.config["in_channels"], self.channels)
 
     def _check_channels(self, taken: int, given: int) -> None:
         if taken != given:
@@ -119,3 +127,47 @@ class FlowTransformer(LatentModel):
                 f"{self.name!r} has a transformer of {taken} input channels where its latents have "
                 f"{given}: it also wants an image; use a plain text-to-image model"
             )
+
+
+class ToldByTokens(FlowTransformer):
+    """A flow whose network looks at as many text tokens as a prompt has, and at no padding.
+
+    An embedding holds the tokens, filled up with zeros to `_longest`, and a further column that is
+    1 for real tokens. Prompts of different length go through the network one length at a time, so
+    that none sees another's padding.
+    """
+
+    _longest: int
+    """Tokens of the longest prompt that the network is told of."""
+    _end_tokens = 0
+    _native_cells = 128
+
+    def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
+        tokens, pooled, scale = self._unpack(embedding)
+        vector = pooled if scale is None else scale
+        lengths = tokens[..., -1].sum(1).round().long()
+        out = torch.empty_like(z)
+        for length in lengths.unique().tolist():
+            chosen = lengths == length
+            text = tokens[chosen, :length, :-1].to(z.dtype)
+            out[chosen] = self._told(z[chosen], sigma, text, vector[chosen].to(z.dtype)).to(z.dtype)
+        return out
+
+    @abstractmethod
+    def _told(
+        self, z: torch.Tensor, sigma: float, text: torch.Tensor, vector: torch.Tensor
+    ) -> torch.Tensor:
+        """The velocity at z (N, C, h, w), told tokens (N, L, D), none of them padding, and what
+        comes beside them: a distilled model's scale (N,), others' pooled vector (N, P)."""
+
+    def _encode_text(self, prompt: str) -> torch.Tensor:
+        with quietly():
+            tokens = self._tokens(prompt)
+        return self._pack(pad(tokens.float(), self._longest))
+
+    @abstractmethod
+    def _tokens(self, prompt: str) -> torch.Tensor:
+        """What the encoder says of a prompt, (L, D), without padding."""
+
+    def _token_limit(self) -> int:
+        return self._longest

@@ -32,6 +32,7 @@ def find_family(folder: Path) -> Family:
     if reason:
         raise ModelError(f"{folder} holds {reason}")
     kin = sorted((one for one in ALL if one.networks == family.networks), key=lambda k: not k.mark)
+    kin = kin if any(one.mark for one in kin) else []
     config = folder / family.denoiser / "config.json"
     if len(kin) > 1 and config.is_file():
         told = read_json(config, folder)
@@ -214,6 +215,11 @@ def _check_safetensors(path: Path) -> None:
 
 def _check_tokenizer(folder: Path, kind: str) -> None:
     if (folder / "tokenizer.json").is_file():
+        return
+    if kind.startswith("Auto"):
+        lone = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+        if not any((folder / name).is_file() for name in lone):
+            raise ModelError(f"{folder / 'tokenizer.json'} is missing; the model is incomplete")
         return
     for name in ("spiece.model",) if kind.startswith("T5") else ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():

@@ -14,6 +14,7 @@ import torch
 
 from ..errors import InputError, ModelError
 from ..options import ContrastOptions, RefineOptions
+from . import autoencoders
 from .base import Backbone
 from .conditions import pack, replace_last, unpack
 from .families import Family
@@ -64,6 +65,7 @@ class LatentModel(Backbone):
         kind: what its pipeline folders hold.
         pipe: the pipeline, or a namespace of its parts; they are used as they are.
         unet: whatever predicts, a UNet or a transformer.
+        channels: C of the latents.
         prediction_type: what it predicts: "epsilon", "v_prediction", "sample" or "flow".
         max_tokens: token limit of a prompt, start and end included.
         max_aspect: aspects beyond it are brought to it.
@@ -73,6 +75,8 @@ class LatentModel(Backbone):
     kind: Family
     _pooled = 0
     """Numbers of the pooled text vector in an embedding."""
+    _end_tokens = 1
+    """Tokens that the tokenizer adds after a prompt."""
     _native_cells = 64
     """Latent cells along a side of the native size, where no configuration says."""
 
@@ -102,14 +106,15 @@ class LatentModel(Backbone):
         self.tokenizer: Any = pipe.tokenizer
         self.scheduler: Any = scheduler
         self.calibration = dict(calibration or {})
+        self.channels = autoencoders.channels_of(vae)
         self._check_parts()
         self.device, self.dtype = unet.device, unet.dtype
         self.prediction_type: str = scheduler.config.get("prediction_type", "epsilon")
-        self.sampler_schedule = scheduler if "betas" in vars(scheduler) else None
+        plain = "betas" in vars(scheduler) and self.prediction_type in PREDICTION_TYPES
+        self.sampler_schedule = scheduler if plain else None
         self._alphas = self._signal_powers()
         self.num_train_timesteps = len(self._alphas)
-        blocks = vae.config.get("encoder_block_out_channels") or vae.config["block_out_channels"]
-        self.factor = 2 ** (len(blocks) - 1)
+        self.factor = autoencoders.factor_of(vae)
         sample = unet.config.get("sample_size") or self._native_cells
         cells = math.sqrt(math.prod(sample)) if isinstance(sample, (list, tuple)) else sample
         self.native_size = int(self.calibration.get("native_size", round(cells * self.factor)))
@@ -163,17 +168,12 @@ class LatentModel(Backbone):
                 f"got {image.shape[0]} x {image.shape[1]}"
             )
         pixels = torch.from_numpy(np.array(image)).to(self.device)
-        pixels = (pixels.permute(2, 0, 1)[None].float() / 127.5 - 1).to(self.vae.dtype)
-        encoded = self.vae.encode(pixels)
-        latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
-        scale, shift = self._latent_scale()
-        return ((latents[0].float() - shift) * scale).contiguous()
+        pixels = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+        return autoencoders.encode(self.vae, pixels)[0].contiguous()
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        scale, shift = self._latent_scale()
-        latents = latents[None].to(self.device, torch.float32) / scale + shift
-        pixels = self.vae.decode(latents.to(self.vae.dtype)).sample[0].float()
+        pixels = autoencoders.decode(self.vae, latents[None].to(self.device, torch.float32))[0]
         pixels = ((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
         return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
@@ -196,7 +196,7 @@ class LatentModel(Backbone):
 
     def truncated_words(self, prompt: str) -> str:
         ids = self.tokenizer(prompt, truncation=False, verbose=False).input_ids
-        cut = ids[self.max_tokens - 1 : -1]
+        cut = ids[self.max_tokens - self._end_tokens : len(ids) - self._end_tokens]
         return str(self.tokenizer.decode(cut, skip_special_tokens=True)).strip()
 
     def timestep(self, strength: float) -> int:
@@ -320,10 +320,6 @@ class LatentModel(Backbone):
     def _signal_powers(self) -> torch.Tensor:
         """alpha_bar at every timestep, (T,) float64 on the CPU."""
         return signal_powers(self.scheduler)
-
-    def _latent_scale(self) -> tuple[float, float]:
-        config = self.vae.config
-        return config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
 
     def _check_schedule(self) -> None:
         kind = self.scheduler.config.get("prediction_type", "epsilon")

@@ -27,7 +27,7 @@ from .extras import (
     need,
     to_eight_bit,
 )
-from .families import AUTOENCODERS, BY_PIPELINE, LATENT_UNET, Family
+from .families import ANY, AUTOENCODERS, BY_PIPELINE, LATENT_UNET, Family
 from .folders import check_model, check_weights_file, find_family, read_calibration, read_json
 from .latent import LatentModel, pick_device, pick_dtype
 from .lean import load_lean
@@ -186,6 +186,7 @@ def _load_parts(
 
     parts: dict[str, Any] = dict.fromkeys(BY_PIPELINE[family.pipeline].networks)
     parts |= dict.fromkeys(BY_PIPELINE[family.pipeline].tokenizers)
+    index = read_json(folder / "model_index.json", folder)
     for part, kind in family.networks.items():
         if part == family.denoiser and beside.transformer is not None:
             network = getattr(diffusers, kind)
@@ -197,6 +198,8 @@ def _load_parts(
             if kind not in AUTOENCODERS:
                 raise ModelError(f"{folder} has a {kind}; supported are {', '.join(AUTOENCODERS)}")
             library = importlib.import_module(AUTOENCODERS[kind])
+        if kind == ANY:
+            kind = _named(index, part, folder)
         precision = torch.float32 if part == "vae" else dtype
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True,
                                    "variant": variants[part]}  # fmt: skip
@@ -215,7 +218,6 @@ def _load_parts(
     if scheduler is None or not hasattr(scheduler, "set_timesteps"):
         raise ModelError(f"{folder} has an unknown scheduler {config.get('_class_name')!r}")
     parts["scheduler"] = scheduler.from_config(config)
-    index = read_json(folder / "model_index.json", folder)
     if "force_zeros_for_empty_prompt" in index:
         parts["force_zeros_for_empty_prompt"] = bool(index["force_zeros_for_empty_prompt"])
     return parts
@@ -229,6 +231,19 @@ def _assemble(family: Family, parts: dict[str, Any], to_change: bool) -> Any:
         return SimpleNamespace(**parts)
     pipeline = LATENT_UNET.pipeline if family.bare else family.pipeline
     return getattr(diffusers, pipeline)(**parts, **family.arguments)
+
+
+def _named(index: Mapping[str, Any], part: str, folder: Path) -> str:
+    """The class of transformers that a pipeline folder names for a text encoder."""
+    import transformers
+
+    named = index.get(part)
+    library, kind = named if isinstance(named, list) and len(named) == 2 else (None, None)
+    if library != "transformers" or not hasattr(
+        getattr(transformers, str(kind), None), "config_class"
+    ):
+        raise ModelError(f"{folder} has an unknown {part} {named!r}")
+    return str(kind)
 
 
 def _class_of(family: Family) -> type[LatentModel]:

@@ -307,6 +307,9 @@ def edit(
     layer = _layer(session)
     if not work.approved:
         raise InputError(f"mask must be approved before it is edited, got none for {layer.query!r}")
+    if prompt.strip():
+        # What was approved is what changes; only what is taken out takes its rims along.
+        changes = {"grow": 0.0} | changes
     done = edit_image(
         work.picture.pixels,
         layer.query,

@@ -1,0 +1,73 @@
+"""What an autoencoder's latents are to the network: one still image in, numbers of unit size out.
+
+Autoencoders differ in how they say the size of their latents: one factor and one shift (Stable
+Diffusion, Flux.1), a mean and a standard deviation per channel (Qwen-Image, Wan), or the running
+statistics of a batch norm over blocks of 2 x 2 cells (Flux.2). Those of video take one frame.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+
+def channels_of(vae: Any) -> int:
+    """Channels of its latents."""
+    return int(vae.config.get("latent_channels") or vae.config["z_dim"])
+
+
+def factor_of(vae: Any) -> int:
+    """Pixels of an image per cell of its latents, along a side."""
+    config = vae.config
+    if config.get("spatial_compression_ratio"):
+        return int(config["spatial_compression_ratio"])
+    if config.get("temperal_downsample") is not None:
+        return 2 ** len(config["temperal_downsample"])
+    return 2 ** (len(config.get("encoder_block_out_channels") or config["block_out_channels"]) - 1)
+
+
+def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels (N, 3, H, W) in [-1, 1] to latents (N, C, h, w) float32: the posterior's mean, in the
+    size the network was trained on."""
+    encoded = vae.encode(_framed(vae, pixels.to(vae.dtype)))
+    if "latent_dist" in encoded:
+        latents = encoded.latent_dist.mean
+    else:
+        latents = encoded.latents if "latents" in encoded else encoded.latent
+    mean, deviation = _size(vae, latents.device)
+    if hasattr(vae, "bn"):
+        return pixel_shuffle((pixel_unshuffle(latents.float(), 2) - mean) / deviation, 2)
+    return (_still(latents.float()) - mean) / deviation
+
+
+def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Undo `encode`: latents (N, C, h, w) to pixels (N, 3, H, W) float32, about in [-1, 1]."""
+    mean, deviation = _size(vae, latents.device)
+    if hasattr(vae, "bn"):
+        latents = pixel_shuffle(pixel_unshuffle(latents, 2) * deviation + mean, 2)
+    else:
+        latents = latents * deviation + mean
+    return _still(vae.decode(_framed(vae, latents.to(vae.dtype))).sample.float())
+
+
+def _size(vae: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of raw latents, each broadcasting against (N, C, h, w)."""
+    config = vae.config
+    if hasattr(vae, "bn"):
+        mean, variance = vae.bn.running_mean, vae.bn.running_var
+        deviation = torch.sqrt(variance + config["batch_norm_eps"])
+    else:
+        mean = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0])
+        deviation = torch.tensor(config.get("latents_std") or [1.0])
+        deviation = deviation / (config.get("scaling_factor") or 1.0)
+    return mean.float().to(device).view(-1, 1, 1), deviation.float().to(device).view(-1, 1, 1)
+
+
+def _framed(vae: Any, images: torch.Tensor) -> torch.Tensor:
+    return images[:, :, None] if vae.config.get("temperal_downsample") is not None else images
+
+
+def _still(images: torch.Tensor) -> torch.Tensor:
+    return images[:, :, 0] if images.ndim == 5 else images
