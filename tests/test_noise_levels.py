@@ -95,7 +95,10 @@ def test_every_family_maps_strength_to_the_same_noise(
     assert backbone.alpha_bar(levels[-1]) == pytest.approx(reference_signal()[499], rel=0.01)
 
 
-@pytest.mark.parametrize("family", FLOWS)
+# The others shift by numbers of their own; test_families.py adds noise as their schedulers do.
+@pytest.mark.parametrize(
+    "family", sorted(set(FLOWS) - {"qwen-image", "flux2-klein", "sana", "sana-sprint"})
+)
 def test_a_flows_levels_are_its_schedulers(family: str, tiny: Callable[[str], Tiny]) -> None:
     pipe, backbone = tiny(family)
     scheduler: Any = pipe.scheduler
