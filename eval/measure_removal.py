@@ -7,8 +7,7 @@ composes scenes of drawn and photographed objects (never trained on: OpenMoji, e
 photographed cutout) over drawn and photographed backgrounds, half of them with a cast shadow. Every
 filling, over every growth of the region, is compared with the truth by PSNR and SSIM (scikit-image)
 over the object, its shadow and a margin; then the object is asked for again. Writes `figures.json`
-and prints the table. A page of pictures of
-`data/drawn`: `--page FILE.jpg`.
+and prints the table. A page of pictures of `data/drawn`: `--page FILE.jpg`.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from skimage.metrics import structural_similarity
 from skimage.restoration import inpaint_biharmonic
 from tqdm import tqdm
 
 from textseg import Segmenter, edit
 from textseg.coco import read_coco
+from textseg.edit_methods import opencv_inpaint
 from textseg.filling import grow_region, push_pull
 from textseg.training.mini.scenes import (
     SceneOptions,
@@ -38,6 +37,7 @@ from textseg.training.mini.scenes import (
     split_backgrounds,
 )
 from textseg.training.mini.sprites import build_drawings, load_sprites, split_cutouts
+from textseg_eval.edit_metrics import background_psnr, background_ssim
 
 DRAWN = Path(__file__).resolve().parent.parent / "data" / "drawn"
 SIZE = (360, 480)
@@ -46,11 +46,6 @@ xphoto: Any = getattr(cv2, "xphoto", None)
 SCENES = SceneOptions(counts=(0.6, 0.4), scale=(0.2, 0.5), photo_backgrounds=0.5)
 MARGIN = 0.03
 """Of the longer side: how far around an object and its shadow the figures reach."""
-
-
-def telea(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Today's method opencv-inpaint."""
-    return cv2.inpaint(np.ascontiguousarray(image), mask.astype(np.uint8), 3, cv2.INPAINT_TELEA)
 
 
 def navier_stokes(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -86,7 +81,7 @@ def shift_map(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 FILLINGS: dict[str, Callable[..., np.ndarray]] = {
     "push-pull": push_pull,
-    "telea": telea,
+    "telea": lambda image, mask: opencv_inpaint(image, mask, None),
     "navier-stokes": navier_stokes,
     "biharmonic": biharmonic,
 }
@@ -144,18 +139,6 @@ def make_scenes(kinds: dict[str, Any], photos: Sequence[np.ndarray], count: int)
     return made
 
 
-def psnr(a: np.ndarray, b: np.ndarray, region: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB over a region of two uint8 images."""
-    error = (a[region].astype(np.float64) - b[region]) ** 2
-    return float(10 * np.log10(255**2 / max(error.mean(), 1e-3)))
-
-
-def ssim(a: np.ndarray, b: np.ndarray, region: np.ndarray) -> float:
-    """Mean over a region of the structural similarity of two uint8 images."""
-    whole: Any = structural_similarity(a, b, channel_axis=2, full=True)
-    return float(whole[1].mean(2)[region].mean())
-
-
 def measure(
     scenes: Sequence[Removal], found: Sequence[np.ndarray], fillings: dict[str, Callable[..., Any]],
     growths: Sequence[float], asked: Callable[[np.ndarray, str], bool] | None,
@@ -173,8 +156,10 @@ def measure(
                     begun = time.perf_counter()
                     done = fill(scene.image, grown)
                     row = {"seconds": time.perf_counter() - begun}
-                    row["psnr"] = psnr(done, scene.truth, scene.region)
-                    row["ssim"] = ssim(done, scene.truth, scene.region)
+                    for metric in (background_psnr, background_ssim):
+                        value = metric(done, scene.truth, ~scene.region)
+                        assert value is not None
+                        row[metric.__name__.removeprefix("background_")] = value
                     if asked is not None and whose == "found":
                         row["gone"] = 1 - asked(done, scene.noun)
                     rows.setdefault(f"{name} {growth:g} {whose}", []).append(row)

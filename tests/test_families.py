@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MAX_TOKENS
-from tiny_models import FAMILIES, FLOWS, Tiny
+from tiny_models import FAMILIES, FLOWS, Tiny, flow_levels
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 import textseg
@@ -434,9 +434,7 @@ def test_sides_stay_within_sd3s_table_of_positions(tiny: Callable[[str], Tiny]) 
 
 
 def test_noise_is_added_as_diffusers_adds_it(model: Tiny) -> None:
-    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
-    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-    from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+    from diffusers import DDPMScheduler
 
     pipe, backbone = model
     clean, noise = (torch.randn(1, backbone.channels, 6, 10) for _ in range(2))
@@ -448,19 +446,7 @@ def test_noise_is_added_as_diffusers_adds_it(model: Tiny) -> None:
             plain: Any = DDPMScheduler(**{key: config[key] for key in keys})
             theirs = plain.add_noise(clean, noise, torch.tensor([t]))
         else:
-            shift = config.get("shift") or config.get("flow_shift") or 1.0
-            dynamic, mu = bool(config.get("use_dynamic_shifting")), {}
-            scheduler: Any = FlowMatchEulerDiscreteScheduler(
-                shift=shift, use_dynamic_shifting=dynamic,
-                time_shift_type=config.get("time_shift_type", "exponential"),
-            )  # fmt: skip
-            if dynamic and backbone.name == "flux2-klein":
-                mu["mu"] = compute_empirical_mu(4096, 50)
-            elif dynamic:
-                # At the native size, 1024 pixels, of 64 x 64 packed cells.
-                keys = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-                mu["mu"] = calculate_shift(4096, *(config[key] for key in keys))
-            scheduler.set_timesteps(sigmas=np.linspace(1, 0.001, 1000), **mu)
+            scheduler = flow_levels(backbone.name, config)
             i = 999 - t
             z = scheduler.scale_noise(clean, scheduler.timesteps[i : i + 1], noise)
             theirs = z / float(scheduler.sigmas[i] ** 2 + (1 - scheduler.sigmas[i]) ** 2) ** 0.5

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES, FLOWS, Tiny, diffusion_schedule
+from tiny_models import FAMILIES, FLOWS, Tiny, diffusion_schedule, flow_levels
 
 from textseg.backbone.latent_unet import LatentUNet
 from textseg.backbone.schedulers import (
@@ -95,19 +95,10 @@ def test_every_family_maps_strength_to_the_same_noise(
     assert backbone.alpha_bar(levels[-1]) == pytest.approx(reference_signal()[499], rel=0.01)
 
 
-# The others shift by numbers of their own; test_families.py adds noise as their schedulers do.
-@pytest.mark.parametrize(
-    "family", sorted(set(FLOWS) - {"qwen-image", "flux2-klein", "sana", "sana-sprint"})
-)
+@pytest.mark.parametrize("family", FLOWS)
 def test_a_flows_levels_are_its_schedulers(family: str, tiny: Callable[[str], Tiny]) -> None:
     pipe, backbone = tiny(family)
-    scheduler: Any = pipe.scheduler
-    expected = scheduler.sigmas.double().flip(0)
-    if scheduler.config.use_dynamic_shifting:
-        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-
-        shifted = scheduler.time_shift(calculate_shift(4096), 1.0, expected.numpy())
-        expected = torch.from_numpy(np.asarray(shifted))
+    expected = flow_levels(family, pipe.scheduler.config).sigmas[:-1].double().flip(0)
     powers = torch.tensor([backbone.alpha_bar(t) for t in range(1000)], dtype=torch.float64)
     torch.testing.assert_close(powers[:-1], flow_signal(expected)[:-1], rtol=1e-4, atol=1e-9)
     assert powers[-1] == 1e-6 and backbone.alpha_bar(-1) == 1

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from textseg.backbone.latent import LatentModel
@@ -400,6 +401,28 @@ def _sana(words: Any, t5_words: Any, sprint: bool = False) -> Any:
         transformer=transformer, vae=vae, scheduler=scheduler,
         **_language("Gemma2Model", "gemma"),
     )  # fmt: skip
+
+
+def flow_levels(family: str, config: Any) -> Any:
+    """diffusers' flow scheduler at 1,000 even steps, shifted as a family of `FLOWS` shifts at its
+    native size: 1024 pixels, of 64 x 64 packed cells."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+    from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+    dynamic = bool(config.get("use_dynamic_shifting"))
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(
+        shift=config.get("shift") or config.get("flow_shift") or 1.0, use_dynamic_shifting=dynamic,
+        time_shift_type=config.get("time_shift_type", "exponential"),
+    )  # fmt: skip
+    keys = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    mu: Any = None
+    if dynamic and family == "flux2-klein":
+        mu = compute_empirical_mu(4096, 50)
+    elif dynamic:
+        mu = calculate_shift(4096, *(config[key] for key in keys))
+    scheduler.set_timesteps(sigmas=np.linspace(1, 0.001, 1000), mu=mu)
+    return scheduler
 
 
 _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from .checks import is_number
-from .cutting import Measurement, cut_with
+from .cutting import Measurement, cut_with, result_of
 from .errors import InputError
 from .masks import Segmentation
 from .options import RefineOptions
@@ -88,20 +88,10 @@ def correct_with(
     said = f"corrected by {len(points)} points and {len(boxes)} boxes"
     there = bool(boxes) or any(label for *_, label in points)
     kept = replace(refiner.options, min_presence=0.0) if there else refiner.options
-    return Segmentation(
-        mask=mask if there or measurement.presence >= kept.min_presence else mask & False,
-        score=score.astype(np.float32),
-        presence=measurement.presence,
-        query=measurement.query,
-        prompts=measurement.prompts,
-        contrast_options=measurement.contrast_options,
-        refine_options=kept,
-        model=measurement.model,
-        version=measurement.version,
-        notes=(*measurement.notes, said),
-        image=refiner.image,
-        contrast=measurement.contrast,
-    )
+    if measurement.presence < kept.min_presence:
+        mask = np.zeros_like(mask)
+    notes = (*measurement.notes, said)
+    return result_of(measurement, refiner.image, mask, score.astype(np.float32), kept, notes)
 
 
 def _checked_points(points: Sequence[Point], size: tuple[int, int]) -> list[Point]:

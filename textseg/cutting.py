@@ -137,24 +137,34 @@ def cut_with(
         if one.presence < least:
             mask = np.zeros_like(mask)
             notes = (*notes, f"{_EMPTIED}{one.presence:.3g} is below {least:g}")
-        results.append(
-            Segmentation(
-                mask=mask,
-                score=score,
-                presence=one.presence,
-                query=one.query,
-                prompts=one.prompts,
-                contrast_options=one.contrast_options,
-                refine_options=refiner.options,
-                model=one.model,
-                version=one.version,
-                notes=notes,
-                image=refiner.image,
-                contrast=one.contrast,
-            )
-        )
+        results.append(result_of(one, refiner.image, mask, score, refiner.options, notes))
         report(progress, len(results), len(measurements), "refine")
     return results
+
+
+def result_of(
+    measurement: Measurement,
+    image: np.ndarray,
+    mask: np.ndarray,
+    score: np.ndarray,
+    refine: RefineOptions,
+    notes: tuple[str, ...],
+) -> Segmentation:
+    """What was measured, with the mask it was cut into; `measurement_of` undoes it."""
+    return Segmentation(
+        mask=mask,
+        score=score,
+        presence=measurement.presence,
+        query=measurement.query,
+        prompts=measurement.prompts,
+        contrast_options=measurement.contrast_options,
+        refine_options=refine,
+        model=measurement.model,
+        version=measurement.version,
+        notes=notes,
+        image=image,
+        contrast=measurement.contrast,
+    )
 
 
 @overload

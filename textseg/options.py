@@ -195,7 +195,7 @@ class EditOptions:
     seed: int = option(0, SEED)
     fixed_point: int = option(0, whole(0, 50))
     feather: float = option(0.0, between(0, 64), "cells")
-    grow: float = option(0.015, between(0, 0.5), "of the longer side", slider=(0, 0.1, 0.005))
+    grow: float = option(0.015, between(0, 0.5), slider=(0, 0.1, 0.005))
     invert_mask: bool = False
     composite: bool = True
     seam: int = option(3, whole(0, 1000), "pixels")

@@ -53,6 +53,9 @@ class FlowTransformer(LatentModel):
     place of 1, see `schedulers.LEAST_SIGNAL`.
     """
 
+    _packed = False
+    """Whether the network takes blocks of 2 x 2 cells, see `flux.pack_cells`."""
+
     def _configure(self) -> None:
         self.prediction_type, self.sampler_schedule = "flow", None
 
@@ -110,7 +113,7 @@ class FlowTransformer(LatentModel):
         return 4096
 
     def _side_multiple(self) -> int:
-        return self.factor * (self.unet.config.get("patch_size") or 1)
+        return self.factor * (2 if self._packed else self.unet.config.get("patch_size") or 1)
 
     def _check_parts(self) -> None:
         kind = type(self.scheduler).__name__
@@ -119,9 +122,8 @@ class FlowTransformer(LatentModel):
             raise ModelError(
                 f"{self.name!r} has a {kind}; a {self.kind.title} model needs a FlowMatch scheduler"
             )
-        self._check_channels(self.unet.config["in_channels"], self.channels)
-
-    def _check_channels(self, taken: int, given: int) -> None:
+        taken = self.unet.config["in_channels"]
+        given = self.channels * (4 if self._packed else 1)
         if taken != given:
             raise ModelError(
                 f"{self.name!r} has a transformer of {taken} input channels where its latents have "

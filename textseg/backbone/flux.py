@@ -23,6 +23,7 @@ class Flux(FlowTransformer):
     """
 
     kind = FLUX
+    _packed = True
     _native_cells = 128
 
     def _configure(self) -> None:
@@ -53,12 +54,6 @@ class Flux(FlowTransformer):
                 prompt, prompt, device=self.device, max_sequence_length=self.max_tokens
             )
         return self._pack(sequence[0].float(), pooled[0].float())
-
-    def _side_multiple(self) -> int:
-        return 2 * self.factor
-
-    def _check_channels(self, taken: int, given: int) -> None:
-        super()._check_channels(taken, 4 * given)
 
 
 def pack_cells(latents: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ class Flux2Klein(FlowTransformer):
     """
 
     kind = FLUX2_KLEIN
+    _packed = True
     _native_cells = 128
     _end_tokens = 0
 
@@ -52,11 +53,5 @@ class Flux2Klein(FlowTransformer):
 
         return compute_empirical_mu(self._native_tokens(), num_steps=50)
 
-    def _side_multiple(self) -> int:
-        return 2 * self.factor
-
     def _token_limit(self) -> int:
         return TOKENS
-
-    def _check_channels(self, taken: int, given: int) -> None:
-        super()._check_channels(taken, 4 * given)

@@ -32,9 +32,8 @@ def find_family(folder: Path) -> Family:
     if reason:
         raise ModelError(f"{folder} holds {reason}")
     kin = sorted((one for one in ALL if one.networks == family.networks), key=lambda k: not k.mark)
-    kin = kin if any(one.mark for one in kin) else []
     config = folder / family.denoiser / "config.json"
-    if len(kin) > 1 and config.is_file():
+    if any(one.mark for one in kin) and config.is_file():
         told = read_json(config, folder)
         family = next(one for one in kin if not one.mark or told.get(one.mark) is not None)
     return family.without({p for p in family.optional if index.get(p) in (None, [None, None])})

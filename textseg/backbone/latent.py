@@ -110,8 +110,7 @@ class LatentModel(Backbone):
         self._check_parts()
         self.device, self.dtype = unet.device, unet.dtype
         self.prediction_type: str = scheduler.config.get("prediction_type", "epsilon")
-        plain = "betas" in vars(scheduler) and self.prediction_type in PREDICTION_TYPES
-        self.sampler_schedule = scheduler if plain else None
+        self.sampler_schedule = scheduler if "betas" in vars(scheduler) else None
         self._alphas = self._signal_powers()
         self.num_train_timesteps = len(self._alphas)
         self.factor = autoencoders.factor_of(vae)

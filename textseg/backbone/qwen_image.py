@@ -16,6 +16,7 @@ class QwenImage(ToldByTokens):
     """Qwen-Image. What the template says before the prompt is left out, as in its pipeline."""
 
     kind = QWEN_IMAGE
+    _packed = True
     _longest = 1024
 
     def _told(
@@ -32,9 +33,3 @@ class QwenImage(ToldByTokens):
 
     def _tokens(self, prompt: str) -> torch.Tensor:
         return self.pipe.encode_prompt(prompt, device=self.device)[0][0]
-
-    def _side_multiple(self) -> int:
-        return 2 * self.factor
-
-    def _check_channels(self, taken: int, given: int) -> None:
-        super()._check_channels(taken, 4 * given)

@@ -180,13 +180,13 @@ def _run(
         None if name is None else load_image(name, allow_url=args.allow_url)
         for name in (args.patch, args.style)
     )
-    way = args.method or ("diffedit" if style is None else "transport")
     refuse(mask is not None or args.method != "inpaint",
            "--method inpaint needs a --mask: its model finds none")  # fmt: skip
     out = Path(args.output)
     model: Any = args.model
+    over = EDIT_METHODS[args.method].over if args.method else "latents"
     if (
-        EDIT_METHODS[way].over == "latents"
+        (over == "latents" and style is None)
         or (args.mask is None and args.query is not None)
         or args.from_prompt is not None
     ):
