@@ -75,7 +75,10 @@ LATENT_UNET = Family(
     {"tokenizer": _CLIP_WORDS},
     ("latent_unet", "LatentUNet"),
     ("StableDiffusionImg2ImgPipeline", "StableDiffusionDiffEditPipeline",
-     "StableDiffusionInpaintPipeline"),
+     "StableDiffusionInpaintPipeline", "StableDiffusionPAGPipeline", "StableDiffusionSAGPipeline",
+     "StableDiffusionAttendAndExcitePipeline", "StableDiffusionPanoramaPipeline",
+     "StableDiffusionParadigmsPipeline", "StableDiffusionModelEditingPipeline",
+     "SemanticStableDiffusionPipeline", "StableDiffusionPipelineSafe", "CycleDiffusionPipeline"),
     bare=True,
     arguments={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
 )  # fmt: skip
@@ -89,7 +92,7 @@ SDXL = Family(
     {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": _CLIP,
      "text_encoder_2": _CLIP_PROJECTED},
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS},
-    ("sdxl", "LatentUNetXL"), ("StableDiffusionXLImg2ImgPipeline",),
+    ("sdxl", "LatentUNetXL"), ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLPAGPipeline"),
     arguments={"add_watermarker": False},
 )  # fmt: skip
 SD3 = Family(
@@ -97,7 +100,7 @@ SD3 = Family(
     {"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL",
      "text_encoder": _CLIP_PROJECTED, "text_encoder_2": _CLIP_PROJECTED, "text_encoder_3": _T5},
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS, "tokenizer_3": _T5_WORDS},
-    ("sd3", "MMDiT"), ("StableDiffusion3Img2ImgPipeline",),
+    ("sd3", "MMDiT"), ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3PAGPipeline"),
     frozenset({"text_encoder_3"}),
 )  # fmt: skip
 FLUX = Family(
@@ -111,7 +114,7 @@ PIXART = Family(
     "pixart-sigma", "PixArt-Sigma", "PixArtSigmaPipeline", "transformer",
     {"transformer": "PixArtTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _T5},
     {"tokenizer": _T5_WORDS},
-    ("pixart", "PixArtSigma"),
+    ("pixart", "PixArtSigma"), ("PixArtSigmaPAGPipeline",),
 )  # fmt: skip
 QWEN_IMAGE = Family(
     "qwen-image", "Qwen-Image", "QwenImagePipeline", "transformer",
