@@ -12,7 +12,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("facts", "_version errors"),
     ("words and names", "english vocabulary file_names picture_files png_texts outlines"),
     ("tools", "faults fetching progress records saving workers"),
-    ("ground", "bit_depth checks drawing filling provenance style"),
+    ("ground", "bit_depth checks drawing filling provenance showing style"),
     ("pictures and options", "image option_table options arguments formats"),
     ("results", "masks contact_sheet"),
     ("annotations", "coco"),

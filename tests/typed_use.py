@@ -68,6 +68,9 @@ def masks(picture: Image, pixels: np.ndarray) -> None:
     area: int = int(one.mask.sum()) + int(one.score.size)
     one.save(Path(f"{area}.png"))
     assert_type(Segmentation.from_bytes(one.to_bytes(".npz")), Segmentation)
+    one.save("look.jpg", "overlay")
+    assert_type(one.to_pil("cutout"), Image)
+    one.show()
 
 
 def steps(pixels: np.ndarray) -> None:
@@ -87,7 +90,9 @@ def pictures(pixels: np.ndarray) -> None:
     done = edit(pixels, "the dog", "a cat", options=EditOptions(steps=20), encode_ratio=0.4, seed=1)
     assert_type(done, Edit)
     assert_type(generate("a dog", options=GenerateOptions(), seed=2), Generation)
+    assert_type(done.to_pil(), Image)
     assert_type(generate(["a dog", "a cat"]), list[Generation])
+    assert_type(generate("a dog").to_pil(), Image)
     assert_type(caption(pixels), Caption)
     assert_type(caption(pixels).text, str)
 

@@ -16,19 +16,21 @@ from .inversion import ddim_decode, ddim_levels, guided_noise
 from .option_table import documented
 from .options import GenerateOptions
 from .progress import Progress, report
+from .showing import Shown, quoted, size_text
 
 if TYPE_CHECKING:
     import os
 
     import torch
+    from PIL.Image import Image
     from typing_extensions import Unpack
 
     from .arguments import GenerateArguments
     from .backbone.base import Backbone
 
 
-@dataclass(frozen=True)
-class Generation:
+@dataclass(frozen=True, eq=False)
+class Generation(Shown):
     """An image made from a prompt, and how.
 
     Attributes:
@@ -46,6 +48,10 @@ class Generation:
     version: str = __version__
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        size = size_text(*self.image.shape[:2])
+        return f"Generation({quoted(self.prompt)}, {size}, seed {self.options.seed})"
+
     def describe(self) -> dict[str, Any]:
         """How this image was made, JSON-able; written into every file it is saved to."""
         return {
@@ -58,6 +64,14 @@ class Generation:
             "size": list(self.image.shape[:2]),
             "notes": list(self.notes),
         }
+
+    def to_pil(self) -> Image:
+        """The image as a Pillow picture."""
+        from .saving import as_picture
+
+        return as_picture(self.image)
+
+    _look = to_pil
 
     def save(self, path: str | os.PathLike[str], visible_label: bool = False) -> None:
         """Write the image, whole or not at all, labelled as made by a model.

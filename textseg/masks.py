@@ -9,18 +9,32 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from ._version import __version__
 from .drawing import PALETTE, Color, cut_out, draw_labels, tint
-from .errors import InputError
+from .errors import InputError, MissingDependencyError
 from .image import MAX_PIXELS, ImageLike, check_rgb, load_image
 from .options import ContrastOptions, EditOptions, RefineOptions
 from .outlines import Polygon, mask_to_polygons
 from .provenance import edit_label
-from .saving import PNG_KEY, encode_picture, picture_suffix, read_provenance, utf8, write_atomic
+from .saving import (
+    PICTURE_SUFFIXES,
+    PNG_KEY,
+    as_picture,
+    encode_picture,
+    picture_suffix,
+    read_provenance,
+    utf8,
+    write_atomic,
+)
+from .showing import Shown, quoted, size_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from supervision import Detections
 
 __all__ = [
     "PALETTE",
@@ -32,12 +46,17 @@ __all__ = [
 ]
 
 What = Literal["mask", "score", "overlay", "cutout"]
-_WHATS = ("mask", "score", "overlay", "cutout")
+_FILES: dict[What, tuple[str, ...]] = {
+    "mask": (".png",),
+    "score": (".png",),
+    "overlay": PICTURE_SUFFIXES,
+    "cutout": (".png", ".webp"),
+}
 _Options = TypeVar("_Options", ContrastOptions, RefineOptions, EditOptions)
 
 
 @dataclass(frozen=True, eq=False)
-class Segmentation:
+class Segmentation(Shown):
     """Where in an image a query is, and how that was found.
 
     Attributes:
@@ -90,6 +109,10 @@ class Segmentation:
             self.contrast.ndim != 2 or self.contrast.dtype != np.float32
         ):
             raise InputError(f"contrast must be (h, w) float32, got {_kind(self.contrast)}")
+
+    def __repr__(self) -> str:
+        said = f"{quoted(self.query)}, {size_text(*self.mask.shape)}"
+        return f"Segmentation({said}, presence {self.presence:.2f}, {_area_text(self.mask)})"
 
     @property
     def options(self) -> dict[str, dict[str, Any]]:
@@ -186,6 +209,41 @@ class Segmentation:
         """
         return cut_out(self._image("a cutout"), self.mask, background)
 
+    def to_pil(self, what: What = "overlay") -> Image:
+        """A Pillow picture of what `what` names, with the pixels that `save` writes.
+
+        Raises:
+            InputError: the picture needs the image, and the result holds none.
+        """
+        _check_what(what)
+        return as_picture(self._pixels(what))
+
+    def to_supervision(self, class_id: int = 0) -> Detections:
+        """One detection for the package supervision, with mask, box, presence and query; none where
+        the mask is empty. `Detections.merge` puts those of several queries together.
+
+        Args:
+            class_id: the number of its class; the query is its "class_name".
+
+        Raises:
+            MissingDependencyError: supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise MissingDependencyError(
+                "supervision is missing; pip install 'textseg[supervision]'"
+            ) from error
+        x, y, width, height = bounding_box(self.mask)
+        found = Detections(
+            xyxy=np.array([[x, y, x + width, y + height]], np.float32),
+            mask=self.mask[None],
+            confidence=np.array([self.presence], np.float32),
+            class_id=np.array([class_id]),
+            data={"class_name": np.array([self.query])},
+        )
+        return found if self.mask.any() else found[:0]  # pyright: ignore[reportReturnType]
+
     def save(self, path: str | os.PathLike[str], what: What = "mask") -> None:
         """Writes one file, whole or not at all, with `describe()` inside.
 
@@ -197,8 +255,7 @@ class Segmentation:
             OutputError: the file cannot be written.
             InputError: another suffix, or a picture is wanted and the result holds no image.
         """
-        suffix = picture_suffix(path, (".png", ".json", ".npz"))
-        write_atomic(path, self.to_bytes(suffix, what))
+        write_atomic(path, self.to_bytes(_suffix(path, what), what))
 
     def to_bytes(self, suffix: str = ".png", what: What = "mask") -> bytes:
         """The bytes of the file that `save` writes.
@@ -206,15 +263,14 @@ class Segmentation:
         Args:
             suffix: says the format.
 
-                - ".png": what `what` names.
+                - ".png": what `what` names; an overlay also as ".webp" (lossless), ".jpg" or
+                  ".jpeg" (quality 95), a cutout also as ".webp".
                 - ".json": `describe()`, "rle" and "bbox".
                 - ".npz": everything, the way back to an equal `Segmentation`.
             what: "mask" (8-bit grey, 0 and 255), "score" (16-bit grey, 65535 for 1), "overlay"
                 or "cutout" (RGBA).
         """
-        if what not in _WHATS:
-            raise InputError(f"what must be one of {', '.join(_WHATS)}, got {what!r}")
-        picture_suffix(f"result{suffix}", (".png", ".json", ".npz"))
+        suffix = _suffix(f"result{suffix}", what)
         if suffix == ".json":
             record = self.describe() | {"rle": self.to_rle(), "bbox": bounding_box(self.mask)}
             return utf8(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -277,9 +333,12 @@ class Segmentation:
             return self.cutout()
         return self.mask
 
+    def _look(self) -> Image:
+        return self.to_pil("mask" if self.image is None else "overlay")
+
 
 @dataclass(frozen=True, eq=False)
-class Edit:
+class Edit(Shown):
     """An edited image, and how it was made.
 
     Attributes:
@@ -321,6 +380,11 @@ class Edit:
             _check_size("source", self.source, self.image)
         object.__setattr__(self, "notes", tuple(self.notes))
 
+    def __repr__(self) -> str:
+        texts = (self.query, self.prompt) if self.query else (self.prompt,)
+        words = " to ".join(map(quoted, texts))
+        return f"Edit({words}, {size_text(*self.mask.shape)}, {_area_text(self.mask)})"
+
     def describe(self) -> dict[str, Any]:
         """How this result was made, JSON-able; written into every file it is saved to."""
         return {
@@ -337,6 +401,10 @@ class Edit:
             "notes": list(self.notes),
             "segmentation": None if self.segmentation is None else self.segmentation.describe(),
         }
+
+    def to_pil(self) -> Image:
+        """The edited image as a Pillow picture."""
+        return as_picture(self.image)
 
     def save(self, path: str | os.PathLike[str], visible_label: bool = False) -> None:
         """Writes the edited image, whole or not at all, with `describe()` and an IPTC label inside.
@@ -389,6 +457,13 @@ class Edit:
         """
         picture_suffix(path, (".npz",))
         return cls._read(path)
+
+    def _look(self) -> Image:
+        """Before and after, side by side; after alone where before is not known."""
+        if self.source is None:
+            return self.to_pil()
+        gap = np.full((len(self.image), max(1, self.image.shape[1] // 64), 3), 255, np.uint8)
+        return as_picture(np.concatenate([self.source, gap, self.image], axis=1))
 
     @classmethod
     def _read(cls, path: str | os.PathLike[str], data: bytes | None = None) -> Edit:
@@ -538,6 +613,20 @@ def bounding_box(mask: np.ndarray) -> list[int]:
         return [0, 0, 0, 0]
     y, x = int(rows[0]), int(columns[0])
     return [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+
+
+def _area_text(mask: np.ndarray) -> str:
+    return f"area {mask.mean():.1%}".replace("%", " %")
+
+
+def _check_what(what: str) -> None:
+    if what not in _FILES:
+        raise InputError(f"what must be one of {', '.join(_FILES)}, got {what!r}")
+
+
+def _suffix(path: str | os.PathLike[str], what: What) -> str:
+    _check_what(what)
+    return picture_suffix(path, (*_FILES[what], ".json", ".npz"))
 
 
 def _kind(value: object) -> str:

@@ -102,6 +102,16 @@ def picture_suffix(
     return suffix
 
 
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """A Pillow picture of pixels: (H, W) bool, uint8 or uint16, (H, W, 3) or (H, W, 4) uint8.
+
+    Of bool, True becomes 255.
+    """
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
 def encode_picture(
     pixels: np.ndarray, suffix: str, provenance: dict[str, Any], xmp: bytes | None = None
 ) -> bytes:
@@ -115,9 +125,7 @@ def encode_picture(
             of JPEG and WebP.
         xmp: an XMP packet to put in beside it, such as a label of how the picture was made.
     """
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image = as_picture(pixels)
     text = json.dumps(provenance)
     buffer = io.BytesIO()
     options: dict[str, Any] = {}
