@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -649,7 +650,7 @@ SHOWN: dict[str, Callable[[Any], Any]] = {
     # Not the quick cut, which has no CRF.
     "refine": lambda model: "textseg.refine.crf.DenseCRF.__init__",
     "save": lambda model: "textseg.studio.exports.write_result",
-    "show": lambda model: "textseg.studio.app.look",
+    "show": lambda model: "textseg.studio.display.look",
 }
 
 
@@ -660,7 +661,8 @@ def test_studio(
     gradio = pytest.importorskip("gradio", reason="needs the extra textseg[studio]")
     from textseg.options import RefineOptions
     from textseg.studio import StudioSettings, actions, pictures
-    from textseg.studio.app import Wiring, _ask
+    from textseg.studio.controls import ask, open_file
+    from textseg.studio.handlers import Handlers
     from textseg.studio.layout import build_page
     from textseg.studio.state import Session
 
@@ -671,20 +673,20 @@ def test_studio(
     session = Session(model)
     with gradio.Blocks(analytics_enabled=False):
         page = build_page("fake", actions.edit_options(session))
-        wiring = Wiring(page, model, StudioSettings())
+        wiring = Handlers(page, model, StudioSettings())
     toasts: list[str] = []
     monkeypatch.setattr(gradio, "Warning", lambda text, **more: toasts.append(text))
     path = picture(tmp_path / "my park.png", 3)
     opened = pictures.open_file(path, max_pixels=10**6)
     actions.open_picture(session, opened)
-    find = wiring.job(_ask, clear=page.query)
+    find = wiring.job(ask, clear=page.query)
     list(find(session, "the ball"))
     wiring.settle_now(session)
 
     with monkeypatch.context() as patch:
         patched(patch, SHOWN[stage](model), IndexError)
         if stage == "decode":
-            updates = wiring.step(wiring._open)(session, str(path))
+            updates = wiring.step(partial(open_file, max_pixels=10**6))(session, str(path))
         elif stage == "save":
             updates = wiring.save("mask")(session)
         elif stage == "refine":

@@ -613,14 +613,14 @@ def test_the_page_is_built_and_keeps_to_itself(model: FakeBackbone) -> None:
 
 @needs_gradio
 def test_a_visitor_starts_from_the_sample_with_work_of_their_own(model: FakeBackbone) -> None:
-    from textseg.studio.app import Wiring
+    from textseg.studio.handlers import Handlers
     from textseg.studio.layout import build_page
     from textseg.studio.pictures import SAMPLES
 
     gradio = pytest.importorskip("gradio", reason="needs the extra textseg[studio]")
     with gradio.Blocks(analytics_enabled=False):
         page = build_page("fake", actions.edit_options(Session(model)))
-        wiring = Wiring(page, model, StudioSettings(sample="park"))
+        wiring = Handlers(page, model, StudioSettings(sample="park"))
     first, second = wiring.start()[page.state], wiring.start()[page.state]
     assert first is not second
     assert first.work.picture.name == "park.jpg"
@@ -641,14 +641,14 @@ def test_a_visitor_starts_from_the_sample_with_work_of_their_own(model: FakeBack
 def test_the_first_view_shows_what_the_model_finds(
     known: dict[str, Any], asked: str, words: str
 ) -> None:
-    from textseg.studio.app import Wiring
+    from textseg.studio.handlers import Handlers
     from textseg.studio.layout import build_page
 
     gradio = pytest.importorskip("gradio", reason="needs the extra textseg[studio]")
     model = FakeBackbone(known, refine=CRF)
     with gradio.Blocks(analytics_enabled=False):
         page = build_page("fake", actions.edit_options(Session(model)))
-        updates = Wiring(page, model, StudioSettings(sample="park")).start()
+        updates = Handlers(page, model, StudioSettings(sample="park")).start()
     assert [layer.query for layer in updates[page.state].work.layers] == [asked]
     assert words in updates[page.status]
 
@@ -658,12 +658,12 @@ def test_handlers_answer_errors_in_a_sentence(
     session: Session, model: FakeBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gradio = pytest.importorskip("gradio", reason="needs the extra textseg[studio]")
-    from textseg.studio.app import Wiring
+    from textseg.studio.handlers import Handlers
     from textseg.studio.layout import build_page
 
     with gradio.Blocks(analytics_enabled=False):
         page = build_page("fake", actions.edit_options(session))
-        wiring = Wiring(page, model, StudioSettings())
+        wiring = Handlers(page, model, StudioSettings())
     told: list[str] = []
     monkeypatch.setattr(gradio, "Warning", lambda text, **more: told.append(text))
     updates = wiring.step(actions.approve)(session)
@@ -704,7 +704,7 @@ def test_a_picture_shown_again_is_not_written_over_the_one_being_read(
 
 @needs_gradio
 def test_strokes_are_what_covers_the_ground() -> None:
-    from textseg.studio.app import strokes
+    from textseg.studio.controls import strokes
 
     layer = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     layer[5:9, 7:20, 3] = 204

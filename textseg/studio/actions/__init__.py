@@ -1,0 +1,40 @@
+"""What can be done in the studio, on a `Session` and without a browser.
+
+Each function takes one step of the history and returns what to tell the user. What the model
+computes is kept by the segmenter, and a mask is first cut quickly (`Layer.settled` is False then):
+`settle` cuts it as its options say.
+"""
+
+from __future__ import annotations
+
+from .captions import describe, recaption
+from .correcting import correct, paint, reach, undo_corrections
+from .cutting import settle
+from .editing import approve, edit, edit_options
+from .finding import ask, open_picture, remove, requery, select
+from .tuning import refinement_name, refinement_of, retune
+from .words import ROUGH, Done, sum_up
+
+__all__ = [
+    "ROUGH",
+    "Done",
+    "approve",
+    "ask",
+    "correct",
+    "describe",
+    "edit",
+    "edit_options",
+    "open_picture",
+    "paint",
+    "reach",
+    "recaption",
+    "refinement_name",
+    "refinement_of",
+    "remove",
+    "requery",
+    "retune",
+    "select",
+    "settle",
+    "sum_up",
+    "undo_corrections",
+]

@@ -1,0 +1,138 @@
+"""What the page shows of a session's work: updates of its components."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from . import actions
+from .layout import Page
+from .snippets import commands, python_code
+from .state import Session
+from .views import apart, look, to_paint_on
+
+if TYPE_CHECKING:
+    from ..backbone.base import Backbone
+
+Updates = dict[Any, Any]
+
+
+class Display:
+    """Shows sessions on a page.
+
+    Args:
+        page: the components.
+        model: shared by all sessions.
+    """
+
+    def __init__(self, page: Page, model: Backbone) -> None:
+        self.page, self.model = page, model
+
+    def show(self, session: Session, *, controls: bool = True) -> Updates:
+        """The components as the session's work wants them.
+
+        Args:
+            controls: also those that the user sets.
+        """
+        page, work = self.page, session.work
+        layer, edit = work.layer, work.edit
+        updates: Updates = {
+            **self.stage(session),
+            page.history: gr.update(
+                choices=[(step.label, i) for i, step in enumerate(session.history.steps)],
+                value=session.history.at,
+            ),
+            page.python: python_code(session),
+            page.shell: commands(session),
+            page.undo: gr.update(interactive=session.history.at > 0),
+            page.redo: gr.update(interactive=session.history.at < len(session.history.steps) - 1),
+            page.go_on: gr.update(interactive=work.edit is not None),
+            page.after: None
+            if edit is None or edit.source is None
+            else (apart(edit.source), apart(edit.image)),
+            **self.approval(session),
+            **self._queries(session),
+        }
+        for button in (page.grow, page.shrink, page.invert, page.remove, page.paint, page.erase):
+            updates[button] = gr.update(interactive=layer is not None)
+        updates[page.reset] = gr.update(interactive=bool(layer and layer.corrections))
+        for kind in ("mask", "cutout", "coco"):
+            updates[page.saves[kind]] = gr.update(interactive=layer is not None)
+        updates[page.saves["edit"]] = gr.update(interactive=work.edit is not None)
+        if session.painting and session.ground is not layer:
+            session.ground = layer
+            updates[page.editor] = self.ground(session)
+        return updates | (self._controls(session) if controls else {})
+
+    def stage(self, session: Session) -> Updates:
+        """The picture as the session looks at it."""
+        return {self.page.stage: apart(look(session.work, session.view))}
+
+    def _queries(self, session: Session) -> Updates:
+        page, work = self.page, session.work
+        things = work.picture.things
+        updates: Updates = {
+            page.found: gr.update(
+                choices=[(one.query, i) for i, one in enumerate(work.layers)],
+                value=work.selected if work.layers else None,
+                visible=bool(work.layers),
+            ),
+            page.attempt: gr.update(visible=bool(things)),
+        }
+        for i, button in enumerate(page.suggestions):
+            thing = things[i] if i < len(things) else ""
+            updates[button] = gr.update(value=thing, visible=bool(thing))
+        return updates
+
+    def _controls(self, session: Session) -> Updates:
+        page, work = self.page, session.work
+        layer = work.layer
+        contrast = layer.found.contrast_options if layer else work.contrast
+        refine = layer.refine if layer else work.refine
+        emptied = layer is not None and layer.found.presence < refine.min_presence
+        return {
+            page.caption: work.caption,
+            page.level: refine.level,
+            page.refinement: actions.refinement_name(session, refine) or None,
+            page.reference: contrast.reference,
+            page.rule: refine.threshold,
+            page.samples_drawn: contrast.samples,
+            page.strength: contrast.strength[0],
+            page.anyway: gr.update(visible=emptied),
+            page.cancel: gr.update(visible=False),
+        }
+
+    def approval(self, session: Session) -> Updates:
+        """Whether there is something to approve, and something to edit."""
+        page, work = self.page, session.work
+        some = work.layer is not None and bool(work.layer.mask.any())
+        hint = "First find something and approve its mask; then it can be changed here."
+        if work.approved and work.layer is not None:
+            hint = f"“{work.layer.query}” is approved. Say what it becomes."
+        if caveat := self.model.caveats.get("paint"):
+            hint += f" ({caveat})"
+        return {
+            page.approve: gr.update(
+                value="Approved ✓" if work.approved else "Approve this mask",
+                interactive=some and not work.approved,
+                variant="secondary" if work.approved else "primary",
+            ),
+            page.edit: gr.update(interactive=work.approved),
+            page.edit_hint: f'<p class="ts-note">{escape(hint)}</p>',
+        }
+
+    def ground(self, session: Session) -> dict[str, Any]:
+        """What strokes are painted on."""
+        return {"background": apart(to_paint_on(session.work)), "layers": [], "composite": None}
+
+    def turn(self, session: Session, tab: str, panel: str) -> Updates:
+        """Bring tabs into sight; "" leaves them as they are."""
+        turned: Updates = {}
+        if tab:
+            session.painting = False
+            turned[self.page.tabs] = gr.update(selected=tab)
+        if panel:
+            turned[self.page.panel] = gr.update(selected=panel)
+        return turned
