@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: tuple[tuple[str, str], ...] = (
     ("facts", "_version errors"),
-    ("words and names", "english vocabulary file_names picture_files png_texts outlines"),
+    ("words and names", "english vocabulary file_names picture_files png_texts outcome outlines"),
     ("tools", "faults fetching progress records saving workers"),
     ("ground", "bit_depth checks drawing filling provenance showing style"),
     ("pictures and options", "image option_table options arguments formats"),
@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("sampling", "inversion"),
     ("ways to edit", "edit_methods"),
     ("editing", "editing"),
+    ("after editing", "outpainting assessing"),
     ("pictures from words", "generation"),
     ("training", "training"),
     ("mini's recipe", "training/mini"),

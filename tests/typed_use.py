@@ -25,18 +25,21 @@ from textseg import (
     MissingDependencyError,
     ModelError,
     ModelNotFoundError,
+    Outcome,
     OutputError,
     RefineOptions,
     Segmentation,
     Segmenter,
     ServerError,
     TextsegError,
+    assess,
     caption,
     correct,
     cut,
     edit,
     generate,
     load,
+    outpaint,
     segment,
 )
 from textseg.backbone.base import Backbone
@@ -89,6 +92,8 @@ def steps(pixels: np.ndarray) -> None:
 def pictures(pixels: np.ndarray) -> None:
     done = edit(pixels, "the dog", "a cat", options=EditOptions(steps=20), encode_ratio=0.4, seed=1)
     assert_type(done, Edit)
+    assert_type(assess(done, model="mini"), Outcome)
+    assert_type(outpaint(pixels, "a beach", left=64, right="25%", steps=20), Edit)
     assert_type(generate("a dog", options=GenerateOptions(), seed=2), Generation)
     assert_type(done.to_pil(), Image)
     assert_type(generate(["a dog", "a cat"]), list[Generation])

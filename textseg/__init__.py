@@ -24,6 +24,7 @@ from .errors import (
 from .options import ContrastOptions, EditOptions, GenerateOptions, RefineOptions
 
 if TYPE_CHECKING:
+    from .assessing import assess
     from .backbone import load
     from .captioning import caption
     from .clicks import correct
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from .editing import edit
     from .generation import generate
     from .masks import Edit, Segmentation
+    from .outcome import Outcome
+    from .outpainting import outpaint
     from .segmenter import Segmenter, segment
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "MissingDependencyError",
     "ModelError",
     "ModelNotFoundError",
+    "Outcome",
     "OutputError",
     "RefineOptions",
     "Segmentation",
@@ -55,12 +59,14 @@ __all__ = [
     "ServerError",
     "TextsegError",
     "__version__",
+    "assess",
     "caption",
     "correct",
     "cut",
     "edit",
     "generate",
     "load",
+    "outpaint",
     "segment",
 ]
 
@@ -69,14 +75,17 @@ _HOMES = {
     "Client": "client",
     "Edit": "masks",
     "Measurement": "cutting",
+    "Outcome": "outcome",
     "Segmentation": "masks",
     "Segmenter": "segmenter",
+    "assess": "assessing",
     "caption": "captioning",
     "correct": "clicks",
     "cut": "cutting",
     "edit": "editing",
     "generate": "generation",
     "load": "backbone",
+    "outpaint": "outpainting",
     "segment": "segmenter",
 }
 

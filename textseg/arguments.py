@@ -65,6 +65,19 @@ class QueryArguments(MeasureArguments, total=False):
     boxes: Sequence[Box]
 
 
+class OutpaintArguments(TypedDict, total=False):
+    """The fields of `EditOptions` that have a part in extending a picture."""
+
+    encode_ratio: float
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    seed: int
+    fixed_point: int
+    feather: float
+    seam: int
+
+
 class EditArguments(ContrastArguments, RefineArguments, total=False):
     """The fields of `EditOptions`, and what `Segmenter.query` takes to find the region."""
 

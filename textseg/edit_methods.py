@@ -237,12 +237,12 @@ class EditMethod:
         run: over "latents", from a `LatentTask` to clean latents; over "pixels", from image, mask
             and patch to an image; with a "checkpoint" of its own, see `inpaint`.
         over: which of these.
-        grows: whether the region grows before it: what only recolours an object keeps to it.
+        recolours: whether it keeps shapes and only changes colours; the region does not grow then.
     """
 
     run: Callable[..., Any]
     over: Literal["latents", "pixels", "checkpoint"] = "latents"
-    grows: bool = True
+    recolours: bool = False
 
 
 EDIT_METHODS: dict[str, EditMethod] = {
@@ -254,6 +254,6 @@ EDIT_METHODS: dict[str, EditMethod] = {
     "fill": EditMethod(fill, "pixels"),
     "opencv-inpaint": EditMethod(opencv_inpaint, "pixels"),
     "poisson": EditMethod(poisson, "pixels"),
-    "reinhard": EditMethod(reinhard, "pixels", grows=False),
-    "transport": EditMethod(transport, "pixels", grows=False),
+    "reinhard": EditMethod(reinhard, "pixels", recolours=True),
+    "transport": EditMethod(transport, "pixels", recolours=True),
 }

@@ -174,7 +174,7 @@ def edit(
         method, patch = _style_method(method, prompt, patch), style
     if is_url(image):
         image = fetch_image(image, allow_url=allow_url)
-    input_xmp = _input_xmp(image)
+    xmp = input_xmp(image)
     pixels = load_image(image)
     if whole:
         mask = np.ones(pixels.shape[:2], bool)
@@ -190,14 +190,14 @@ def edit(
     if found is not None:
         mask, query = found.mask, query or found.query
     # A mask drawn elsewhere is the region itself, unless it is asked to grow.
-    grows = way.grows and (found is not None or "grow" in overrides)
+    grows = not way.recolours and (found is not None or "grow" in overrides)
     named = method if way.over == "pixels" else str(getattr(model, "name", model))
     unknown = find_unknown_note(found.notes) if found is not None else None
     unchanged = Edit(
         image=pixels, query=query or "", mask=_region(np.asarray(mask), pixels, chosen, grows),
         prompt=prompt, options=chosen, segmentation=found, method=method,
         model=named if segmenter is None else segmenter.model.name, source=pixels,
-        notes=(unknown,) if unknown else (), input_xmp=input_xmp, trained=way.over != "pixels",
+        notes=(unknown,) if unknown else (), input_xmp=xmp, trained=way.over != "pixels",
     )  # fmt: skip
     if not unchanged.mask.any():
         return _noting(unchanged, "the region is empty: the image is unchanged")
@@ -267,7 +267,7 @@ def prompt_notes(backbone: Backbone, *prompts: str, stacklevel: int = 3) -> list
     return notes
 
 
-def _input_xmp(image: Any) -> str:
+def input_xmp(image: Any) -> str:
     """The XMP packet of the input, "" where it has none or is no longer a file."""
     import os
 

@@ -57,3 +57,38 @@ def _pull(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     below = _pull(mean, np.minimum(4 * share, 1))
     above = cv2.resize(below, (width, height), interpolation=cv2.INTER_LINEAR)
     return values * weight + above * (1 - weight)
+
+
+def extend(
+    image: np.ndarray, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0
+) -> np.ndarray:
+    """A picture on a wider canvas, whose new part mirrors it, the more blurred the farther out.
+
+    The mirror meets the picture's border without a seam; a blur that grows with the distance, to a
+    standard deviation of an eighth of it and at most 3 % of the longer side, keeps what is mirrored
+    from standing there twice.
+
+    Args:
+        image: (H, W, 3) uint8.
+        left, top, right, bottom: new pixels on each side.
+
+    Returns:
+        (H + top + bottom, W + left + right, 3) uint8; the picture's own pixels as they are.
+    """
+    import cv2
+
+    pads = (top, bottom, left, right)
+    sharp = cv2.copyMakeBorder(np.ascontiguousarray(image), *pads, cv2.BORDER_REFLECT)
+    new = cv2.copyMakeBorder(
+        np.zeros(image.shape[:2], np.uint8), *pads, cv2.BORDER_CONSTANT, value=1.0
+    )
+    if not new.any():
+        return sharp
+    away = cv2.distanceTransform(new, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    wanted = np.minimum(away / 8, 0.03 * max(image.shape[:2]))
+    done, below, sigma = sharp.astype(np.float32), 0.0, 1.0
+    while below < wanted.max():
+        weight = ((wanted - below) / (sigma - below)).clip(0, 1)[..., None]
+        done += weight * (cv2.GaussianBlur(sharp, (0, 0), sigma).astype(np.float32) - done)
+        below, sigma = sigma, 2 * sigma
+    return np.where(new[..., None] > 0, np.rint(done).astype(np.uint8), sharp)

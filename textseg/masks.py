@@ -18,6 +18,7 @@ from .drawing import PALETTE, Color, cut_out, draw_labels, tint
 from .errors import InputError, MissingDependencyError
 from .image import MAX_PIXELS, ImageLike, check_rgb, load_image
 from .options import ContrastOptions, EditOptions, RefineOptions
+from .outcome import Outcome
 from .outlines import Polygon, mask_to_polygons
 from .provenance import edit_label
 from .saving import (
@@ -355,6 +356,8 @@ class Edit(Shown):
         notes: what the user should know about this result, one line each.
         input_xmp: XMP packet of the input file, kept in the files this is saved to.
         trained: whether a trained model made the edit; says which label the files carry.
+        extended: pixels added on the left, top, right and bottom by `outpaint`; else None.
+        outcome: whether it took, where that was asked of a model, see `assess`.
     """
 
     image: np.ndarray
@@ -370,6 +373,8 @@ class Edit(Shown):
     notes: tuple[str, ...] = ()
     input_xmp: str = ""
     trained: bool = True
+    extended: tuple[int, int, int, int] | None = None
+    outcome: Outcome | None = None
 
     def __post_init__(self) -> None:
         check_rgb(self.image)
@@ -387,7 +392,7 @@ class Edit(Shown):
 
     def describe(self) -> dict[str, Any]:
         """How this result was made, JSON-able; written into every file it is saved to."""
-        return {
+        record: dict[str, Any] = {
             PNG_KEY: self.version,
             "kind": "edit",
             "method": self.method,
@@ -401,6 +406,11 @@ class Edit(Shown):
             "notes": list(self.notes),
             "segmentation": None if self.segmentation is None else self.segmentation.describe(),
         }
+        if self.extended is not None:
+            record["extended"] = list(self.extended)
+        if self.outcome is not None:
+            record["outcome"] = self.outcome.describe()
+        return record
 
     def to_pil(self) -> Image:
         """The edited image as a Pillow picture."""
@@ -485,6 +495,8 @@ class Edit(Shown):
                 notes=tuple(record["notes"]),
                 input_xmp=record["input_xmp"],
                 trained=record["trained"],
+                extended=tuple(record["extended"]) if "extended" in record else None,
+                outcome=Outcome.read(record["outcome"]) if "outcome" in record else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(path, error) from error
