@@ -20,7 +20,7 @@ from PIL import Image
 
 from textseg.segmenter import Segmenter
 from textseg.studio import actions, pictures, views
-from textseg.studio.state import Session
+from textseg.studio.session import Session
 
 
 def main() -> None:

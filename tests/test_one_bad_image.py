@@ -664,7 +664,7 @@ def test_studio(
     from textseg.studio.controls import ask, open_file
     from textseg.studio.handlers import Handlers
     from textseg.studio.layout import build_page
-    from textseg.studio.state import Session
+    from textseg.studio.session import Session
 
     model = FakeBackbone(
         {"dog": DOG, "ball": (0.5, 0.6, 1.0, 0.9)},
@@ -729,7 +729,7 @@ def test_a_job_whose_thread_cannot_start_leaves_nothing_locked(
 ) -> None:
     from textseg.studio import jobs
     from textseg.studio.actions import Done
-    from textseg.studio.state import Session
+    from textseg.studio.session import Session
 
     session = Session(model)
     with monkeypatch.context() as patch:

@@ -12,8 +12,8 @@ from . import actions, controls
 from .actions import Done
 from .handlers import Handlers
 from .layout import Page, build_page
+from .session import Session
 from .settings import StudioSettings
-from .state import Session
 from .theme import script
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Wiring:
         page = self.page
         for button, kind in ((page.grow, "grow"), (page.shrink, "shrink"), (page.invert, "invert")):
             self.on([button.click], partial(controls.correct, kind=kind))
-        self.on([page.reset.click], actions.undo_corrections)
+        self.on([page.reset.click], actions.undo_corrections).then(**self.settled)
         self.on([page.paint.click], partial(controls.paint, kind="add"), page.editor)
         self.on([page.erase.click], partial(controls.paint, kind="erase"), page.editor)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from . import actions, pictures
 from .actions import Done
-from .state import Correction, Session
+from .session import Session
+from .work import Correction
 
 
 def open_file(session: Session, path: str | None, *, max_pixels: int) -> Done:

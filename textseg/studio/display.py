@@ -9,8 +9,8 @@ import gradio as gr
 
 from . import actions
 from .layout import Page
+from .session import Session
 from .snippets import commands, python_code
-from .state import Session
 from .views import apart, look, to_paint_on
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Display:
         }
         for button in (page.grow, page.shrink, page.invert, page.remove, page.paint, page.erase):
             updates[button] = gr.update(interactive=layer is not None)
-        updates[page.reset] = gr.update(interactive=bool(layer and layer.corrections))
+        updates[page.reset] = gr.update(interactive=bool(layer and layer.by_hand))
         for kind in ("mask", "cutout", "coco"):
             updates[page.saves[kind]] = gr.update(interactive=layer is not None)
         updates[page.saves["edit"]] = gr.update(interactive=work.edit is not None)
@@ -91,7 +91,6 @@ class Display:
         layer = work.layer
         contrast = layer.found.contrast_options if layer else work.contrast
         refine = layer.refine if layer else work.refine
-        emptied = layer is not None and layer.found.presence < refine.min_presence
         return {
             page.caption: work.caption,
             page.level: refine.level,
@@ -100,7 +99,7 @@ class Display:
             page.rule: refine.threshold,
             page.samples_drawn: contrast.samples,
             page.strength: contrast.strength[0],
-            page.anyway: gr.update(visible=emptied),
+            page.anyway: gr.update(visible=layer is not None and layer.absent),
             page.cancel: gr.update(visible=False),
         }
 

@@ -9,8 +9,8 @@ from ..errors import InputError
 from ..formats import SUFFIXES, coco_data, write_json, write_result
 from ..saving import utf8
 from .actions import settle
+from .session import Session
 from .snippets import commands, file_names, python_code
-from .state import Session
 
 KINDS = ("mask", "cutout", "coco", "edit", "image", "all")
 

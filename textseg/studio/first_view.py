@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from . import actions, pictures
-from .state import Session
+from .session import Session
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone

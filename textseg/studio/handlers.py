@@ -23,8 +23,8 @@ from .display import Display, Updates
 from .exports import export
 from .first_view import FirstView
 from .layout import Page
+from .session import Session
 from .settings import StudioSettings
-from .state import Session
 from .words import BROKEN, LOST, plain, status, underway
 
 if TYPE_CHECKING:

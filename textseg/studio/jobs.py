@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ..errors import InputError
 from ..progress import Progress
 from .actions import Done
-from .state import Session
+from .session import Session
 
 STAGES = {
     "contrast": "Comparing predictions",

@@ -36,7 +36,7 @@ def find_panel(parts: dict[str, Any]) -> None:
     with gr.Row(elem_id="ts-ask"):
         parts["query"] = gr.Textbox(
             show_label=False, label="What to find", container=False, lines=1, max_lines=1,
-            placeholder="What to find, as “the dog”; several with commas", elem_id="ts-query",
+            placeholder="What to find, as “the dog”", elem_id="ts-query",
         )  # fmt: skip
         parts["find"] = gr.Button("Find", variant="primary", elem_id="ts-find", min_width=80)
     with gr.Row(elem_id="ts-try"):

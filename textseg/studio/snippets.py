@@ -13,7 +13,8 @@ import numpy as np
 from ..file_names import image_stems, query_slugs
 from ..options import ContrastOptions, EditOptions, RefineOptions
 from .actions import edit_options
-from .state import Layer, Session
+from .session import Session
+from .work import Layer
 
 
 def python_code(session: Session) -> str:

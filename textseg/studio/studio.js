@@ -9,6 +9,10 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
     return true;
   };
+  // The browser says nothing of a file that is chosen again.
+  document.addEventListener("click", ({ target }) => {
+    if (target.matches("#ts-bar input[type=file]")) target.value = "";
+  }, true);
   document.addEventListener("paste", (event) => {
     if (event.clipboardData && offer(event.clipboardData.files)) event.preventDefault();
   });

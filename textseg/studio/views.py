@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..drawing import PALETTE, tint
-from .state import Layer, Work
+from .work import Layer, Work
 
 if TYPE_CHECKING:
     from PIL import Image

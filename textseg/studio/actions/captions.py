@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..state import Session
+from ..session import Session
 from .checks import same_picture
 from .words import Done
 

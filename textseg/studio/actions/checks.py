@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...errors import InputError
-from ..state import Layer, Session, Work
+from ..session import Session
+from ..work import Layer, Work
 
 
 def selected(session: Session) -> Layer:
@@ -24,7 +25,13 @@ def same_picture(now: Work, then: Work) -> None:
         raise InputError("picture must stay the same while it is worked on; it was changed")
 
 
-def same_layer(now: Work, layer: Layer) -> None:
-    """Raises InputError if another layer is selected now."""
-    if now.layer is not layer:
+def same_layer(now: Work, then: Work) -> Layer:
+    """The layer as it is now; its mask may have changed since.
+
+    Raises:
+        InputError: another picture or another query is selected now.
+    """
+    same_picture(now, then)
+    if now.layer is None or then.layer is None or now.layer.query != then.layer.query:
         raise InputError("query must stay selected while it is worked on; another one is now")
+    return now.layer

@@ -8,8 +8,10 @@ import numpy as np
 
 from ...errors import InputError
 from ..pictures import Picture
-from ..state import Correction, Session
+from ..session import Session
+from ..work import NO_HINTS, Correction
 from .checks import selected
+from .cutting import cut_again
 from .words import Done, say
 
 
@@ -19,10 +21,11 @@ def correct(session: Session, correction: Correction) -> Done:
     Raises:
         InputError: there is no mask.
     """
-    layer = selected(session)
-    better = replace(layer, corrections=(*layer.corrections, correction))
-    label = correction.say().capitalize()
-    session.change(label, lambda now: now.with_layer(better, approved=False))
+    with session.lock:
+        layer = selected(session)
+        better = replace(layer, corrections=(*layer.corrections, correction))
+        label = correction.say().capitalize()
+        session.change_layer(label, better)
     return Done(f"{label}. {say(better)}")
 
 
@@ -56,6 +59,9 @@ def reach(picture: Picture) -> int:
 
 def undo_corrections(session: Session) -> Done:
     """Take back everything done to the selected mask by hand."""
-    layer = replace(selected(session), corrections=())
-    session.change("Took back all corrections", lambda now: now.with_layer(layer, approved=False))
-    return Done(say(layer))
+    with session.lock:
+        layer = replace(selected(session), corrections=())
+        if layer.hints:
+            layer = cut_again(layer, session.work.picture, hints=NO_HINTS)
+        session.change_layer("Took back all corrections", layer)
+    return Done(say(layer), about=(layer.query,))

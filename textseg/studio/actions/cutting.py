@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...cutting import cut as cut_mask
-from ...cutting import measurement_of
+from ...clicks import correct
 from ...options import RefineOptions
 from ..pictures import Picture
-from ..state import Layer, Session
+from ..session import Session
+from ..work import NO_HINTS, Correction, Hints, Layer
 from .words import ROUGH
 
 if TYPE_CHECKING:
@@ -25,16 +25,29 @@ QUICK_GUIDED = 0.02
 """Radius of the guided filter that stands in for the dense CRF until that is done."""
 
 
-def quick_layer(measured: Measurement, refine: RefineOptions, picture: Picture) -> Layer:
+def quick_layer(
+    measured: Measurement,
+    refine: RefineOptions,
+    picture: Picture,
+    hints: Hints = NO_HINTS,
+    corrections: tuple[Correction, ...] = (),
+) -> Layer:
     """A layer cut at once: without the CRF, and large pictures at the size they are shown at."""
     quick = refine
     if refine.crf:
         quick = replace(refine, crf=False, guided=refine.guided or QUICK_GUIDED)
-    notes = tuple(note for note in measured.notes if note != ROUGH)
-    found = cut_mask(replace(measured, notes=notes), picture.view, quick)
     size = picture.pixels.shape[:2]
+    seen = hints.scaled(size, picture.view.shape[:2])
+    found = correct(measured, picture.view, seen.points, seen.boxes, quick)
     settled = found.mask.shape == size and quick == refine
-    return Layer(replace(_at_size(found, size), image=picture.pixels), refine, settled)
+    found = replace(_at_size(found, size), image=picture.pixels)
+    return Layer(measured, refine, found, hints, settled, corrections)
+
+
+def cut_again(layer: Layer, picture: Picture, **changes: Any) -> Layer:
+    """A layer with some fields changed, cut at once."""
+    now = replace(layer, **changes)
+    return quick_layer(now.measured, now.refine, picture, now.hints, now.corrections)
 
 
 def settle(session: Session) -> bool:
@@ -59,7 +72,8 @@ def settle(session: Session) -> bool:
 def _settled(layer: Layer, picture: Picture) -> Layer:
     """A layer cut as its options say; with its quick cut where that fails."""
     try:
-        found = cut_mask(measurement_of(layer.found), picture.pixels, layer.refine)
+        hints = layer.hints
+        found = correct(layer.measured, picture.pixels, hints.points, hints.boxes, layer.refine)
     except Exception:
         _log.exception("%s: the mask of %r cannot be refined", picture.name, layer.query)
         found = replace(layer.found, notes=(*layer.found.notes, ROUGH))

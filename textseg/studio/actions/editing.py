@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...options import EditOptions
-from ..state import Session, Work
+from ..session import Session
+from ..work import Work
 from .checks import same_picture, selected
 from .cutting import settle
 from .words import Done

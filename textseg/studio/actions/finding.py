@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...options import ContrastOptions, RefineOptions
 from ..pictures import Picture
-from ..state import Session, Work
+from ..session import Session
+from ..work import Work
 from .checks import same_layer, same_picture, selected
-from .cutting import quick_layer
+from .cutting import cut_again, quick_layer
 from .words import Done, say
 
 if TYPE_CHECKING:
@@ -35,37 +35,30 @@ def open_picture(session: Session, picture: Picture) -> Done:
     return Done(said)
 
 
-def split_queries(text: str) -> list[str]:
-    """Queries of a text that has commas or line breaks between them, each once."""
-    parts = (" ".join(part.split()) for part in re.split(r"[,;\n]", text))
-    return list(dict.fromkeys(part for part in parts if part))
-
-
-def ask(session: Session, text: str, progress: Progress | None = None) -> Done:
-    """Find what one or several queries name; each becomes a layer. A known one is selected.
+def ask(session: Session, query: str, progress: Progress | None = None) -> Done:
+    """Find what a query names; it becomes a layer. A known one is selected.
 
     Raises:
         InputError: no query, or too many; CancelledError: `progress` returned False.
     """
     work = session.work
-    texts = split_queries(text)
+    query = " ".join(query.split())
     known = [layer.query.casefold() for layer in work.layers]
-    new = [query for query in texts if query.casefold() not in known]
-    if not texts:
+    if not query:
         raise InputError("query must say what to find, got nothing")
-    if len(known) + len(new) > MOST_QUERIES:
+    if query.casefold() in known:
+        return select(session, known.index(query.casefold()))
+    if len(known) >= MOST_QUERIES:
         raise InputError(f"queries must be at most {MOST_QUERIES} per picture; remove one first")
-    if not new:
-        return select(session, known.index(texts[0].casefold()))
-    found, rows = _measure(session, work, new, work.contrast, work.refine, progress)
-    layers = tuple(quick_layer(one, work.refine, work.picture) for one in found)
+    measured, rows = _measure(session, work, query, work.contrast, work.refine, progress)
+    layer = quick_layer(measured, work.refine, work.picture)
 
     def alter(now: Work) -> Work:
         same_picture(now, work)
-        return replace(now, layers=(*now.layers, *layers), selected=len(now.layers), approved=False)
+        return replace(now, layers=(*now.layers, layer), selected=len(now.layers), approved=False)
 
-    session.change(f"Found {', '.join(new)}", alter)
-    return Done(" ".join(say(layer) for layer in layers), rows, tuple(new))
+    session.change(f"Found {query}", alter)
+    return Done(say(layer), rows, (query,))
 
 
 def requery(session: Session, progress: Progress | None = None, **changes: Any) -> Done:
@@ -77,20 +70,15 @@ def requery(session: Session, progress: Progress | None = None, **changes: Any) 
         contrast = replace(work.contrast, **changes)
         session.change("Changed the contrast", lambda now: replace(now, contrast=contrast))
         return Done("The next query is asked this way.")
-    contrast = replace(layer.found.contrast_options, **changes)
-    if contrast == layer.found.contrast_options and contrast.reference != "erase":
+    contrast = replace(layer.measured.contrast_options, **changes)
+    if contrast == layer.measured.contrast_options and contrast.reference != "erase":
         return Done(say(layer))
-    found, rows = _measure(session, work, [layer.query], contrast, layer.refine, progress)
-    again = replace(
-        quick_layer(found[0], layer.refine, work.picture), corrections=layer.corrections
-    )
-
-    def alter(now: Work) -> Work:
-        same_layer(now, layer)
-        return now.with_layer(again, approved=False)
-
+    measured, rows = _measure(session, work, layer.query, contrast, layer.refine, progress)
     shown = ", ".join(f"{name} {value}" for name, value in changes.items())
-    session.change(f"Asked again: {shown}"[:80], alter)
+    with session.lock:
+        now = same_layer(session.work, work)
+        again = cut_again(now, work.picture, measured=measured)
+        session.change_layer(f"Asked again: {shown}"[:80], again)
     return Done(say(again), rows, (layer.query,))
 
 
@@ -114,7 +102,7 @@ def remove(session: Session) -> Done:
     layer = selected(session)
 
     def alter(now: Work) -> Work:
-        left = tuple(one for one in now.layers if one is not layer)
+        left = tuple(one for one in now.layers if one.query != layer.query)
         at = min(now.selected, max(len(left) - 1, 0))
         return replace(now, layers=left, selected=at, approved=False)
 
@@ -125,18 +113,18 @@ def remove(session: Session) -> Done:
 def _measure(
     session: Session,
     work: Work,
-    texts: list[str],
+    query: str,
     contrast: ContrastOptions,
     refine: RefineOptions,
     progress: Progress | None,
-) -> tuple[list[Measurement], int]:
+) -> tuple[Measurement, int]:
     """What the model finds, and the rows of the UNet it took."""
     options = {
         field.name: getattr(of, field.name) for of in (contrast, refine) for field in fields(of)
     }
     session.encode()
     before = session.segmenter.evaluations
-    found = session.segmenter.measure(
-        texts, caption=work.caption or None, progress=progress, **options
+    measured = session.segmenter.measure(
+        query, caption=work.caption or None, progress=progress, **options
     )
-    return found, session.segmenter.evaluations - before
+    return measured, session.segmenter.evaluations - before

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from ...cutting import measurement_of
 from ...options import NO_REFINEMENT, RefineOptions, override
-from ..state import Session, Work
-from .checks import same_layer
-from .cutting import QUICK_GUIDED, quick_layer
+from ..session import Session
+from .cutting import QUICK_GUIDED, cut_again
 from .words import Done, say
 
 REFINEMENTS: dict[str, dict[str, Any]] = {
@@ -23,26 +21,22 @@ calibrated with."""
 
 def retune(session: Session, **changes: Any) -> Done:
     """Cut the selected query's mask with other `RefineOptions`; runs no model."""
-    work = session.work
-    layer = work.layer
-    if layer is None:
-        refine = override(work.refine, changes)
-        session.change("Changed the mask's options", lambda now: replace(now, refine=refine))
-        return Done("The next mask is cut this way.")
-    refine = override(layer.refine, changes)
-    if refine == layer.refine:
-        return Done(say(layer))
-    again = quick_layer(measurement_of(layer.found), refine, work.picture)
-    cut = replace(again, corrections=layer.corrections)
-    name, value = next(iter(changes.items()))
-    label = f"Threshold {value:.2f}" if name == "level" else "Changed the mask's options"
-
-    def alter(now: Work) -> Work:
-        same_layer(now, layer)
-        return now.with_layer(cut, approved=False)
-
-    session.change(label, alter, merges=f"{name} of {work.selected}")
-    return Done(say(cut), about=(layer.query,))
+    # Masks settle meanwhile, in another thread: the lock keeps either from undoing the other.
+    with session.lock:
+        work = session.work
+        layer = work.layer
+        if layer is None:
+            refine = override(work.refine, changes)
+            session.change("Changed the mask's options", lambda now: replace(now, refine=refine))
+            return Done("The next mask is cut this way.")
+        refine = override(layer.refine, changes)
+        if refine == layer.refine:
+            return Done(say(layer))
+        cut = cut_again(layer, work.picture, refine=refine)
+        name, value = next(iter(changes.items()))
+        label = f"Threshold {value:.2f}" if name == "level" else "Changed the mask's options"
+        session.change_layer(label, cut, merges=f"{name} of {work.selected}")
+        return Done(say(cut), about=(layer.query,))
 
 
 def refinement_of(session: Session, choice: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...vocabulary import find_unknown_note
-from ..state import Layer, Session
+from ..session import Session
+from ..work import Layer
 
 ROUGH = "the mask has quick edges: the final cut failed"
 """Note of a mask whose refinement failed."""
@@ -32,7 +33,7 @@ def say(layer: Layer) -> str:
     if not layer.mask.any():
         if unknown := find_unknown_note(found.notes):
             return f"“{layer.query}” was not found: {unknown}{'' if unknown.endswith('?') else '.'}"
-        if found.presence < layer.refine.min_presence:
+        if layer.absent:
             return (
                 f"“{layer.query}” was not found: its presence is {found.presence:.2f}, "
                 f"and {layer.refine.min_presence:.2f} is needed."
