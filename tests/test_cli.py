@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +65,96 @@ def test_help_is_quick_and_lists_commands() -> None:
 def test_missing_commands_are_not_listed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "fly", ("textseg.cli.no_such_module", "take off"))
+    for table in (cli.COMMANDS, cli.GROUPS["models"]):
+        monkeypatch.setitem(table, "fly", ("textseg.cli.no_such_module", "take off"))
     assert main(["--help"]) == 0
     assert "take off" not in capsys.readouterr().out
     assert main(["fly"]) == 2
-    assert "invalid choice: 'fly'" in capsys.readouterr().err
+    assert "command must be one of segment, edit," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["segmant", "x.jpg"], "textseg: error: .*got 'segmant'; did you mean 'segment'"),
+        (["edit", "--promt", "a cat"], "--promt; did you mean '--prompt'"),
+        (["models", "dowload", "x"], "got 'dowload'; did you mean 'download'"),
+        (["models", "nouns", "--jsn"], "textseg models nouns: error: .*did you mean '--json'"),
+        (["eval", "coco", "--imges", "x"], "--imges; did you mean '--images'"),
+        (["eval", "coca"], "got 'coca'; did you mean 'coco'"),
+    ],
+)
+def test_the_nearest_word_is_named(
+    words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert re.search(meant, said) and said.count("\n") == 1
+
+
+def headings(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """The parts of a command's help, by heading."""
+    assert main([command, "--help"]) == 0
+    parts = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("command", ["segment", "edit", "generate", "batch"])
+def test_help_has_ten_options_first(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = headings(command, capsys)
+    assert list(parts)[:2] == ["positional arguments", "most used"]
+    first = re.findall(r"^  (-.*?)(?:  |$)", parts["most used"], flags=re.MULTILINE)
+    assert 8 <= len(first) - 1 <= 10
+    assert {"--model", "--seed"} <= set(re.findall(r"--[\w-]+", " ".join(first)))
+
+
+def test_help_shows_the_defaults_in_force(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    folder = Path(textseg.__file__).parent / "models" / "mini"
+    minis = json.loads((folder / "textseg.json").read_text())
+    assert RefineOptions().min_presence != minis["refine"]["min_presence"]
+    shown = f"(default: {RefineOptions().min_presence:g}; mini: {minis['refine']['min_presence']})"
+    assert f"0 never empties it {shown}" in text
+    assert f"(default: 0.5; mini: {minis['contrast']['strength'][0]})" in text
+    assert "mean-field steps, 1 to 50 (default: 5)" in text
+
+
+def flags() -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Flag -> command -> what it takes: its unit, and how many values in which form."""
+    found: dict[str, dict[str, tuple[Any, ...]]] = defaultdict(dict)
+
+    def walk(parser: argparse.ArgumentParser) -> None:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for one in action.choices.values():
+                    walk(one)
+            for flag in action.option_strings:
+                takes = action.nargs, action.metavar, action.choices and sorted(action.choices)
+                found[flag][parser.prog.removeprefix("textseg ")] = takes
+
+    for name in cli.available_commands():
+        walk(cli.command_parser(name))
+    return found
+
+
+DIFFERENT = {
+    "--batch": "of scenes in training, of requests in serving",
+    "--encode-ratio": "a measurement takes several",
+    "--method": "a measurement takes several",
+    "--output": "a folder, a file, or either",
+    "-o": "a folder, a file, or either",
+    "--protocol": "not every data set allows all",
+    "--threshold": "a measurement takes several",
+    "--workers": "processes, and threads in serving",
+}
+"""Flags that commands do not take in the same form, and why."""
+
+
+def test_a_flag_means_the_same_everywhere() -> None:
+    found = flags()
+    differing = {flag for flag, by in found.items() if len({str(one) for one in by.values()}) > 1}
+    assert differing == {*DIFFERENT}
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +368,20 @@ def test_standard_input_and_output(
         (["--threshold", "nan"], "or a number in [0, 1], got nan"),
         (["--threshold", "0.5", "--level", "0.4"], "level must be left out where threshold"),
         (["--crf-points", "3"], "--crf-points must be 0, or a whole number from 16 to 8192"),
-        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--nonsense"], "unrecognized arguments: --nonsense;"),
+        (["--treshold", "0.5"], "--treshold; did you mean '--threshold'?"),
+        (["--format", "overly"], "got 'overly'; did you mean 'overlay'?"),
+        (["--measure", "contrats"], "contrast, evidence, got 'contrats'; did you mean 'contrast'?"),
+        (["-o", "dog.png", "-q", "cat"], "-o dog.png takes one image, one query and one format"),
+        (["-o", "dog.png", "--format", "rle"], "output must end in .json for rle, got 'dog.png'"),
+        (["-o", "dog.json", "--format", "mask"], "output must end in .png for mask"),
+        (["-o", "nowhere/dog.png"], "output must lie in a folder that is there"),
+        (["--point", "3"], "argument --point: must be X,Y, or X,Y,- in pixels, got '3'"),
+        (["--point", "3,nan"], "argument --point: must be X,Y, or X,Y,- in pixels"),
+        (["--point", "3,4,5"], "argument --point: must be X,Y, or X,Y,- in pixels"),
+        (["--box", "3,4,5"], "argument --box: must be X,Y,X,Y in pixels, got '3,4,5'"),
+        (["--point", "3,4", "-q", "cat"], "--point and --box take one image and one query"),
+        (["--box", "3,4,5,6", "--exclusive"], "--point and --box take one image and one query"),
     ],
 )
 def test_usage_errors_take_one_line_and_exit_2(
@@ -292,6 +393,106 @@ def test_usage_errors_take_one_line_and_exit_2(
     assert captured.out == ""
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "kind"),
+    [
+        ("dog.png", [], "mask"),
+        ("dog.PNG", ["--format", "overlay"], "overlay"),
+        ("dog.json", [], "rle"),
+        ("dog.json", ["--format", "polygon"], "polygon"),
+        ("dog.npz", [], "npz"),
+    ],
+)
+def test_one_result_into_one_file(
+    model: FakeBackbone, park: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    name: str, words: list[str], kind: str,
+) -> None:  # fmt: skip
+    common = ["segment", str(park), "-q", "dog", *words]
+    assert main([*common, "-o", str(tmp_path / name)]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / name}\tpresence ")
+    assert main([*common, "--format", kind, "-o", str(tmp_path / "out")]) == 0
+    (other,) = (tmp_path / "out").iterdir()
+    if kind == "npz":
+        results = [Segmentation.load(path) for path in (other, tmp_path / name)]
+        assert np.array_equal(results[0].score, results[1].score)
+    else:
+        assert (tmp_path / name).read_bytes() == other.read_bytes()
+
+
+def test_a_folder_may_be_called_as_a_file(model: FakeBackbone, park: Path, tmp_path: Path) -> None:
+    (tmp_path / "dog.png").mkdir()
+    assert main(["segment", str(park), "-q", "dog", "-o", str(tmp_path / "dog.png")]) == 0
+    assert (tmp_path / "dog.png" / "park.dog.mask.png").is_file()
+
+
+def test_points_and_boxes_are_those_of_the_library(
+    model: FakeBackbone, park: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--point", "70,40", "--point", "60.5,42,+", "--point", "25,10,-", "--box", "5,2,79,46"]
+    out = tmp_path / "dog.png"
+    assert main(["segment", str(park), "-q", "dog", *words, "-o", str(out)]) == 0
+    assert capsys.readouterr().err == ""
+    points, boxes = [(70, 40, 1), (60.5, 42, 1), (25, 10, 0)], [(5, 2, 79, 46)]
+    expected = textseg.segment(park, "dog", model=model, points=points, boxes=boxes)
+    plain = textseg.segment(park, "dog", model=model)
+    assert np.array_equal(read_mask(out) > 0, expected.mask)
+    assert not np.array_equal(expected.mask, plain.mask)
+    for more in (["--point", "80,3"], ["--box", "3,3,90,9"]):
+        assert main(["segment", str(park), "-q", "dog", *more, "-o", str(out)]) == 2
+        assert "in the picture of 80 x 48, got (" in capsys.readouterr().err
+
+
+def test_verbose_says_what_is_done(
+    model: FakeBackbone, park: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["segment", str(park), "-q", "dog", "-o", str(tmp_path / "out")]
+    assert main([*words, "-v"]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"^textseg: \d+ ms: 'dog': .*, presence [01]\.\d\d$", said, re.MULTILINE)
+    assert re.search(r"measured with 8 evaluations of the model in \d", said)
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
+
+
+COMPLETE = """
+source {script}
+COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=()
+_shtab_textseg textseg
+echo "${{COMPREPLY[@]}}"
+"""
+
+
+def test_the_shell_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab", reason="shtab comes with textseg[completion]")
+    assert main(["completion", "zsh"]) == 0
+    assert capsys.readouterr().out.startswith("#compdef textseg")
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "textseg.bash"
+    script.write_text(capsys.readouterr().out)
+    (tmp_path / "park.jpg").touch()
+
+    def complete(words: str) -> list[str]:
+        code = COMPLETE.format(script=script, words=words)
+        done = subprocess.run(
+            ["bash", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+        )
+        return done.stdout.split()
+
+    assert complete("textseg s") == ["segment", "studio", "serve"]
+    assert complete("textseg segment --thr") == ["--threshold"]
+    assert "evidence" in complete("textseg segment --measure ''")
+    assert complete("textseg eval co") == ["coco", "compare"]
+    assert "park.jpg" in complete("textseg segment pa")
+
+
+def test_completion_names_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 2
+    assert "pip install 'textseg[completion]'" in capsys.readouterr().err
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(

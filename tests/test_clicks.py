@@ -9,6 +9,7 @@ import pytest
 from fake_backbone import FakeBackbone
 
 from textseg import ContrastOptions, InputError, Measurement, RefineOptions, Segmenter, correct, cut
+from textseg.cutting import measurement_of
 
 HEIGHT, WIDTH = 60, 100
 
@@ -50,7 +51,7 @@ def test_without_points_and_boxes_it_is_cut(image: np.ndarray) -> None:
 def test_a_plus_point_adds_its_object_and_keeps_the_other(image: np.ndarray) -> None:
     corrected = correct(found(), image, [(75, 30, 1)])
     assert iou(corrected.mask, square(10) | square(65)) > 0.9
-    assert corrected.notes[-1] == "corrected by 1 points and 0 boxes"
+    assert corrected.notes == ("; corrected by 1 point",)
 
 
 @pytest.mark.parametrize("label", [0, -1])
@@ -78,7 +79,12 @@ def test_points_have_their_label_and_nothing_lies_outside_a_box(
 def test_pointing_at_it_says_that_it_is_there(image: np.ndarray) -> None:
     absent = found(presence=0.1, min_presence=0.5)
     assert not correct(absent, image).mask.any()
-    assert not correct(absent, image, [(75, 30, 0)]).mask.any()
+    emptied = correct(absent, image, [(75, 30, 0), (3, 3, 0)])
+    assert not emptied.mask.any()
+    assert emptied.notes == (
+        "; corrected by 2 points", "the mask is empty: presence 0.1 is below 0.5"
+    )  # fmt: skip
+    assert measurement_of(emptied).notes == ("",)
     assert correct(absent, image, [(20, 30, 1)]).mask.any()
     assert correct(absent, image, boxes=[(5, 15, 35, 45)]).mask.any()
 

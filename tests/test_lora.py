@@ -337,7 +337,7 @@ def test_the_command_tunes_measures_saves_and_merges(
 
     out, merged = tmp_path / "lora", tmp_path / "merged"
     words = ["train", "--annotations", str(annotated[1]), "--images", str(annotated[0]), "--init",
-             str(tiny_folder), "--lora", "4", "--steps", "3", "--batch", "2", "--lr", "0.01",
+             str(tiny_folder), "--rank", "4", "--steps", "3", "--batch", "2", "--lr", "0.01",
              "--warmup", "0", "--validate", "3", "--device", "cpu", "-o", str(out)]  # fmt: skip
     assert main([*words, "--merge", str(merged)]) == 0
     said = capsys.readouterr().out.splitlines()

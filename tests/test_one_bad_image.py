@@ -124,6 +124,49 @@ def test_batch(
     assert tree(out) == tree(clean)
 
 
+# -- textseg segment, textseg caption ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["decode", "predict", "save"])
+def test_segment(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], stage: str,
+) -> None:  # fmt: skip
+    bad = photos / BAD
+    words = ["segment", str(photos / "a.png"), str(bad), str(photos / "sub/c.png"), "-q", "dog"]
+    monkeypatch.setenv(VARIABLE, f"{stage}:{bad}:IndexError")
+    assert main([*words, "-o", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert (
+        said == f"textseg: error: {bad}: IndexError: injected at {stage}; --verbose shows where\n"
+    )
+    assert sorted(tree(tmp_path / "out")) == ["a.dog.mask.png", "c.dog.mask.png"]
+    assert main([*words, "-o", str(tmp_path / "out"), "-v", "--json"]) == 1
+    printed = capsys.readouterr()
+    assert "Traceback (most recent call last):" in printed.err and "in _inject" in printed.err
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    assert [row.get("error") for row in rows] == [
+        None,
+        f"{bad}: IndexError: injected at {stage}",
+        None,
+    ]
+    assert main(["segment", str(bad), "-q", "dog", "-o", str(tmp_path / "dog.png")]) == 2
+
+
+def test_caption(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["caption", str(photos / "a.png"), str(photos / BAD), str(photos / "sub/c.png")]
+    monkeypatch.setenv(VARIABLE, f"predict:{photos / BAD}:StopIteration")
+    assert main([*words, "--nouns", "dog,ball"]) == 1
+    printed = capsys.readouterr()
+    assert f"textseg: error: {photos / BAD}: StopIteration: injected" in printed.err
+    assert [line.split("\t")[0] for line in printed.out.splitlines()] == [words[1], words[3]]
+
+
+# -- workers -----------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("stage", ["refine", "save"])
 def test_a_worker_that_dies_costs_its_image_alone(

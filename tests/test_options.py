@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -245,7 +246,8 @@ def test_the_command_line_offers_what_the_table_says(kind: type) -> None:
         shown = (flags[name].help or "").replace("%%", "%")
         assert shown.startswith(option.help.rstrip("."))
         if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):
-            assert float(shown.rpartition("default ")[2]) == option.default
+            said = re.search(r"\(default: ([^;)]*)", shown)
+            assert said and float(said[1]) == option.default
             flag = f"--{name.replace('_', '-')}"
             for end in (option.rule.bounds if option.rule else {}).values():
                 given = given_options(parser.parse_args([flag, str(end)]), kind)

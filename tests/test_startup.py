@@ -163,7 +163,7 @@ COMMANDS = {
     "eval": ["coco", "--images", "{data}/drawn/val", "--annotations",
              "{data}/drawn/annotations/instances_val.json", "-o", "{out}"],
     "bench": [],
-    "train": ["--lora", "4", "-o", "{out}"],
+    "train": ["--rank", "4", "-o", "{out}"],
     "studio": [],
     "serve": ["--port", "8399"],
 }  # fmt: skip

@@ -85,13 +85,15 @@ def correct_with(
     inside, sure = _inside(size, boxes), _discs(size, points)
     mask = ((mask & inside) | (sure > 0)) & (sure >= 0)
     score = np.where(sure > 0, 1.0, np.where(~inside | (sure < 0), 0.0, score))
-    said = f"corrected by {len(points)} points and {len(boxes)} boxes"
+    said = [
+        f"{count} {word}{'s' * (count > 1)}"
+        for count, word in ((len(points), "point"), (len(boxes), "box" + "e" * (len(boxes) > 1)))
+        if count
+    ]
     there = bool(boxes) or any(label for *_, label in points)
     kept = replace(refiner.options, min_presence=0.0) if there else refiner.options
-    if measurement.presence < kept.min_presence:
-        mask = np.zeros_like(mask)
-    notes = (*measurement.notes, said)
-    return result_of(measurement, refiner.image, mask, score.astype(np.float32), kept, notes)
+    return result_of(measurement, refiner.image, mask, score.astype(np.float32), kept,
+                     measurement.notes, " and ".join(said))  # fmt: skip
 
 
 def _checked_points(points: Sequence[Point], size: tuple[int, int]) -> list[Point]:

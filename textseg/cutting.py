@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _EMPTIED = "the mask is empty: presence "
 _COMPETING = "; competing with "
+_CORRECTED = "; corrected by "
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,13 +131,8 @@ def cut_with(
         notes = one.notes
         mask, score = won[id(one)] if id(one) in won else refiner.refine(one.contrast)
         if id(one) in won:
-            # Said in the first note, on the pairing: further ones are what the user should mind.
             others = ", ".join(repr(rival.query) for rival in rivals if rival is not one)
-            first, *rest = notes or ("",)
-            notes = (f"{first}{_COMPETING}{others or 'the background'}", *rest)
-        if one.presence < least:
-            mask = np.zeros_like(mask)
-            notes = (*notes, f"{_EMPTIED}{one.presence:.3g} is below {least:g}")
+            notes = _beside_pairing(notes, f"{_COMPETING}{others or 'the background'}")
         results.append(result_of(one, refiner.image, mask, score, refiner.options, notes))
         report(progress, len(results), len(measurements), "refine")
     return results
@@ -149,8 +145,20 @@ def result_of(
     score: np.ndarray,
     refine: RefineOptions,
     notes: tuple[str, ...],
+    corrected: str = "",
 ) -> Segmentation:
-    """What was measured, with the mask it was cut into; `measurement_of` undoes it."""
+    """What was measured, with the mask it was cut into; empty, and a note says so, where the
+    presence is below `min_presence`. `measurement_of` undoes it.
+
+    Args:
+        corrected: by what the mask was corrected, for the notes.
+    """
+    if corrected:
+        notes = _beside_pairing(notes, f"{_CORRECTED}{corrected}")
+    if measurement.presence < refine.min_presence:
+        mask = np.zeros_like(mask)
+        least = f"{refine.min_presence:g}"
+        notes = (*notes, f"{_EMPTIED}{measurement.presence:.3g} is below {least}")
     return Segmentation(
         mask=mask,
         score=score,
@@ -165,6 +173,12 @@ def result_of(
         image=image,
         contrast=measurement.contrast,
     )
+
+
+def _beside_pairing(notes: tuple[str, ...], said: str) -> tuple[str, ...]:
+    """Notes with more in the first, on the pairing: further ones are what the user should mind."""
+    first, *rest = notes or ("",)
+    return (f"{first}{said}", *rest)
 
 
 @overload
@@ -242,7 +256,11 @@ def measurement_of(segmentation: Segmentation) -> Measurement:
     one = segmentation
     if one.contrast is None:
         raise InputError(f"segmentation must hold its contrast map, got none for {one.query!r}")
-    notes = (note.partition(_COMPETING)[0] for note in one.notes if not note.startswith(_EMPTIED))
+    notes = (
+        note.partition(_COMPETING)[0].partition(_CORRECTED)[0]
+        for note in one.notes
+        if not note.startswith(_EMPTIED)
+    )
     return Measurement(
         query=one.query,
         prompts=one.prompts,

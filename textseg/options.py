@@ -112,15 +112,18 @@ class RefineOptions:
         level: cut in [0, 1].
         clamp: multiple of the mean above which the map is cut off ("paper", "otsu", "quantile"),
             above 0.
-        floor, relative: see "calibrated"; floor in units of the map, relative in [0, 1].
+        floor: of "calibrated": what c is measured against at least, in units of the map.
+        relative: of "calibrated": share of the map's peak that c is measured against, in [0, 1].
         min_presence: below this presence the mask is empty; 0 never empties it.
         guided: radius of the guided filter on the score, as a fraction of the image's longer side;
             0 switches it off.
         crf: dense CRF on or off.
         crf_iterations: mean-field steps, 1 to 50.
-        crf_appearance, crf_alpha, crf_beta: weight, reach in pixels and reach in colour (0 to 255)
-            of the appearance kernel, for an image of 500 pixels on its longer side.
-        crf_smoothness, crf_gamma: weight and reach in pixels of the smoothness kernel.
+        crf_appearance: weight of the appearance kernel, by which pixels of like colours agree.
+        crf_alpha: its reach in pixels, for an image of 500 pixels on its longer side.
+        crf_beta: its reach in colour, of 0 to 255.
+        crf_smoothness: weight of the smoothness kernel, by which neighbours agree.
+        crf_gamma: its reach in pixels, for an image of 500 pixels on its longer side.
         crf_points: places, up to 8192, that the CRF pools the pixels to for its appearance kernel;
             more are more exact and slower. 0 sums on a grid instead, more exactly, in several times
             the time.
@@ -129,9 +132,11 @@ class RefineOptions:
         crf_stride: with `crf_points` 0, 1 to 16; above 1 the CRF's steps but the last run on every
             so-manieth row and column, which is faster; images of 4,096 pixels and fewer are not
             strided.
-        opening, closing: radii of morphological opening and closing, as fractions of the image's
-            longer side; 0 switches them off.
-        min_area, max_hole: objects and holes below this fraction of the image's area go.
+        opening: radius of a morphological opening, which cuts off what is thin, as a fraction of
+            the image's longer side; 0 switches it off.
+        closing: radius of a morphological closing, which closes gaps, likewise.
+        min_area: objects below this fraction of the image's area go.
+        max_hole: holes below this fraction of the image's area are filled.
     """
 
     threshold: str | float = option("paper", THRESHOLD)
@@ -213,7 +218,8 @@ class GenerateOptions:
         negative_prompt: prompt of the unconditional branch.
         seed: seeds the first image's noise; image i of a batch has seed + i.
         scheduler: "ddim", or the name of a diffusers scheduler, as "DPMSolverMultistepScheduler".
-        height, width: size in pixels, rounded to what the model can make; 0 is the model's own.
+        height: in pixels, rounded to what the model can make; 0 is the model's own.
+        width: likewise.
     """
 
     steps: int = option(50, whole(1, 1000), "steps", slider=(5, 200, 1))

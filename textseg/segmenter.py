@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from .prompts import PromptPair
 
 CACHE_BYTES = 2**28
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -335,6 +339,7 @@ def _measure(
     with lock_of(model):
         seen = [pair for pair in plan.pairs if not pair.unknown]
         cut = partial(cut_value, options=plan.refine)
+        begun, before = time.perf_counter(), predictions.evaluations
         found = iter(measure(predictions, seen, options, progress, cut=cut))
         nothing = np.zeros(predictions.latents.shape[-2:], np.float32)
         results = []
@@ -356,6 +361,11 @@ def _measure(
                     notes=tuple(notes),
                 )
             )
+    for one in results:
+        _log.info("%r: %r against %r, presence %.2f",
+                  one.query, *one.prompts, one.presence)  # fmt: skip
+    _log.info("measured with %d evaluations of the model in %.2f s",
+              predictions.evaluations - before, time.perf_counter() - begun)  # fmt: skip
     return results
 
 

@@ -36,7 +36,7 @@ class Backbone(ABC):
             twice, the scale `embed` gives; else None.
         sampler_schedule: a diffusers scheduler with the model's noise levels, from which other
             samplers are made; None for models that only DDIM samples.
-        lora_trainable: whether `textseg train --lora` can tune it.
+        lora_trainable: whether `textseg train --rank` can tune it.
         cross_attends: whether `unet` is a UNet whose cross-attention maps words to cells.
         diffedit_parts: whether its parts make up diffusers' own DiffEdit pipeline.
     """

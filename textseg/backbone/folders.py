@@ -143,7 +143,7 @@ def read_calibration(folder: Path | None, loras: Iterable[Path] = ()) -> dict[st
 
     Args:
         folder: None for a model without one.
-        loras: weights loaded beside it; a `textseg.json` that `textseg train --lora` wrote beside
+        loras: weights loaded beside it; a `textseg.json` that `textseg train --rank` wrote beside
             those takes the place of the folder's, key by key.
 
     Raises:

@@ -6,7 +6,9 @@ Only safetensors and GGUF files are read; nothing touches the network.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +37,8 @@ from .offload import offload, on_disk, to_disk
 from .quiet import quietly
 from .registry import find_model, find_source
 
+_log = logging.getLogger(__name__)
+
 
 def load_model(
     name: PathLike,
@@ -44,6 +48,7 @@ def load_model(
     beside: Beside | None = None,
 ) -> LatentModel:
     """What `textseg.load` does."""
+    begun = time.perf_counter()
     beside = beside or Beside()
     source = find_source(name)
     where = pick_device(device)
@@ -51,7 +56,10 @@ def load_model(
     _check_packages(beside, where)
     read = read_file if source.is_file() else read_folder
     pipe, family, calibration = read(source, where, what, beside)
-    return _finish(pipe, family, beside.name(os.fspath(name)), calibration, where, what, beside)
+    model = _finish(pipe, family, beside.name(os.fspath(name)), calibration, where, what, beside)
+    _log.info("loaded %s (%s) from %s on %s as %s in %.1f s", model.name, family.name, source,
+              where, str(what).removeprefix("torch."), time.perf_counter() - begun)  # fmt: skip
+    return model
 
 
 def read_folder(

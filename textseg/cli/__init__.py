@@ -10,38 +10,50 @@ import argparse
 import importlib
 import importlib.util
 import os
-import re
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 from .._version import __version__
 from ..errors import ImageWarning, TextsegError
-from .progress import end_wait, show_wait
+from .parser import EXIT_USAGE, CommandParser
+from .progress import end_wait, log_to_stderr, one_line, show_wait
 from .streams import StdoutError, discard_stdout, prepare_streams
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "segment": ("textseg.cli.segment", "cut out what a query names"),
-    "edit": ("textseg.cli.edit", "change what a query names, and nothing else"),
-    "generate": ("textseg.cli.generate", "make an image from a prompt"),
-    "caption": ("textseg.cli.caption", "say what an image shows"),
-    "inspect": ("textseg.cli.inspect", "show how a result was made"),
-    "batch": ("textseg.cli.batch", "work through folders and manifests"),
-    "eval": ("textseg.cli.eval", "measure masks and edits against annotations"),
-    "bench": ("textseg.cli.bench", "measure speed and memory"),
-    "studio": ("textseg.cli.studio", "work in the browser"),
-    "serve": ("textseg.cli.serve", "answer over HTTP"),
-    "models": ("textseg.cli.models", "list, fetch and remove models"),
-    "train": ("textseg.cli.train", "train a model that knows absence"),
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "one picture": {
+        "segment": ("textseg.cli.segment", "cut out what a query names"),
+        "edit": ("textseg.cli.edit", "change what a query names, and nothing else"),
+        "generate": ("textseg.cli.generate", "make an image from a prompt"),
+        "caption": ("textseg.cli.caption", "say what an image shows"),
+        "inspect": ("textseg.cli.inspect", "show how a result was made"),
+    },
+    "many pictures": {
+        "batch": ("textseg.cli.batch", "work through folders and manifests"),
+        "eval": ("textseg.cli.eval", "measure masks and edits against annotations"),
+        "bench": ("textseg.cli.bench", "measure speed and memory"),
+    },
+    "other ways in": {
+        "studio": ("textseg.cli.studio", "work in the browser"),
+        "serve": ("textseg.cli.serve", "answer over HTTP"),
+        "completion": ("textseg.cli.completion", "let the shell complete commands and flags"),
+    },
+    "models": {
+        "models": ("textseg.cli.models", "list, fetch and remove models"),
+        "train": ("textseg.cli.train", "train a model, or teach one new things"),
+    },
 }
+COMMANDS: dict[str, tuple[str, str]] = {
+    name: entry for group in GROUPS.values() for name, entry in group.items()
+}
+"""Name -> its module and what it does."""
 
-_ARGUMENT = re.compile(r"(?<![\w'\"])([a-z]+(?:_[a-z]+)+)(?:=True\b|(?= must ))")
-
-AT_ONCE = ("inspect", "models")
+AT_ONCE = ("completion", "inspect", "models")
 """Commands that load nothing."""
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 2, 130, 141
+EXIT_OK, EXIT_SOME_FAILED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 1, 130, 141
 
 
 def available_commands() -> dict[str, tuple[str, str]]:
@@ -92,12 +104,6 @@ def _run_reported(words: list[str], own_process: bool) -> int:
         return EXIT_USAGE
 
 
-def one_line(error: BaseException | str) -> str:
-    """An error's message without line breaks, its Python arguments written as flags."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), text)
-
-
 def _format_warning(
     message: Warning | str,
     category: type[Warning],
@@ -112,35 +118,25 @@ def _format_warning(
     return plain(message, category, filename, lineno, line)
 
 
-class CommandParser(argparse.ArgumentParser):
-    """Reports a usage error in one line, and takes options and positionals in any order."""
-
-    _nested = False
-
-    def add_subparsers(self, **kwargs: Any) -> Any:
-        self._nested = True
-        return super().add_subparsers(**kwargs)
-
-    def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        # argparse cannot mix the two where a positional chooses a parser of its own.
-        return self.parse_args(words) if self._nested else self.parse_intermixed_args(words)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+def command_parser(name: str) -> CommandParser:
+    """The parser of one command, with all its flags."""
+    place, text = COMMANDS[name]
+    module = importlib.import_module(place)
+    parser = CommandParser(
+        prog=f"textseg {name}",
+        description=getattr(module, "DESCRIPTION", text),
+        epilog=getattr(module, "EXAMPLES", None),
+    )
+    module.add_arguments(parser)
+    parser.set_defaults(run_command=module.run)
+    return parser
 
 
 def _run(words: list[str], own_process: bool) -> int:
     commands = available_commands()
     if words and words[0] in commands:
         name, *rest = words
-        module = importlib.import_module(commands[name][0])
-        parser = CommandParser(
-            prog=f"textseg {name}",
-            description=getattr(module, "DESCRIPTION", commands[name][1]),
-            epilog=getattr(module, "EXAMPLES", None),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(parser)
+        parser = command_parser(name)
         parser.set_defaults(own_process=own_process)
         args = parser.parse(rest)
         if name not in AT_ONCE and not getattr(args, "quiet", False):
@@ -151,20 +147,36 @@ def _run(words: list[str], own_process: bool) -> int:
             # work keep those that they wait for from the cores.
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
-            return module.run(args)
+            with log_to_stderr() if getattr(args, "verbose", False) else nullcontext():
+                return args.run_command(args)
         finally:
             end_wait()
-    width = max(map(len, commands), default=0)
     parser = CommandParser(
         prog="textseg",
-        usage="textseg [--help] [--version] COMMAND ...",
+        usage="textseg COMMAND ... | textseg [--help] [--version]",
         description="Cut out, edit and measure what you name in an image.",
-        epilog="commands:\n"
-        + "".join(f"  {name:{width}}  {text}\n" for name, (_, text) in commands.items())
-        + "\n`textseg COMMAND --help` shows a command's options and examples.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_command_list(commands),
     )
     parser.add_argument("--version", action="version", version=f"textseg {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=[*commands], help=argparse.SUPPRESS)
     parser.parse_args(words)
     parser.error("the command must come first")
+
+
+def _command_list(commands: Mapping[str, tuple[str, str]]) -> str:
+    width = max(map(len, commands), default=0)
+    lines = []
+    for title, group in GROUPS.items():
+        lines += [f"{title}:"]
+        lines += [f"  {name:{width}}  {commands[name][1]}" for name in group if name in commands]
+        lines += [""]
+    return (
+        "\n".join(lines)
+        + """
+to begin with:
+  textseg segment park.jpg -q "the dog" -o dog.png
+  textseg edit park.jpg -q "the dog" -p "a cat" -o cat.png
+  textseg studio
+
+`textseg COMMAND --help` shows a command's options and examples."""
+    )

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from ..formats import SUFFIXES
 from .options_arguments import (
+    PICTURE,
     Listed,
+    add_group,
     add_mask_options,
     add_model_arguments,
-    add_refine_switch,
+    add_report_arguments,
     comma_list,
     given_mask_options,
     refuse,
@@ -65,19 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="DIR",
                         help="where the pictures of a COCO file or manifest lie (default: beside "
                              "it)")  # fmt: skip
-    parser.add_argument("--exclusive", action="store_true",
-                        help="queries compete: no pixel is in two masks of an image")  # fmt: skip
-    parser.add_argument("--caption-model", metavar="NAME",
-                        help="who captions images without a caption, for --reference erase: blip, "
-                             "or a model that names nouns (default: --model)")  # fmt: skip
-    parser.add_argument("--allow-url", action="store_true", help="fetch images given as http(s)")
-    parser.add_argument("--quiet", action="store_true", help="errors only")
-    parser.add_argument("--json", action="store_true", help="the summary as JSON on stdout")
+    add_mask_options(parser)
     group = parser.add_argument_group("where it runs (the results are the same)")
     group.add_argument("--workers", type=int, metavar="N",
                        help="processes that refine and write beside the model, 0 for none "
                             "(default: one core less than there are, 8 at most)")  # fmt: skip
-    group.add_argument("--threads", type=int, metavar="N",
+    group.add_argument("--threads", type=int, metavar="THREADS",
                        help="threads of each model on a CPU; the last bits of a result may depend "
                             "on it (default: the number of cores)")  # fmt: skip
     group.add_argument("--ray", nargs="?", const="", metavar="ADDRESS",
@@ -86,9 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--actors", type=int, metavar="N",
                        help="models in memory at once on Ray (default: one for each GPU, or as "
                             "many as there are cores for)")  # fmt: skip
-    add_refine_switch(parser)
+    group = parser.add_argument_group("several queries")
+    group.add_argument("--exclusive", action="store_true",
+                       help="queries compete: no pixel is in two masks of an image")  # fmt: skip
+    group = add_group(parser, PICTURE)
+    group.add_argument("--allow-url", action="store_true", help="fetch images given as http(s)")
+    group.add_argument("--caption-model", metavar="NAME",
+                       help="who captions images without a caption, for --reference erase: blip, "
+                            "or a model that names nouns (default: --model)")  # fmt: skip
+    add_report_arguments(parser, "the summary as JSON on stdout")
     add_model_arguments(parser)
-    add_mask_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,8 +107,7 @@ def run(args: argparse.Namespace) -> int:
     from ..batch.sources import Item, make_plan
     from ..batch.stages import Job
     from ..workers import available_cores
-    from . import one_line
-    from .progress import Progress
+    from .progress import Progress, one_line
 
     cores = available_cores()
     workers = min(8, cores - 1) if args.workers is None else args.workers

@@ -38,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--arch", choices=_ARCHITECTURES,
         help="measure this architecture instead of a model; needs --random")  # fmt: skip
     add("--random", action="store_true", help="fill it with random weights; nothing is downloaded")
-    add("--samples", type=int, default=10, metavar="N",
+    add("--samples", type=int, default=10, metavar="DRAWS",
         help="noise draws of both at equal n (default: 10)")  # fmt: skip
     add("--query-count", dest="queries", type=int, default=8, metavar="N",
         help="queries where several are asked of one image (default: 8)")  # fmt: skip
     add("--image", metavar="FILE", help="picture (default: noise of the model's own size)")
-    add("--size", type=int, default=0, metavar="N",
+    add("--size", type=int, default=0, metavar="PIXELS",
         help="side of the default picture in pixels (default: the model's own)")  # fmt: skip
     add_alias(parser, "--queries", "--query-count")
     add("--repeats", type=int, default=1, metavar="N", help="the fastest counts (default: 1)")
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also with the default settings of both (default: yes, but not with --random)",
     )
     add("--edit", action="store_true", help="also an edit: invert and __call__")
-    add("--steps", type=int, default=50, metavar="N",
+    add("--steps", type=int, default=50, metavar="STEPS",
         help="steps of the edit over the full schedule (default: 50)")  # fmt: skip
     add("--speed", action=argparse.BooleanOptionalAction, default=True,
         help="the share of the machine's speed that the UNet reaches")  # fmt: skip

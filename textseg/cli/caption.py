@@ -5,8 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..errors import ImageError
-from .options_arguments import Listed, add_model_arguments, add_report_arguments, comma_list
+from ..faults import Guard
+from .options_arguments import (
+    Listed,
+    add_model_arguments,
+    add_picture_arguments,
+    add_report_arguments,
+    comma_list,
+)
+from .progress import Progress, report_failure
 from .streams import standard_input
 
 DESCRIPTION = """\
@@ -40,17 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--most", type=int, default=3, metavar="N", help="nouns in the caption at most (default: 3)"
     )
     parser.add_argument(
-        "--samples", type=int, default=2, metavar="N", help="noise draws for naming (default: 2)"
+        "--samples",
+        type=int,
+        default=2,
+        metavar="DRAWS",
+        help="noise draws for naming (default: 2)",
     )
-    parser.add_argument("--allow-url", action="store_true", help="fetch images given as http(s)")
+    add_picture_arguments(parser, captions=False)
     add_report_arguments(parser)
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..captioning import BLIP, BlipCaptioner, caption, is_blip
-    from . import one_line
-    from .progress import Progress
 
     if is_blip(args.model):
         name = BLIP if args.model == "blip" else args.model
@@ -62,10 +71,11 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     with Progress("step", quiet=args.quiet) as progress:
         for source in args.images:
-            given = standard_input() if source == "-" else source
-            try:
+            said = None
+            with Guard(source) as guard:
+                guard.at("predict")
                 said = caption(
-                    given,
+                    standard_input() if source == "-" else source,
                     model=model,
                     prefix=args.prefix,
                     nouns=args.nouns,
@@ -74,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
                     allow_url=args.allow_url,
                     progress=lambda d, n, stage: progress.start(stage, d, n),
                 )
-            except ImageError as error:
+            if said is None:
                 failed += 1
-                progress.line(f"textseg: error: {source}: {one_line(error)}", error=True)
+                report_failure(progress, source, guard.fault, json=args.json)
                 continue
             if args.json:
                 record = {

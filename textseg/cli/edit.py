@@ -14,11 +14,12 @@ from ..errors import InputError
 from ..options import ContrastOptions, EditOptions, RefineOptions
 from ..vocabulary import find_unknown_note
 from .options_arguments import (
+    CRF_GROUP,
     add_alias,
     add_beside_arguments,
     add_model_arguments,
     add_options,
-    add_refine_switch,
+    add_picture_arguments,
     add_report_arguments,
     given_mask_options,
     given_options,
@@ -47,7 +48,7 @@ examples:
   textseg edit park.jpg -q "the dog" -p "a cat" -o out.png
   textseg edit park.jpg -q "the dog" -p "" -o without-dog.png --approve
   textseg edit park.jpg -q "the dog" -p "a beach" --invert-mask -o beach.png
-  textseg edit park.jpg -p "an oil painting" --ratio 0.4 -o painting.png
+  textseg edit park.jpg -p "an oil painting" --encode-ratio 0.4 -o painting.png
   textseg edit park.jpg -q "the dog" --style autumn.jpg -o autumn-dog.png
   textseg edit park.jpg --mask region.png -p "a cat" -o out.png --method sdedit
   textseg edit --from-prompt "a bowl of fruit" -q "the bowl" -p "a basket" -o out.png --save-steps
@@ -55,11 +56,14 @@ examples:
 
 # `edit` gives one seed to both; a second flag of that name would be another.
 _SHARED = ("seed",)
+_FIRST = {
+    "encode_ratio": "how far the region may change, from above 0 to 1",
+    "seed": "of the noise draws, where the region is found and where it is edited",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="image file; - is stdin")
-    parser.add_argument("--from-prompt", metavar="TEXT", help="make the image from this prompt")
     parser.add_argument("-q", "--query", metavar="TEXT", help='what to change, as "the dog"')
     parser.add_argument(
         "-p",
@@ -83,46 +87,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=EDIT_METHODS,
         default=None,
-        help="how (default: diffedit; transport with --style; fill to remove with a model that "
-        "does not paint)",
-    )
-    parser.add_argument(
-        "--style",
-        metavar="FILE",
-        help="picture whose colours the region, or without one the whole, is given; without -p",
-    )
-    parser.add_argument("--patch", metavar="FILE", help="picture that --method poisson blends in")
-    parser.add_argument(
-        "--caption",
-        metavar="TEXT",
-        help="what the image shows, for --reference erase; written by "
-        "--caption-model where it is not given",
-    )
-    parser.add_argument(
-        "--caption-model",
-        metavar="NAME",
-        help="who captions: blip, or a model that names nouns (default: --model)",
+        metavar="M",
+        help=f"how: {', '.join(EDIT_METHODS)} (default: diffedit; transport with --style; "
+        "fill to remove with a model that does not paint)",
     )
     parser.add_argument(
         "--approve",
         action="store_true",
         help="show where the region's overlay lies and ask before editing",
     )
-    parser.add_argument(
+    group = parser.add_argument_group("other pictures, in and out")
+    group.add_argument("--from-prompt", metavar="TEXT", help="make the image from this prompt")
+    group.add_argument(
+        "--style",
+        metavar="FILE",
+        help="picture whose colours the region, or without one the whole, is given; without -p",
+    )
+    group.add_argument("--patch", metavar="FILE", help="picture that --method poisson blends in")
+    group.add_argument(
         "--save-steps", action="store_true", help="also write a contact sheet of the steps"
     )
-    parser.add_argument(
+    group.add_argument(
         "--visible-label", action="store_true", help='write "Edited with AI" into the picture'
     )
-    parser.add_argument("--allow-url", action="store_true", help="fetch an image given as http(s)")
-    add_refine_switch(parser)
+    add_options(parser, EditOptions, title="edit", first=_FIRST)
+    add_alias(parser, "--ratio", "--encode-ratio")
+    add_options(parser, ContrastOptions, title="contrast, finds the region", exclude=_SHARED)
+    add_options(parser, RefineOptions, title="mask, cuts the region", apart=CRF_GROUP)
+    add_picture_arguments(parser)
     add_report_arguments(parser)
     add_model_arguments(parser)
     add_beside_arguments(parser)
-    add_options(parser, EditOptions, title="edit (default: what the model was tuned with)")
-    add_alias(parser, "--ratio", "--encode-ratio")
-    add_options(parser, ContrastOptions, title="contrast, finds the region", exclude=_SHARED)
-    add_options(parser, RefineOptions, title="mask, cuts the region")
 
 
 def run(args: argparse.Namespace) -> int:

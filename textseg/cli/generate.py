@@ -30,6 +30,9 @@ examples:
 """
 
 
+_FIRST = ("steps", "guidance_scale", "seed", "height", "width")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to make")
     parser.add_argument(
@@ -45,10 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--visible-label", action="store_true", help='write "Generated with AI" into the picture'
     )
+    add_options(parser, GenerateOptions, title="sampling", first=dict.fromkeys(_FIRST, ""))
     add_report_arguments(parser)
     add_model_arguments(parser)
     add_beside_arguments(parser)
-    add_options(parser, GenerateOptions, title="sampling (default: what the model was tuned with)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
-    from . import one_line
+    from .progress import one_line
 
     silent = failed = 0
     for path in args.files:

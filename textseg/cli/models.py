@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 
+from .options_arguments import add_alias
+
 DESCRIPTION = """\
 Models lie in the package ('mini'), in textseg's own folder and in the Hugging Face cache.
 Only `download` ever uses the network."""
 EXAMPLES = """\
 examples:
   textseg models list
-  textseg models nouns --synonyms
+  textseg models nouns --with-synonyms
   textseg models download sd-legacy/stable-diffusion-v1-5 --variant fp16
   textseg models download stable-diffusion-v1-5/stable-diffusion-v1-5 --configs
   textseg models check stabilityai/stable-diffusion-xl-base-1.0
@@ -30,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     nouns = actions.add_parser("nouns", help="what a model with a closed vocabulary can be asked")
     nouns.add_argument("name", nargs="?", default="mini", metavar="NAME",
                        help="a model's name or folder (default: mini)")  # fmt: skip
-    nouns.add_argument("--synonyms", action="store_true",
+    nouns.add_argument("--with-synonyms", action="store_true", dest="synonyms",
                        help="with the words that are asked as each noun")  # fmt: skip
+    add_alias(nouns, "--synonyms", "--with-synonyms")
     nouns.add_argument("--json", action="store_true", help="one JSON object per noun on stdout")
     nouns.set_defaults(action=_nouns)
 

@@ -5,17 +5,36 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from ..errors import InputError
 from ..option_table import option_table
-from ..options import NO_REFINEMENT, ContrastOptions, RefineOptions, override
+from ..options import (
+    NO_REFINEMENT,
+    THRESHOLD_RULES,
+    ContrastOptions,
+    RefineOptions,
+    override,
+)
+from .parser import nearest
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
+
+
+MODEL = "the model, and what is loaded beside it (see docs/models.md)"
+PICTURE = "about the picture"
+
+
+def add_group(parser: argparse.ArgumentParser, title: str) -> Any:
+    """The group of flags of a parser under a heading, made if it is not there yet."""
+    there = (group for group in parser._action_groups if group.title == title)
+    return next(there, None) or parser.add_argument_group(title)
 
 
 def add_options(
@@ -24,11 +43,15 @@ def add_options(
     *,
     title: str,
     exclude: Collection[str] = (),
+    first: Mapping[str, str] = MappingProxyType({}),
+    apart: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Give a parser one flag per field of an option dataclass, with its help, unit and default.
+    """Give a parser one flag per field of an option dataclass, with its help, unit and default, and
+    beside those of `RefineOptions` the flags `--refine` and `--no-refine`.
 
     Flags that are not given leave no trace in the parsed arguments, so that a model's calibrated
-    defaults stay in force; `given_options` collects the others.
+    defaults stay in force; `given_options` collects the others. Both defaults are shown: that of
+    the dataclass, and that of `mini` where it differs.
 
     Args:
         parser: where the flags go.
@@ -36,14 +59,30 @@ def add_options(
             numbers (written with commas).
         title: heading of the group in `--help`.
         exclude: fields without a flag.
+        first: fields that go into the parser's first group, each with a short help; "" takes the
+            whole one.
+        apart: heading of further groups, by how the names of their fields begin.
     """
-    group = parser.add_argument_group(title)
+    groups = {"": add_group(parser, title)}
+    groups |= {start: add_group(parser, text) for start, text in apart.items()}
+    if options is RefineOptions:
+        groups[""].add_argument(
+            "--refine", action=argparse.BooleanOptionalAction, default=True,
+            help="filter, CRF, morphology and area rule on the mask; --no-refine: threshold only, "
+                 "plus what is asked for by its flag (default: on)")  # fmt: skip
+    embedded = _mini_defaults(options)
     for option in option_table(options).values():
         if option.name in exclude:
             continue
+        start = next((start for start in apart if option.name.startswith(start)), "")
+        group = parser if option.name in first else groups[start]
         flag = "--" + option.name.replace("_", "-")
-        text = f"{option.help.rstrip('.')}; default {_spell(option.default)}".replace("%", "%%")
-        common: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS, "help": text}
+        text = first.get(option.name) or option.help.rstrip(".")
+        own, minis = _spell(option.default), _spell(embedded.get(option.name, option.default))
+        text += f" (default: {own})" if own == minis else f" (default: {own}; mini: {minis})"
+        common: dict[str, Any] = {
+            "dest": option.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")
+        }  # fmt: skip
         hint = option.hint
         if hint is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
@@ -58,6 +97,19 @@ def add_options(
             group.add_argument(flag, type=hint, metavar=metavar, **common)
 
 
+_SECTIONS = {"ContrastOptions": "contrast", "RefineOptions": "refine", "EditOptions": "edit",
+             "GenerateOptions": "generate"}  # fmt: skip
+"""Where a model's `textseg.json` holds its defaults."""
+
+
+@cache
+def _mini_defaults(options: type) -> Mapping[str, Any]:
+    from ..backbone.folders import read_calibration
+    from ..backbone.registry import EMBEDDED
+
+    return read_calibration(EMBEDDED / "mini").get(_SECTIONS.get(options.__name__, ""), {})
+
+
 def given_options(args: argparse.Namespace, *options: type) -> dict[str, Any]:
     """The option fields given on the command line, by name; `--no-refine` counts as its parts."""
     off = RefineOptions in options and not getattr(args, "refine", True)
@@ -69,10 +121,23 @@ def given_options(args: argparse.Namespace, *options: type) -> dict[str, Any]:
     return given
 
 
+FIRST_OF_CONTRAST = {
+    "samples": "noise draws: more are slower and steadier",
+    "seed": "of the noise draws",
+}
+FIRST_OF_MASK = {
+    "threshold": "where the mask is cut: a number from 0 to 1, lower for more, or a rule: "
+    + ", ".join(THRESHOLD_RULES)
+}
+CRF_GROUP = {"crf": "dense CRF, a part of the mask"}
+
+
 def add_mask_options(parser: argparse.ArgumentParser) -> None:
     """The flags of `ContrastOptions` and `RefineOptions`."""
-    add_options(parser, ContrastOptions, title="contrast (a model's own defaults go first)")
-    add_options(parser, RefineOptions, title="mask (a model's own defaults go first)")
+    add_options(parser, ContrastOptions, title="contrast, what the model is asked",
+                first=FIRST_OF_CONTRAST)  # fmt: skip
+    add_options(parser, RefineOptions, title="mask, how the contrast is cut",
+                first=FIRST_OF_MASK, apart=CRF_GROUP)  # fmt: skip
 
 
 def given_mask_options(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,20 +153,21 @@ def given_mask_options(args: argparse.Namespace) -> tuple[dict[str, Any], dict[s
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags `--model`, `--device` and `--dtype`."""
-    group = parser.add_argument_group("model")
-    group.add_argument("--model", default="mini", metavar="NAME",
-                       help="the embedded 'mini', a pipeline folder, or the hub id of a model "
-                            "that `textseg models download` fetched (default: mini)")  # fmt: skip
-    group.add_argument("--device", metavar="DEVICE",
-                       help="cpu, cuda, cuda:1, mps (default: the best there is)")  # fmt: skip
+    """The flags `--model`, `--device` and `--dtype`, the first two among the most used."""
+    parser.add_argument("--model", default="mini", metavar="NAME",
+                        help="the embedded 'mini', a pipeline folder, or the hub id of a model "
+                             "that `textseg models download` fetched (default: mini)")  # fmt: skip
+    parser.add_argument("--device", metavar="DEVICE",
+                        help="cpu, cuda, cuda:1, mps (default: the best there is)")  # fmt: skip
+    group = add_group(parser, MODEL)
     group.add_argument("--dtype", metavar="DTYPE",
-                       help="float32, float16, bfloat16 (default: what suits it)")  # fmt: skip
+                       help="float32, float16, bfloat16 (default: float16 on cuda, else "
+                            "float32)")  # fmt: skip
 
 
 def add_beside_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of what is loaded beside a model; `load_given` loads it."""
-    group = parser.add_argument_group("beside the model (see docs/models.md)")
+    group = add_group(parser, MODEL)
     group.add_argument("--lora", action="append", metavar="FILE[=SCALE]",
                        help="LoRA weights (safetensors) to add; repeatable")  # fmt: skip
     group.add_argument("--embedding", action="append", metavar="FILE",
@@ -144,17 +210,34 @@ def load_given(args: argparse.Namespace) -> Backbone:
         gc.enable()
 
 
-def add_refine_switch(parser: argparse.ArgumentParser) -> None:
-    """The flags `--refine` and `--no-refine` for commands with `RefineOptions` flags."""
-    parser.add_argument("--refine", action=argparse.BooleanOptionalAction, default=True,
-                        help="filter, CRF, morphology and area rule on the mask (--no-refine: "
-                             "threshold only, plus what is asked for by its flag)")  # fmt: skip
+def add_report_arguments(
+    parser: argparse.ArgumentParser, json: str = "one JSON object per result on stdout"
+) -> None:
+    """The flags `--json`, `--quiet` and `--verbose`."""
+    group = parser.add_argument_group("what is said")
+    group.add_argument("--json", action="store_true", help=json)
+    group.add_argument("--quiet", action="store_true", help="errors only")
+    add_verbose(group)
 
 
-def add_report_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags `--json` and `--quiet`."""
-    parser.add_argument("--json", action="store_true", help="one JSON object per result on stdout")
-    parser.add_argument("--quiet", action="store_true", help="errors only")
+def add_verbose(parser: Any) -> None:
+    """The flag `--verbose`, for a parser or a group."""
+    parser.add_argument("-v", "--verbose", action="store_true",
+                        help="say on stderr what is loaded and measured and how long it takes, "
+                             "and show the tracebacks of failures")  # fmt: skip
+
+
+def add_picture_arguments(parser: argparse.ArgumentParser, *, captions: bool = True) -> None:
+    """The flags `--allow-url`, and `--caption` and `--caption-model` where one is needed."""
+    group = add_group(parser, PICTURE)
+    group.add_argument("--allow-url", action="store_true", help="fetch images given as http(s)")
+    if captions:
+        group.add_argument("--caption", metavar="TEXT",
+                           help="what the image shows, for --reference erase; written by "
+                                "--caption-model where it is not given")  # fmt: skip
+        group.add_argument("--caption-model", metavar="NAME",
+                           help="who captions: blip, or a model that names nouns "
+                                "(default: --model)")  # fmt: skip
 
 
 class Listed(argparse.Action):
@@ -188,8 +271,9 @@ def comma_list(allowed: Collection[str] = ()) -> Callable[[str], list[str]]:
         wrong = [word for word in words if allowed and word not in allowed]
         if wrong or not words:
             kind = f"of {','.join(allowed)}" if allowed else "words"
+            near = nearest(wrong[0], allowed) if wrong else ""
             raise argparse.ArgumentTypeError(
-                f"must be one or more {kind}, got {wrong[0] if wrong else text!r}"
+                f"must be one or more {kind}, got {wrong[0] if wrong else text!r}{near}"
             )
         return words
 
@@ -203,7 +287,7 @@ def _spell(value: Any) -> str:
     """A default as it would be given on the command line."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return ",".join(map(_spell, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 

@@ -5,9 +5,66 @@ A line from the first moment on, which says what is loading; a bar, when the wor
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from json import dumps
+
+from ..faults import Fault
+
+_log = logging.getLogger(__name__)
+_ARGUMENT = re.compile(r"(?<![\w'\"])([a-z]+(?:_[a-z]+)+)(?:=True\b|(?= must ))")
 
 _shown = False
+_open: list[Progress] = []
+
+
+def one_line(error: BaseException | str) -> str:
+    """An error's message without line breaks, its Python arguments written as flags."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return _ARGUMENT.sub(lambda found: "--" + found[1].replace("_", "-"), text)
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Show meanwhile what the library logs, with the time since the start and tracebacks."""
+    handler = _Lines()
+    handler.setFormatter(logging.Formatter("textseg: %(relativeCreated)d ms: %(message)s"))
+    logger = logging.getLogger("textseg")
+    before = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if _open:
+            _open[-1].line(text, error=True)
+        else:
+            end_wait()
+            print(text, file=sys.stderr, flush=True)
+
+
+def report_failure(progress: Progress, source: str, fault: Fault, *, json: bool) -> None:
+    """Say why an image could not be done; its traceback goes to the log."""
+    message = one_line(fault.error)
+    if source not in message and repr(source)[1:-1] not in message:
+        message = f"{source}: {message}"
+    seen = _log.isEnabledFor(logging.INFO)
+    hint = "; --verbose shows where" if fault.trace and not seen else ""
+    progress.line(f"textseg: error: {message}{hint}", error=True)
+    if fault.trace:
+        _log.info("%s", fault.trace.rstrip())
+    if json:
+        progress.line(dumps({"image": source, "error": message}))
 
 
 def show_wait(text: str) -> None:
@@ -69,8 +126,10 @@ class Progress:
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
     def __enter__(self) -> Progress:
+        _open.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _open.remove(self)
         end_wait()
         self._bar.close()

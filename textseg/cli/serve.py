@@ -7,7 +7,13 @@ import os
 import sys
 
 from ..server import ServerOptions, need_extra
-from .options_arguments import add_model_arguments, add_options, given_options, refuse
+from .options_arguments import (
+    add_model_arguments,
+    add_options,
+    add_verbose,
+    given_options,
+    refuse,
+)
 from .progress import end_wait
 
 DESCRIPTION = """\
@@ -39,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--caption-model", metavar="NAME", help="who captions: blip, or a BLIP folder"
     )
     parser.add_argument("--quiet", action="store_true", help="errors only")
+    add_verbose(parser)
     add_model_arguments(parser)
     add_options(parser, ServerOptions, title="server", exclude=("tokens",))
 

@@ -7,7 +7,7 @@ import socket
 import sys
 
 from ..errors import InputError
-from .options_arguments import add_model_arguments, refuse
+from .options_arguments import add_model_arguments, add_verbose, refuse
 from .progress import end_wait
 
 DESCRIPTION = """\
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who captions: blip, or a model that names nouns (default: blip if it is here, else "
         "--model)",
     )
+    add_verbose(parser)
     add_model_arguments(parser)
 
 

@@ -11,7 +11,13 @@ from typing import Any
 from ..training.lora_options import LoraOptions
 from ..training.mini.options import TrainOptions
 from . import train_lora
-from .options_arguments import add_options, given_options, refuse, result_folder
+from .options_arguments import (
+    add_options,
+    add_verbose,
+    given_options,
+    refuse,
+    result_folder,
+)
 from .progress import Progress
 
 DESCRIPTION = """\
@@ -64,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the model to start from: a folder written by this command, or with "
                              "--rank whatever `textseg segment --model` takes")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="errors only")
+    add_verbose(parser)
     scenes = parser.add_argument_group("sources of scenes")
     scenes.add_argument("--packages", type=Path, metavar="DIR",
                         help="node_modules with the emoji packages")  # fmt: skip

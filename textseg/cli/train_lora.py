@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..training.lora_options import LoraOptions
-from .options_arguments import add_alias, given_options, refuse
+from .options_arguments import given_options, refuse
 from .progress import Progress
 
 ONLY = ("annotations", "images", "validate", "merge", "device")
@@ -17,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lora = parser.add_argument_group("LoRA")
     lora.add_argument("--rank", type=int, metavar="N", default=argparse.SUPPRESS,
                       help="tune --init with low-rank updates of this rank, 1 to 1024")  # fmt: skip
-    add_alias(parser, "--lora", "--rank")
     lora.add_argument("--annotations", type=Path, metavar="FILE",
                       help="a COCO-format instance file")  # fmt: skip
     lora.add_argument("--images", type=Path, metavar="DIR", help="its images")

@@ -21,7 +21,7 @@ examples:
   textseg eval edit --images data/drawn/val \\
       --annotations data/drawn/annotations/instances_val.json \\
       --swap "dog=a cat" --swap "cat=a dog" -o runs/edit
-  textseg eval edit --images val2017 --annotations instances_val2017.json --pairs pairs.json \\
+  textseg eval edit --images val2017 --annotations instances_val2017.json --swaps swaps.json \\
       --model sd-legacy/stable-diffusion-v1-5 --limit 100 --lpips vgg16.pt -o runs/sd
 """
 
@@ -51,7 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='what a category becomes, as "dog=a cat"; "dog=" removes it; repeatable',
     )
     parser.add_argument(
-        "--pairs", type=Path, metavar="FILE", help='swaps as JSON: {"dog": "a cat", ...}'
+        "--swaps",
+        dest="pairs",
+        type=Path,
+        metavar="FILE",
+        help='swaps as JSON: {"dog": "a cat", ...}',
     )
     parser.add_argument(
         "-o", "--output", type=result_folder, required=True, metavar="DIR", help="results"
@@ -79,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mask thresholds (default: 0.25,0.5,0.75)",
     )
     add_alias(parser, "--ratio", "--encode-ratio")
+    add_alias(parser, "--pairs", "--swaps")
     parser.add_argument(
         "--truth-mask",
         action="store_true",

@@ -29,7 +29,7 @@ SCORES = ("miou", "image_iou", "query_iou", "pooled_iou", "pixel_accuracy", "bou
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Output, split, intervals, workers."""
-    from textseg.cli.options_arguments import result_folder
+    from textseg.cli.options_arguments import add_verbose, result_folder
 
     parser.add_argument("-o", "--output", type=result_folder, required=True, metavar="DIR",
                         help="folder of the results; a stopped run goes on there")  # fmt: skip
@@ -50,11 +50,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("work")
     group.add_argument("--workers", type=int, default=1, metavar="N",
                        help="processes (default: 1); figures do not change")  # fmt: skip
-    group.add_argument("--threads", type=int, default=1, metavar="N",
+    group.add_argument("--threads", type=int, default=1, metavar="THREADS",
                        help="threads of each (default: 1); part of a run's settings")  # fmt: skip
     group.add_argument("--no-report", action="store_true", help="leave report.html out")
     group.add_argument("--json", action="store_true", help="the results as JSON on stdout")
     group.add_argument("--quiet", action="store_true", help="errors only")
+    add_verbose(group)
 
 
 def add_absent_argument(parser: argparse.ArgumentParser, text: str) -> None:
@@ -72,7 +73,6 @@ def add_method_arguments(parser: argparse.ArgumentParser, *, one: bool = False) 
         Listed,
         add_model_arguments,
         add_options,
-        add_refine_switch,
         comma_list,
     )
     from textseg.options import ContrastOptions, RefineOptions
@@ -101,7 +101,6 @@ def add_method_arguments(parser: argparse.ArgumentParser, *, one: bool = False) 
                         help="textseg: scores are multiplied by the presence")  # fmt: skip
     parser.add_argument("--captions", type=Path, metavar="FILE", default=argparse.SUPPRESS,
                         help="textseg: captions for --reference erase")  # fmt: skip
-    add_refine_switch(parser)
     add_model_arguments(parser)
     add_options(parser, ContrastOptions, title="textseg's contrast (default: the model's)")
     add_options(parser, RefineOptions, title="textseg's masks (default: the model's)")
