@@ -29,8 +29,9 @@ from textseg_eval.edit_metrics import (
     evidence_inside,
     frechet_distance,
 )
-from textseg_eval.edit_report import table
 from textseg_eval.edit_run import ABLATION, RECONSTRUCT, SHIPPED, EditRun, Judges, evaluate_edits
+from textseg_eval.edit_tables import edit_table
+from textseg_eval.tables import markdown
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 
@@ -195,8 +196,8 @@ def test_a_run_measures_every_setting(tmp_path: Path, fake: FakeBackbone, networ
     assert by["diffedit", 0.5]["psnr"]["low"] <= by["diffedit", 0.5]["psnr"]["high"]
     assert all(row["fid"] >= 0 for row in results["rows"])
     assert "<svg" in (tmp_path / "out" / "edit.html").read_text()
-    shown = table(results["rows"])
-    assert shown.count("\n") == len(settings) + 1
+    shown = markdown(edit_table(results["rows"]))
+    assert shown.count("\n") == len(settings) + 2
     assert "| diffedit | 0.5 | 0.5 |" in shown
 
 
@@ -263,8 +264,8 @@ def test_runs_of_edits_are_compared_setting_by_setting(
     assert all(gap["low"] == gap["high"] == 0 for row in same for gap in row["difference"].values())
     assert main(["eval", "compare", str(first), str(other), "-o", str(tmp_path / "c.html")]) == 0
     shown = capsys.readouterr().out
-    assert "2 common images, edits" in shown and "| other, against the first |" in shown
-    assert "against the first" in (tmp_path / "c.html").read_text()
+    assert "2 common images, edits" in shown and "| other less first | higher in |" in shown
+    assert "other less first" in (tmp_path / "c.html").read_text()
     assert main(["eval", "compare", str(first), str(other), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "edit"
 

@@ -14,7 +14,6 @@ from textseg.errors import InputError
 from textseg_eval.comparison import compare
 from textseg_eval.expressions import load_refer
 from textseg_eval.mask_folder import load_folder
-from textseg_eval.page import curve
 from textseg_eval.run import load_results
 from textseg_eval.truth import ExpressionTruth
 
@@ -412,9 +411,3 @@ def test_folders(tmp_path, capsys):
     assert dict(four.categories) == {1: "dog", 2: "red ball"} and len(four.examples) == 1
     with pytest.raises(InputError, match="no pair"):
         load_folder(images, images / ".." / "nested" / "dog")
-
-
-def test_curves_leave_out_what_is_unknown():
-    drawn = curve([None, 0.2, 0.4], [("fixed", 0.5)], x="threshold", y="mIoU")
-    assert drawn.count(",") >= 2 and "fixed" in drawn
-    assert curve([None, None], [], x="", y="") == ""

@@ -11,9 +11,22 @@ from typing import Any
 
 from textseg.errors import InputError
 
+from . import tables
 from .methods import MethodSpec
 from .methods.noise_contrast import CONTRAST_FIELDS, REFINE_FIELDS
 from .run import Variant, failed_in
+from .tables import Figure, Table
+
+COLUMNS = {
+    "own": "mIoU, own rule",
+    "fixed": "mIoU, fixed threshold",
+    "oracle": "oracle",
+    "own_image_iou": "IoU per image",
+    "own_boundary_f": "boundary F",
+    "empty_when_absent": "empty when absent",
+    "presence_ap": "presence AP",
+}
+"""Figures of a sweep's table."""
 
 REFINEMENTS: dict[str, dict[str, Any]] = {
     "off": {"crf": False, "guided": 0.0, "opening": 0.0, "closing": 0.0, "min_area": 0.0,
@@ -179,21 +192,15 @@ def table(rows: Sequence[Setting], results: Mapping[str, Any]) -> list[dict[str,
 
 
 def markdown(records: Sequence[Mapping[str, Any]]) -> str:
-    """The table for a page of documentation."""
-    lines = [
-        "| setting | mIoU, own rule | mIoU, fixed threshold | oracle | per-image IoU | boundary F "
-        "| empty when absent | presence AP |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for record in records:
-        cells = [record["name"].replace("|", "/")]
-        for key in ("own", "fixed", "oracle", "own_image_iou", "own_boundary_f",
-                    "empty_when_absent", "presence_ap"):  # fmt: skip
-            cells.append(figure(record[key]))
-        lines.append("| " + " | ".join(cells) + " |")
-    if told := left_out(records):
-        lines += ["", *(f"- {line}" for line in told)]
-    return "\n".join(lines)
+    """The table for a page of documentation, and which figures lack images."""
+    told = [f"- {line}" for line in left_out(records)]
+    return "\n".join([tables.markdown(sweep_table(records)), *told]).rstrip()
+
+
+def sweep_table(records: Sequence[Mapping[str, Any]]) -> Table:
+    """The records of `table` as a table of a report."""
+    rows = [[record["name"], *(Figure.of(record[key]) for key in COLUMNS)] for record in records]
+    return Table("sweep", "What each choice is worth", ["setting", *COLUMNS.values()], rows)
 
 
 def left_out(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -203,13 +210,3 @@ def left_out(records: Sequence[Mapping[str, Any]]) -> list[str]:
         for record in records
         if record["failed"]
     ]
-
-
-def figure(interval: Mapping[str, float | None] | None, digits: int = 3) -> str:
-    """A figure with its interval: "0.412 (0.380 to 0.447)"; a dash where there is none."""
-    if not interval or interval["value"] is None:
-        return "-"
-    text = f"{interval['value']:.{digits}f}"
-    if interval.get("low") is not None:
-        text += f" ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
-    return text

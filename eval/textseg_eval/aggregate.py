@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,9 @@ RULES = ("own", "fixed")
 
 SHARES = (0.5, 0.7, 0.9)
 """IoU values of which the share of queries at or above is reported."""
+
+CURVE_STEPS = 200
+"""Recalls of which the curve of the presence has a point."""
 
 _IMAGES, _ROWS, _BOUNDARY, _MISSED, _EMPTY, _SHARES = range(6)
 Record = Mapping[str, Any]
@@ -96,6 +100,9 @@ class Tally:
         self._hist = np.zeros((len(classes), 2, BINS), np.int64)
         self._below = np.zeros(len(classes), bool)
         self._has = np.zeros(len(RULES), bool)
+        # Per rule and class: how often it was asked where present and where absent, and how often
+        # the mask was empty then.
+        self._asked = np.zeros((len(RULES), len(classes), 2, 2), np.int64)
         # Per rule and slot: the sum of the values and the number of them.
         self._sums = np.zeros((len(RULES), _SHARES + len(SHARES), 2, columns))
         self._presence: list[tuple[float, bool, int]] = []
@@ -144,6 +151,7 @@ class Tally:
             if row["present"] is not None:
                 slot = _MISSED if row["present"] else _EMPTY
                 self._sums[rule, slot] += np.outer([counts.predicted == 0, 1], weights)
+                self._asked[rule, number, int(not row["present"])] += 1, counts.predicted == 0
             if truth is None:
                 continue
             self._counts[rule, number, 0] += counts.intersection * weights
@@ -162,7 +170,7 @@ class Tally:
     def merge(self, other: Tally) -> None:
         """Add the sums of other images."""
         offset = len(self._weights)
-        for name in ("_counts", "_truth", "_hist", "_sums", "class_images"):
+        for name in ("_counts", "_truth", "_hist", "_sums", "_asked", "class_images"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self._below |= other._below
         self._has |= other._has
@@ -183,6 +191,16 @@ class Tally:
         if self._below.any():
             counts[self._below] = threshold_counts(self._hist[self._below], below=True)
         return _quality(counts[:, 0], counts[:, 1], self._truth[:, :1])
+
+    def precision_recall(self) -> list[tuple[float, float] | None]:
+        """Precision and recall of the pixels at every threshold k / 256, each the mean over the
+        classes of the truth as in `figures`; None where no class has pixels.
+
+        Returns:
+            (BINS) pairs.
+        """
+        pairs = zip(*(mean_defined(each).tolist() for each in self._curves()[1:]), strict=True)
+        return [None if math.isnan(recall) else (precision, recall) for precision, recall in pairs]
 
     def figures(self) -> dict[str, Any]:
         """Every figure of every rule, and the oracle's."""
@@ -243,8 +261,29 @@ class Tally:
         ]
         return {"average_precision": self.bootstrap.interval(np.concatenate(parts)), **counts}
 
+    def presence_curve(self) -> list[tuple[float, float, float]]:
+        """Presence, precision and recall where the presence first reaches each of `CURVE_STEPS`
+        evenly spaced recalls, from the highest presence down; empty without present queries."""
+        if not self.rows["present"]:
+            return []
+        scores, there, _ = (np.array(column) for column in zip(*self._presence, strict=True))
+        order = np.argsort(-scores, kind="stable")
+        ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+        found = np.cumsum(there[order])[ends]
+        recall, precision = found / found[-1], found / (ends + 1)
+        steps = np.arange(1, CURVE_STEPS + 1) / CURVE_STEPS
+        first = np.unique(np.searchsorted(recall, steps - 1e-12))
+        columns = (scores[order][ends], precision, recall)
+        return list(zip(*(column[first].tolist() for column in columns), strict=True))
+
     def class_table(self, names: Mapping[int, str]) -> list[dict[str, Any]]:
-        """Sums and IoU of every class that occurs, per rule."""
+        """Sums, counts and IoU of every class that occurs, per rule.
+
+        Returns:
+            id, name, images (that show it), truth (pixels), and by rule: intersection, predicted
+            and union in pixels, iou, and how often the class was "asked" where present, "missed"
+            with an empty mask there, "asked_absent" and "invented" with a mask there.
+        """
         table = []
         for number, key in enumerate(self.classes):
             truth = int(self._truth[number, 0])
@@ -258,8 +297,11 @@ class Tally:
                     inside, predicted = (int(n) for n in self._counts[rule, number, :, 0])
                     union = predicted + truth - inside
                     seen |= predicted > 0
+                    (asked, missed), (absent, empty) = self._asked[rule, number].tolist()
                     entry[name] = {"intersection": inside, "predicted": predicted, "union": union,
-                                   "iou": inside / union if union else None}  # fmt: skip
+                                   "iou": inside / union if union else None,
+                                   "asked": asked, "missed": missed, "asked_absent": absent,
+                                   "invented": absent - empty}  # fmt: skip
             if seen:
                 table.append(entry)
         return table

@@ -11,7 +11,7 @@ import numpy as np
 from textseg.errors import InputError
 
 from .aggregate import Bootstrap
-from .comparison import common_images, run_names
+from .comparison import common_images, differing, run_names
 from .counters import ratio, replicate_weights
 from .edit_run import FIGURES
 from .records import RecordFile
@@ -69,6 +69,8 @@ def compare_edits(
         "images": len(common),
         "data": loaded[0]["dataset"],
         "bootstrap": {"replicates": replicates, "seed": seed, "level": level},
+        "settings": differing([{**about, "versions": each["versions"]}
+                               for about, each in zip(loaded, results, strict=True)]),
         "runs": [
             {
                 "name": name,
@@ -81,7 +83,7 @@ def compare_edits(
             }
             for name, each, found in zip(run_names(runs), results, values, strict=True)
         ],
-    }
+    }  # fmt: skip
 
 
 def _values(run: Path, common: set[int | str], bootstrap: Bootstrap) -> Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from textseg.coco import check_text
 from textseg.errors import InputError
@@ -50,6 +51,9 @@ def load_folder(
         raise InputError("query, queries and labels exclude each other, got more than one")
     pictures = _pictures_in(images)
     content = b""
+    source = {"pictures": str(images), "masks": str(masks), "query": query,
+              "queries": str(queries) if queries else None,
+              "labels": str(labels) if labels else None, "ignore": ignore}  # fmt: skip
     if labels is not None:
         table, content = read_json(labels, "labels")
         names = _label_names(table, labels)
@@ -61,7 +65,7 @@ def load_folder(
             size = _size(path)
             truths[stem] = BrokenTruth(size) if isinstance(size, str) else MapTruth(
                 *size, str(path), values, ignored_values=spared)  # fmt: skip
-        return _dataset(images, masks, pictures, truths, names, content)
+        return _dataset(source, pictures, truths, names, content)
     asked: dict[str, dict[str, Path]] = {}
     if query is not None or queries is not None:
         by_name: Mapping[str, str] = {}
@@ -88,17 +92,17 @@ def load_folder(
         size = _size(next(iter(each.values())))
         truths[stem] = BrokenTruth(size) if isinstance(size, str) else PictureTruth(
             *size, {keys[text]: str(path) for text, path in each.items()})  # fmt: skip
-    return _dataset(images, masks, pictures, truths, {k: t for t, k in keys.items()}, content)
+    return _dataset(source, pictures, truths, {k: t for t, k in keys.items()}, content)
 
 
 def _dataset(
-    images: Path,
-    masks: Path,
+    source: Mapping[str, Any],
     pictures: Mapping[str, Path],
     truths: Mapping[str, Truth],
     names: Mapping[int, str],
     content: bytes,
 ) -> Dataset:
+    images, masks = Path(source["pictures"]), Path(source["masks"])
     if not truths:
         raise InputError(f"masks must have the images' names, got no pair in {images} and {masks}")
     examples = [
@@ -112,7 +116,7 @@ def _dataset(
         categories=names,
         examples=examples,
         fingerprint=fingerprint([content, utf8(sizes)], (e.image_id for e in examples)),
-        source={"pictures": str(images), "masks": str(masks)},
+        source=source,
     )
 
 

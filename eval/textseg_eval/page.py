@@ -4,57 +4,92 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
 
+from .tables import Cell, Figure, Table, shown
+
+Color = tuple[int, int, int]
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5d6778; --line: #d9dee6;
-  --ground: #ffffff; --card: #f5f7fa; --a: #2563eb; --b: #d97706; --c: #0f9d76; }
+  --ground: #ffffff; --card: #f5f7fa; --bar: #cfe0fb; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa5b5; --line: #323b49;
-  --ground: #12161d; --card: #1b212b; --a: #7aa7ff; --b: #f2b35e; --c: #55d3a8; } }
+  --ground: #12161d; --card: #1b212b; --bar: #274472; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1120px; padding: 24px 20px 64px; background: var(--ground);
+body { margin: 0 auto; max-width: 1160px; padding: 24px 20px 64px; background: var(--ground);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; }
+h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 19px; margin: 36px 0 10px; }
 h3 { font-size: 15px; margin: 18px 0 8px; }
-p { max-width: 75ch; } .soft { color: var(--soft); }
+p { max-width: 75ch; overflow-wrap: anywhere; } .soft { color: var(--soft); }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
   margin: 20px 0; }
 .card { background: var(--card); border-radius: 10px; padding: 12px 14px; }
 .card b { display: block; font-size: 26px; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .card span { color: var(--soft); font-size: 13px; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 100%; }
-th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--line);
-  white-space: nowrap; vertical-align: top; }
-th { font-weight: 600; color: var(--soft); font-size: 13px; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td.name { white-space: normal; overflow-wrap: anywhere; min-width: 9em; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px;
+  min-width: min(100%, 620px); }
+th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line);
+  vertical-align: top; }
+td { white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); font-size: 13px; line-height: 1.3;
+  vertical-align: bottom; }
+th.words, td.words { text-align: left; }
+th:first-child, td:first-child { padding-left: 0; }
+td.words { white-space: normal; overflow-wrap: anywhere; min-width: 5em; }
+td.words:first-child { min-width: 7.5em; }
 td small { color: var(--soft); display: block; }
-.bars { columns: 3 270px; column-gap: 28px; }
-.bar { display: grid; grid-template-columns: 7.5em 1fr 3em; gap: 8px; align-items: center;
-  font-size: 13px; break-inside: avoid; padding: 2px 0; }
-.bar i { display: block; height: 10px; border-radius: 3px; background: var(--a); }
-.bar div { background: var(--card); border-radius: 3px; }
-.bar span:first-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.bar span:last-child { text-align: right; font-variant-numeric: tabular-nums; }
-svg { width: 100%; height: auto; display: block; max-width: 760px; }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+td.bar { position: relative; z-index: 0; min-width: 8em; }
+td.bar i { position: absolute; z-index: -1; left: 0; top: 3px; bottom: 3px;
+  background: var(--bar); border-radius: 2px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr));
+  gap: 24px; align-items: start; }
+.chart { max-width: 620px; } .chart h3 { margin: 0 0 4px; }
+svg { width: 100%; height: auto; display: block; }
+svg text { fill: var(--soft); font: 13px system-ui, sans-serif; }
+svg .grid { stroke: var(--line); }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 4px 0 0;
+  padding: 0; font-size: 13px; color: var(--soft); overflow-wrap: anywhere; }
+.legend li { display: flex; align-items: center; gap: 6px; min-width: 0; }
+svg.key { width: 26px; height: 14px; flex: none; }
+.dot { display: inline-block; width: 11px; height: 11px; border-radius: 3px; flex: none; }
 .shots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr));
-  gap: 18px; }
+  gap: 20px; }
+.wide .shots { grid-template-columns: 1fr; }
 figure { margin: 0; } figcaption { font-size: 13px; color: var(--soft); margin-top: 4px;
   overflow-wrap: anywhere; }
-.trio { display: grid; grid-template-columns: repeat(3, 1fr); gap: 3px; }
-.trio img { width: 100%; height: auto; display: block; border-radius: 4px; }
+.row { display: grid; gap: 3px; grid-template-columns: repeat(var(--count), minmax(0, 1fr)); }
+.row > div { font-size: 12px; line-height: 1.35; color: var(--soft); overflow-wrap: anywhere; }
+.row img { width: 100%; height: auto; display: block; border-radius: 4px; }
 pre { background: var(--card); padding: 12px; border-radius: 8px; white-space: pre-wrap;
   overflow-wrap: anywhere; font-size: 13px; }
 @media (max-width: 640px) { body { padding: 16px 14px 48px; } h1 { font-size: 21px; }
   .card b { font-size: 21px; } .cards { grid-template-columns: repeat(2, 1fr); gap: 8px; }
-  th, td { padding: 6px 5px; font-size: 13px; } td.name { min-width: 6em; }
-  td small { font-size: 11px; } svg text { font-size: 21px; } }
+  th, td { padding: 5px; font-size: 13px; } td small { font-size: 11px; }
+  svg text { font-size: 19px; } .wide .row { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
+@page { size: A4; margin: 14mm 12mm; }
+@media print {
+  :root { color-scheme: light; --ink: #1c2330; --soft: #4a5364; --line: #cdd3dc;
+    --ground: #ffffff; --card: #f5f7fa; --bar: #cfe0fb; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  body { max-width: none; padding: 0; font-size: 10.5pt; }
+  h1 { font-size: 17pt; } h2 { font-size: 13pt; margin-top: 18pt; } h3 { font-size: 11pt; }
+  h1, h2, h3, h2 + p { break-after: avoid; } p { max-width: none; }
+  .cards { grid-template-columns: repeat(auto-fit, minmax(105px, 1fr)); gap: 8pt; }
+  .card b { font-size: 15pt; } svg text { font-size: 19px; }
+  .scroll { overflow: visible; } table { font-size: 8pt; width: 100%; min-width: 0; }
+  th { font-size: 7.5pt; } th, td { padding: 2.5pt 4pt; } td { white-space: normal; }
+  td.words { min-width: 4em; overflow-wrap: break-word; } td.bar { min-width: 5em; }
+  thead { display: table-header-group; } tr, figure, .card, li { break-inside: avoid; }
+  .charts { grid-template-columns: 1fr 1fr; gap: 14pt; }
+  .shots { grid-template-columns: 1fr 1fr; gap: 12pt; }
+  .wide .shots { grid-template-columns: 1fr; }
+  pre { font-size: 8pt; } details { display: none; }
+}
 """
 
 
@@ -76,82 +111,35 @@ def cards(figures: Sequence[tuple[str, str]]) -> str:
     return f'<div class="cards">{"".join(cells)}</div>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column holds names; a second line in a cell is written small."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+def table(data: Table) -> str:
+    """A table; an interval is written small, below its figure."""
+    top = "".join(f"<th{_words(data, n)}>{escape(name)}</th>" for n, name in enumerate(data.head))
     body = []
-    for row in rows:
-        cells = []
-        for number, cell in enumerate(row):
-            first, _, second = cell.partition("\n")
-            small = f"<small>{escape(second)}</small>" if second else ""
-            kind = ' class="name"' if number == 0 else ""
-            cells.append(f"<td{kind}>{escape(first)}{small}</td>")
+    for cells_of in data.rows:
+        cells = [_cell(cell, _words(data, n), n == data.bar) for n, cell in enumerate(cells_of)]
         body.append(f"<tr>{''.join(cells)}</tr>")
     return (f'<div class="scroll"><table><thead><tr>{top}</tr></thead>'
             f"<tbody>{''.join(body)}</tbody></table></div>")  # fmt: skip
 
 
-def bars(values: Mapping[str, float]) -> str:
-    """A bar per name, values in [0, 1]."""
-    rows = (
-        f'<div class="bar"><span title="{escape(name)}">{escape(name)}</span>'
-        f'<div><i style="width:{100 * value:.1f}%"></i></div><span>{value:.2f}</span></div>'
-        for name, value in values.items()
-    )
-    return f'<div class="bars">{"".join(rows)}</div>'
+def _words(data: Table, column: int) -> str:
+    return ' class="words"' if column < data.words else ""
 
 
-def curve(
-    values: Sequence[float | None],
-    marks: Sequence[tuple[str, float]],
-    *,
-    x: str,
-    y: str,
-) -> str:
-    """A line over x from 0 to 1 with named vertical marks, as SVG."""
-    known = [(i / (len(values) - 1), v) for i, v in enumerate(values) if v is not None]
-    if not known:
-        return ""
-    top = max(0.1, np.ceil(max(v for _, v in known) * 10.5) / 10)
-    left, right, high, low = 56, 700, 14, 270
+def _cell(cell: Cell, words: str, bar: bool) -> str:
+    if isinstance(cell, Figure):
+        small = f"<small>{escape(cell.ends())}</small>" if cell.ends() else ""
+        start = f'<td class="bar"><i style="width:{cell.value:.1%}"></i>' if bar else "<td>"
+        return f"{start}{escape(cell.middle())}{small}</td>"
+    first, _, second = shown(cell).partition("\n")
+    small = f"<small>{escape(second)}</small>" if second else ""
+    return f"<td{words}>{escape(first)}{small}</td>"
 
-    def at(a: float, b: float) -> tuple[float, float]:
-        return left + a * (right - left), low - b / top * (low - high)
 
-    parts = []
-    for step in range(6):
-        _, level = at(0, top * step / 5)
-        parts.append(
-            f'<line x1="{left}" x2="{right}" y1="{level:.1f}" y2="{level:.1f}" '
-            f'stroke="var(--line)"/><text x="{left - 8}" y="{level + 4:.1f}" '
-            f'text-anchor="end">{top * step / 5:.2f}</text>'
-        )
-        place, _ = at(step / 5, 0)
-        parts.append(
-            f'<text x="{place:.1f}" y="{low + 22}" text-anchor="middle">{step / 5:.1f}</text>'
-        )
-    path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (at(a, b) for a, b in known))
-    parts.append(
-        f'<polyline points="{path}" fill="none" stroke="var(--a)" stroke-width="2.5" '
-        'stroke-linejoin="round"/>'
-    )
-    for number, (name, place) in enumerate(marks):
-        px, _ = at(place, 0)
-        color = ("var(--b)", "var(--c)")[number % 2]
-        end = "end" if place > 0.6 else "start"
-        shift = -6 if place > 0.6 else 6
-        parts.append(
-            f'<line x1="{px:.1f}" x2="{px:.1f}" y1="{high}" y2="{low}" stroke="{color}" '
-            f'stroke-dasharray="5 4" stroke-width="1.5"/><text x="{px + shift:.1f}" '
-            f'y="{high + 14 + 24 * number}" text-anchor="{end}" style="fill:{color}">'
-            f"{escape(name)}</text>"
-        )
-    parts.append(
-        f'<text x="{(left + right) / 2}" y="{low + 46}" text-anchor="middle">{escape(x)}</text>'
-    )
-    return (f'<svg viewBox="0 0 720 324" role="img" aria-label="{escape(y)} against {escape(x)}">'
-            f"{''.join(parts)}</svg>")  # fmt: skip
+def charts(drawn: Sequence[str]) -> str:
+    """Charts side by side where there is room; "" without any."""
+    there = [each for each in drawn if each]
+    return f'<div class="charts">{"".join(there)}</div>' if there else ""
 
 
 def picture(pixels: np.ndarray, alt: str, *, side: int = 320) -> str:
@@ -167,17 +155,28 @@ def picture(pixels: np.ndarray, alt: str, *, side: int = 320) -> str:
             f'src="data:image/jpeg;base64,{data}">')  # fmt: skip
 
 
-def figure(shots: Sequence[str], caption: str) -> str:
-    """Pictures side by side with a line below."""
-    return (
-        f'<figure><div class="trio">{"".join(shots)}</div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+def shot(pixels: np.ndarray, alt: str, words: str = "", *, side: int = 320) -> str:
+    """A picture of a row with a line of words below it."""
+    below = escape(words or alt)
+    return f"<div>{picture(pixels, alt, side=side)}{below}</div>"
+
+
+def row(shots: Sequence[str], caption: str, legend: Sequence[tuple[Color, str]] = ()) -> str:
+    """Pictures side by side, a line below, and what each colour in them is."""
+    swatches = "".join(
+        f'<li><i class="dot" style="background:rgb({",".join(map(str, color))})"></i>'
+        f"{escape(name)}</li>"
+        for color, name in legend
     )
+    below = f'<ul class="legend">{swatches}</ul>' if swatches else ""
+    return (f'<figure><div class="row" style="--count:{len(shots)}">{"".join(shots)}</div>'
+            f"<figcaption>{escape(caption)}{below}</figcaption></figure>")  # fmt: skip
 
 
-def gallery(figures: Iterable[str]) -> str:
-    """Figures in as many columns as there is room for."""
-    return f'<div class="shots">{"".join(figures)}</div>'
+def gallery(rows: Iterable[str], *, wide: bool = False) -> str:
+    """Rows of pictures in as many columns as there is room for; in one if they are wide."""
+    inside = f'<div class="shots">{"".join(rows)}</div>'
+    return f'<div class="wide">{inside}</div>' if wide else inside
 
 
 def paragraph(text: str, *, soft: bool = False) -> str:

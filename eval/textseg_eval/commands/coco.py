@@ -12,6 +12,7 @@ from .shared import (
     add_absent_argument,
     add_method_arguments,
     add_run_arguments,
+    beside,
     exit_code_of,
     measure,
     say,
@@ -86,14 +87,15 @@ def run(args: argparse.Namespace) -> int:
         specs = {"masks": MethodSpec("masks", options={"file": digest(args.results)})}
     else:
         specs = method_specs(args, labels=args.protocol != "present")
-    done = []
+    done: dict[str, Any] = {}
     for name, spec in specs.items():
         asked, protocol, tagger = protocol_of(args, dataset, name)
         folder = args.output / name if len(specs) > 1 else args.output
         results = measure(args, asked, protocol, spec, folder, tagger)
         say(args, results, folder)
-        done.append(results)
-    return exit_code_of(done)
+        done[name] = results
+    beside(args, dataset, done)
+    return exit_code_of(done.values())
 
 
 def protocol_of(

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .shared import add_format_argument
+
 DESCRIPTION = """\
 Put runs over the same data and protocol side by side. Each is counted again over the test images
 all of them scored; the difference to the first run is a paired bootstrap over images.
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write a page, .html; - writes only that, to stdout",
     )
+    add_format_argument(parser, "FILE-tables beside the page FILE.html")
     parser.add_argument("--replicates", type=int, default=1000, metavar="N",
                         help="bootstrap replicates (default: 1000)")  # fmt: skip
     parser.add_argument("--bootstrap-seed", type=int, default=0, metavar="N", help="default: 0")
@@ -46,19 +49,28 @@ def run(args: argparse.Namespace) -> int:
 
     from ..ablation import left_out
     from ..comparison import compare, group
+    from ..comparison_report import comparison_tables, write_comparison
     from ..edit_comparison import compare_edits, is_edit
-    from ..edit_report import compared_table, markdown
-    from ..report import write_comparison
+    from ..edit_report import compared_tables
+    from ..tables import FOLDER, markdown, write_tables
 
+    path: Path | None = args.output
     refuse(str(args.output) != "-" or not args.json,
            "-o - cannot go with --json: both write to standard output")  # fmt: skip
+    refuse(not args.formats or str(path) not in ("None", "-"),
+           "--format needs -o FILE, beside which the tables are written")  # fmt: skip
     settings = {"replicates": args.replicates, "seed": args.bootstrap_seed}
-    if is_edit(args.runs[0]):
+    edits = is_edit(args.runs[0])
+    if edits:
         groups = {"": compare_edits(args.runs, **settings)}
     else:
         groups = {name: compare(runs, **settings) for name, runs in group(args.runs).items()}
-    if args.output is not None:
-        write_comparison(args.output, groups)
+    tables_of = compared_tables if edits else comparison_tables
+    if path is not None:
+        write_comparison(path, groups)
+        for name, compared in groups.items():
+            folder = path.with_name(f"{path.stem}-{FOLDER}") / name
+            write_tables(folder, tables_of(compared), args.formats)
     with Progress("image", quiet=True) as out:
         if args.json:
             out.line(json.dumps(groups.get("", {"methods": groups})))
@@ -67,17 +79,20 @@ def run(args: argparse.Namespace) -> int:
                 title = f"{name}: " if name else ""
                 protocol = compared.get("protocol", "edits")
                 out.line(f"{title}{compared['images']} common images, {protocol}")
-                if is_edit(args.runs[0]):
-                    out.line(markdown(*compared_table(compared)))
+                if edits:
+                    for table in tables_of(compared):
+                        out.line(f"{table.title}\n\n{markdown(table)}")
                 else:
                     out.line("\n".join(map(_line, compared["runs"])))
+                    if differing := compared["settings"]:
+                        out.line(f"what differs: {', '.join(differing)}")
                 for line in left_out(compared["runs"]):
                     out.line(line)
     return 0
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    from ..ablation import figure
+    from ..tables import figure
 
     figures = entry["figures"]
     line = f"{entry['name']} ({entry['headline']}): mIoU {figure(figures['miou'])}"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from textseg.errors import InputError
 
+from .shared import add_format_argument
+
 DESCRIPTION = """\
 Edit the objects of a COCO-format data set by prompt and measure what became of the background, how
 much changed inside and whether the edit took, for DiffEdit and the methods of its ablation, over
@@ -103,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inception", type=Path, metavar="FILE", help="TorchScript Inception network for FID"
     )
+    add_format_argument(parser, "DIR/tables")
     parser.add_argument("--json", action="store_true", help="the results as JSON on stdout")
     parser.add_argument("--quiet", action="store_true", help="errors only")
     add_model_arguments(parser)
@@ -125,8 +128,9 @@ def run(args: argparse.Namespace) -> int:
 
     from ..datasets import load_coco
     from ..edit_metrics import Clip, Scripted
-    from ..edit_report import table
     from ..edit_run import LEVELS, RATIOS, EditRun, Judges, evaluate_edits
+    from ..edit_tables import edit_table
+    from ..tables import FOLDER, markdown, write_tables
     from .shared import exit_code
 
     pairs = swaps(args.swap, args.pairs)
@@ -153,11 +157,12 @@ def run(args: argparse.Namespace) -> int:
     )
     with Progress("image", quiet=args.quiet) as progress:
         results = evaluate_edits(plan, backbone, args.output, judges, progress.update)
+        write_tables(args.output / FOLDER, [edit_table(results["rows"])], args.formats)
         if args.json:
             progress.line(json.dumps(results))
         elif not args.quiet:
-            progress.line(table(results["rows"]))
-            progress.line(f"\n{args.output / 'edit.html'}")
+            progress.line(markdown(edit_table(results["rows"])))
+            progress.line(str(args.output / "edit.html"))
         for failure in results["failures"]:
             progress.line(f"textseg: error: {failure['file_name']}: {failure['error']}", error=True)
         if not results["images"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from textseg.errors import InputError
 
@@ -12,6 +13,7 @@ from .shared import (
     add_absent_argument,
     add_method_arguments,
     add_run_arguments,
+    beside,
     exit_code_of,
     measure,
     say,
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"textseg: note: left out as no pictures: {described(others)}", file=sys.stderr)
     dataset = dataset.limited(args.limit, args.split_seed)
     specs = method_specs(args, labels=args.protocol != "present")
-    done = []
+    done: dict[str, Any] = {}
     for name, spec in specs.items():
         texts = texts_of(args, dataset, name)
         protocol: Protocol = LabelMap(texts)
@@ -75,5 +77,6 @@ def run(args: argparse.Namespace) -> int:
         folder = args.output / name if len(specs) > 1 else args.output
         results = measure(args, dataset, protocol, spec, folder)
         say(args, results, folder)
-        done.append(results)
-    return exit_code_of(done)
+        done[name] = results
+    beside(args, dataset, done)
+    return exit_code_of(done.values())

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from .shared import add_method_arguments, add_run_arguments, exit_code_of, measure, say
+from .shared import (
+    add_method_arguments,
+    add_run_arguments,
+    beside,
+    exit_code_of,
+    measure,
+    say,
+)
 
 DESCRIPTION = """\
 Measure masks of referring expressions: RefCOCO and its kin, or a COCO file with expressions.
@@ -38,10 +46,11 @@ def run(args: argparse.Namespace) -> int:
     dataset = load_refer(args.images, args.annotations, refs=args.refs, split=args.refs_split)
     dataset = dataset.limited(args.limit, args.split_seed)
     specs = method_specs(args)
-    done = []
+    done: dict[str, Any] = {}
     for name, spec in specs.items():
         folder = args.output / name if len(specs) > 1 else args.output
         results = measure(args, dataset, Refer(), spec, folder)
         say(args, results, folder)
-        done.append(results)
-    return exit_code_of(done)
+        done[name] = results
+    beside(args, dataset, done)
+    return exit_code_of(done.values())

@@ -53,9 +53,22 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, default=1, metavar="THREADS",
                        help="threads of each (default: 1); part of a run's settings")  # fmt: skip
     group.add_argument("--no-report", action="store_true", help="leave report.html out")
+    add_format_argument(group, "DIR/tables")
     group.add_argument("--json", action="store_true", help="the results as JSON on stdout")
     group.add_argument("--quiet", action="store_true", help="errors only")
     add_verbose(group)
+
+
+def add_format_argument(group: argparse._ActionsContainer, place: str) -> None:
+    """Which formats the tables are written in besides the page."""
+    from textseg.cli.options_arguments import Listed, comma_list
+
+    from ..tables import FORMATS
+
+    group.add_argument("--format", type=comma_list(FORMATS), action=Listed, default=[],
+                       dest="formats", metavar="F[,F...]",
+                       help=f"every table of the report as a file too, in {place}: "
+                            f"{', '.join(FORMATS)}")  # fmt: skip
 
 
 def add_absent_argument(parser: argparse.ArgumentParser, text: str) -> None:
@@ -207,6 +220,8 @@ def measure(
     from ..aggregate import Bootstrap
     from ..report import write_report
     from ..run import Run, Variant, evaluate
+    from ..run_tables import run_tables
+    from ..tables import FOLDER, write_tables
 
     run = Run(
         dataset, protocol, [Variant(folder.name, spec, folder)], split_of(args, dataset),
@@ -216,7 +231,34 @@ def measure(
         results = evaluate(run, ticker)[folder.name]
     if not args.no_report:
         write_report(folder, dataset, protocol)
+    write_tables(folder / FOLDER, run_tables(results), args.formats)
     return results
+
+
+def beside(
+    args: argparse.Namespace, dataset: Dataset, results: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Of several methods, a page that sets them side by side, and its tables.
+
+    Args:
+        results: by method.
+    """
+    from ..comparison import common_images, compare
+    from ..comparison_report import comparison_tables, write_comparison
+    from ..report import REPORT
+    from ..tables import FOLDER, write_tables
+
+    folders = [args.output / name for name, each in results.items() if each["counts"]["scored"]]
+    if len(folders) < 2 or (args.no_report and not args.formats):
+        return
+    try:
+        common_images(folders)
+    except InputError:
+        return
+    compared = compare(folders, replicates=args.replicates)
+    if not args.no_report:
+        write_comparison(args.output / REPORT, {"": compared}, dataset)
+    write_tables(args.output / FOLDER, comparison_tables(compared), args.formats)
 
 
 def say(args: argparse.Namespace, results: Mapping[str, Any], folder: Path) -> None:
@@ -234,8 +276,8 @@ def say(args: argparse.Namespace, results: Mapping[str, Any], folder: Path) -> N
 
 def summary(results: Mapping[str, Any]) -> str:
     """The main figures of a run as lines of text."""
-    from ..ablation import figure
     from ..run import failed_in
+    from ..tables import figure
 
     counts = results["counts"]
     lines = [f"{results['method']['method']}: {counts['scored']} images scored, "

@@ -43,13 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from textseg.cli.progress import Progress
 
-    from ..ablation import DEFAULT_AXES, markdown, parse_axis, settings, table, variants
+    from ..ablation import (
+        DEFAULT_AXES,
+        markdown,
+        parse_axis,
+        settings,
+        sweep_table,
+        table,
+        variants,
+    )
     from ..aggregate import Bootstrap
     from ..datasets import load_coco
     from ..methods import MethodSpec
     from ..records import write_json
-    from ..report import REPORT, write_report, write_sweep
+    from ..report import REPORT, write_report
     from ..run import Run, evaluate
+    from ..sweep_report import write_sweep
+    from ..tables import FOLDER, write_tables
     from .shared import Ticker, command_line, complain, split_of, textseg_options
 
     axes = dict(parse_axis(text) for text in args.vary) or DEFAULT_AXES
@@ -72,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     write_json(args.output / "sweep.json", {"command": command_line(), "rows": records})
     text = markdown(records)
     (args.output / "sweep.md").write_text(text + "\n")
+    write_tables(args.output / FOLDER, [sweep_table(records)], args.formats)
     if not args.no_report:
         for variant in runs:
             write_report(variant.folder, dataset, protocol)
