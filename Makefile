@@ -6,7 +6,7 @@ SAMPLE ?= data/samples/park.jpg
 QUERY ?= the dog
 SOURCES := $(shell find textseg eval -name '*.py' 2>/dev/null)
 
-.PHONY: demo test test-browser lint clean
+.PHONY: demo test test-browser lint docs notebook clean
 
 demo: $(VENV)/.user
 	$(BIN)/textseg segment $(SAMPLE) -q "$(QUERY)" -o out --format mask,overlay,cutout
@@ -24,8 +24,17 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The pages of docs/ and the API, to read from site/index.html; needs no network once installed.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Runs the notebook and keeps what it shows.
+notebook: $(VENV)/.docs
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False docs/tour.ipynb
+
 clean:
-	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) out build dist site .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
@@ -41,6 +50,10 @@ $(VENV)/.user: pyproject.toml $(SOURCES) | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@rm -f $(VENV)/.user && touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
 
 $(VENV)/.browser: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet playwright

@@ -50,8 +50,11 @@ def seen(result: Any) -> np.ndarray:
 
 def test_a_result_is_one_line(found: Segmentation, edited: Edit) -> None:
     assert repr(found) == "Segmentation('the dog', 32x50, presence 0.87, area 5.0 %)"
-    assert repr(edited) == "Edit('the dog' to 'a cat', 32x50, area 5.0 %)"
-    assert repr(dataclasses.replace(edited, query="")) == "Edit('a cat', 32x50, area 5.0 %)"
+    end = "diffedit, 32x50, area 5.0 %)"
+    assert repr(edited) == f"Edit('the dog' to 'a cat', {end}"
+    assert repr(dataclasses.replace(edited, prompt="")) == f"Edit('the dog' to '', {end}"
+    assert repr(dataclasses.replace(edited, query="")) == f"Edit('a cat', {end}"
+    assert repr(dataclasses.replace(edited, query="", prompt="")) == f"Edit({end}"
     assert repr(made()) == "Generation('a photo of a dog', 32x50, seed 3)"
     wordy = dataclasses.replace(found, query="the dog\n" * 200)
     assert len(repr(wordy)) < 140 and "\n" not in repr(wordy)

@@ -386,9 +386,12 @@ class Edit(Shown):
         object.__setattr__(self, "notes", tuple(self.notes))
 
     def __repr__(self) -> str:
-        texts = (self.query, self.prompt) if self.query else (self.prompt,)
-        words = " to ".join(map(quoted, texts))
-        return f"Edit({words}, {size_text(*self.mask.shape)}, {_area_text(self.mask)})"
+        said = [self.method, size_text(*self.mask.shape), _area_text(self.mask)]
+        if self.query:
+            said.insert(0, f"{quoted(self.query)} to {quoted(self.prompt)}")
+        elif self.prompt:
+            said.insert(0, quoted(self.prompt))
+        return f"Edit({', '.join(said)})"
 
     def describe(self) -> dict[str, Any]:
         """How this result was made, JSON-able; written into every file it is saved to."""

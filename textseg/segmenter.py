@@ -191,8 +191,8 @@ class Segmenter:
             query's noun (`model.nouns` has what it knows; the note names the nearest).
 
         Raises:
-            InputError: no image is set, or a bad argument; CancelledError: `progress` returned
-            False.
+            InputError: no image is set, or a bad argument.
+            CancelledError: `progress` returned False.
         """
         scene = self._current()
         if (len(points) or len(boxes)) and (exclusive or not isinstance(query, str)):
