@@ -375,6 +375,8 @@ def test_standard_input_and_output(
         (["-o", "dog.png", "-q", "cat"], "-o dog.png takes one image, one query and one format"),
         (["-o", "dog.png", "--format", "rle"], "output must end in .json for rle, got 'dog.png'"),
         (["-o", "dog.json", "--format", "mask"], "output must end in .png for mask"),
+        (["-o", "dog.jpg"], "output must end in .png for mask, got 'dog.jpg'"),
+        (["-o", "dog.jpg", "--format", "cutout"], "must end in .png, .webp for cutout"),
         (["-o", "nowhere/dog.png"], "output must lie in a folder that is there"),
         (["--point", "3"], "argument --point: must be X,Y, or X,Y,- in pixels, got '3'"),
         (["--point", "3,nan"], "argument --point: must be X,Y, or X,Y,- in pixels"),
@@ -419,6 +421,13 @@ def test_one_result_into_one_file(
         assert np.array_equal(results[0].score, results[1].score)
     else:
         assert (tmp_path / name).read_bytes() == other.read_bytes()
+
+
+def test_an_overlay_may_be_a_jpeg(model: FakeBackbone, park: Path, tmp_path: Path) -> None:
+    out = tmp_path / "look.jpg"
+    assert main(["segment", str(park), "-q", "dog", "--format", "overlay", "-o", str(out)]) == 0
+    with Image.open(out) as look:
+        assert (look.format, look.size) == ("JPEG", (80, 48))
 
 
 def test_a_folder_may_be_called_as_a_file(model: FakeBackbone, park: Path, tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def test_a_number_as_threshold_equals_the_library(client, refine):
         client.segment(PICTURE, "the dog", threshold=0.5, level=0.25)
 
 
+def test_points_and_boxes_equal_the_library(client):
+    clicks = {"points": np.array([[50, 5, 1], [20.5, 30, -1]]), "boxes": [(10, 2, 60, 38)]}
+    found = client.segment(PICTURE, "the dog", **clicks)
+    alone = textseg.segment(PICTURE, "the dog", model=HeldBackbone(), **clicks)
+    same(found, alone)
+    assert "corrected by 2 points and 1 box" in found.notes[0]
+
+
 def test_edit_equals_the_library(client):
     found = client.edit(PICTURE, "the dog", "a cat", steps=4)
     alone = textseg.edit(PICTURE, "the dog", "a cat", model=HeldBackbone(), steps=4)
@@ -149,6 +157,10 @@ def test_progress_that_says_no_cancels_the_job():
         (InputError, lambda c: c.segment(PICTURE, "the dog", samples=0)),
         (InputError, lambda c: c.segment(PICTURE, "the dog", sampels=3)),
         (InputError, lambda c: c.segment(PICTURE, [])),
+        (InputError, lambda c: c.segment(PICTURE, "the dog", points=[3])),
+        (InputError, lambda c: c.segment(PICTURE, "the dog", points=[(999, 3, 1)])),
+        (InputError, lambda c: c.segment(PICTURE, "the dog", boxes=[(3, 3, 1, 9)])),
+        (InputError, lambda c: c.segment(PICTURE, ["a dog", "a cat"], points=[(3, 3, 1)])),
         (InputError, lambda c: c.edit(PICTURE)),
         (InputError, lambda c: c.edit(PICTURE, prompt="a cat", mask=np.ones((3, 3, 3)))),
         (InputError, lambda c: c.generate("a dog", count=99)),

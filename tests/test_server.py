@@ -97,6 +97,23 @@ def test_options_are_those_of_the_library(server: Live):
     assert record["options"] == alone.options
 
 
+def test_points_and_boxes_are_those_of_the_library(server: Live):
+    clicks = {"points": [[50, 5, 1], [20.5, 30, 0]], "boxes": [[10, 2, 60, 38]]}
+    alone = textseg.segment(
+        PICTURE, "the dog", model=HeldBackbone(),
+        points=[(50, 5, 1), (20.5, 30, 0)], boxes=[(10, 2, 60, 38)],
+    )  # fmt: skip
+    fields = [(name, json.dumps(value)) for name, value in clicks.items()]
+    body, headers = multipart(("image", PICTURE), ("query", "the dog"), *fields)
+    by_form = server.ask("POST", "/v1/segment", body, headers)
+    by_json = server.post("/v1/segment", ASK | {"query": "the dog"} | clicks)
+    assert by_form.json == by_json.json
+    (record,) = by_json.json["results"]
+    mask = decode_rle(record["rle"])
+    assert np.array_equal(mask, alone.mask) and record["notes"] == list(alone.notes)
+    assert mask[5, 50] and not mask[30, 20] and not mask[:, :10].any()
+
+
 def test_edit_and_its_forms(server: Live):
     asked = ASK | {"prompt": "a cat", "options": {"steps": 4}}
     alone = textseg.edit(PICTURE, "the dog", "a cat", model=HeldBackbone(), steps=4)
@@ -152,8 +169,11 @@ def test_models_health_metrics_and_description(server: Live):
 def test_the_examples_of_the_description_work_when_pasted(server: Live, verb: str):
     described = server.ask("GET", "/openapi.json").json
     body = described["paths"][f"/v1/{verb}"]["post"]["requestBody"]["content"]
-    answer = server.post(f"/v1/{verb}", body["application/json"]["example"])
-    assert answer.status == 200, answer.body
+    examples = body["application/json"]["examples"]
+    assert examples
+    for name, example in examples.items():
+        answer = server.post(f"/v1/{verb}", example["value"])
+        assert answer.status == 200, (name, answer.body)
 
 
 def test_the_docs_page_needs_nothing_from_elsewhere(server: Live):
@@ -197,6 +217,16 @@ def test_one_model_is_served_under_its_own_name(server: Live):
         ({"options": {"threshold": 0.5, "level": 0.5}}, 422, "bad_input"),
         ({"options": {"level": 1.5}}, 422, "bad_input"),
         ({"output": ["mask", "passwd"]}, 422, "bad_input"),
+        ({"points": [[64, 3, 1]]}, 422, "bad_input"),
+        ({"points": [[3, 3]]}, 422, "bad_input"),
+        ({"points": [[3, 3, 2]]}, 422, "bad_input"),
+        ({"points": [[3, 3, 1]] * 65}, 422, "bad_input"),
+        ({"points": [[1e400, 3, 1]]}, 422, "bad_input"),
+        ({"boxes": [[9, 3, 9, 30]]}, 422, "bad_input"),
+        ({"boxes": [[0, 0, 64, 41]]}, 422, "bad_input"),
+        ({"boxes": "everything"}, 422, "bad_input"),
+        ({"query": ["the dog", "the ball"], "points": [[3, 3, 1]]}, 422, "bad_input"),
+        ({"exclusive": True, "boxes": [[1, 1, 9, 9]]}, 422, "bad_input"),
     ],
 )
 def test_what_breaks_a_rule_is_told_in_a_sentence(server: Live, changes, status, kind):
@@ -216,6 +246,7 @@ def test_bodies_of_no_known_form(server: Live):
         (b"x", {"Content-Type": "multipart/form-data"}, 400, "bad_form"),
         (b"--a\r\n\r\n", {"Content-Type": "multipart/form-data; boundary=a"}, 400, "bad_form"),
         (*multipart(("image", PICTURE), ("query", "a"), ("options", "{")), 400, "bad_form"),
+        (*multipart(("image", PICTURE), ("query", "a"), ("points", "3,3")), 400, "bad_form"),
         (*multipart(("image", PICTURE), ("image", PICTURE)), 422, "bad_input"),
     ]
     for body, headers, status, kind in cases:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def correct_with(
 ) -> Segmentation:
     """`correct` by a refiner, which holds the image and the options; quick from the second call."""
     size = refiner.image.shape[0], refiner.image.shape[1]
-    points, boxes = _checked_points(points, size), _checked_boxes(boxes, size)
+    points, boxes = check_points(points, size), check_boxes(boxes, size)
     if not points and not boxes:
         return cut_with(refiner, [measurement])[0]
 
@@ -96,30 +97,38 @@ def correct_with(
                      measurement.notes, " and ".join(said))  # fmt: skip
 
 
-def _checked_points(points: Sequence[Point], size: tuple[int, int]) -> list[Point]:
-    height, width = size
+def check_points(points: Sequence[Point], size: tuple[int, int] | None = None) -> list[Point]:
+    """Points as plain numbers, their labels 1 or 0.
+
+    Args:
+        size: height and width of the picture that they must lie in, if it is known.
+
+    Raises:
+        InputError: names the point that breaks a rule.
+    """
     rule = "x, y, label with label 1 or 0"
     checked: list[Point] = []
     for point in points:
         x, y, label = _numbers("point", point, 3, rule)
         if label not in (1, 0, -1):
             raise InputError(f"point must be {rule}, got {point!r}")
-        if not (0 <= x < width and 0 <= y < height):
-            raise InputError(f"point must lie in the picture of {width} x {height}, got {point!r}")
+        if size is not None and not (0 <= x < size[1] and 0 <= y < size[0]):
+            raise InputError(
+                f"point must lie in the picture of {size[1]} x {size[0]}, got {point!r}"
+            )
         checked.append((x, y, int(label == 1)))
     return checked
 
 
-def _checked_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> list[Box]:
-    height, width = size
+def check_boxes(boxes: Sequence[Box], size: tuple[int, int] | None = None) -> list[Box]:
+    """Boxes as plain numbers; arguments and errors as of `check_points`."""
+    height, width = size or (inf, inf)
+    where = f" in the picture of {width} x {height}" if size else ""
     checked: list[Box] = []
     for box in boxes:
         left, top, right, bottom = _numbers("box", box, 4, "left, top, right, bottom")
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise InputError(
-                f"box must be left < right and top < bottom in the picture of {width} x {height}, "
-                f"got {box!r}"
-            )
+            raise InputError(f"box must be left < right and top < bottom{where}, got {box!r}")
         checked.append((left, top, right, bottom))
     return checked
 

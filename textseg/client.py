@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from .arguments import EditArguments, GenerateArguments, QueryArguments
     from .captioning import Caption
+    from .clicks import Box, Point
     from .generation import Generation
     from .image import ImageLike
     from .masks import Edit, Segmentation
@@ -135,6 +136,8 @@ class Client:
         refine: RefineOptions | None = None,
         caption: str | None = None,
         exclusive: bool = False,
+        points: Sequence[Point] = (),
+        boxes: Sequence[Box] = (),
         allow_url: bool = False,
         progress: Progress | None = None,
         **overrides: Any,
@@ -143,7 +146,8 @@ class Client:
 
         Args:
             image: anything `load_image` takes; a file is read here and sent.
-            query, caption, exclusive, progress, **overrides: as for `Segmenter.query`.
+            query, caption, exclusive, points, boxes, progress, **overrides: as for
+                `Segmenter.query`.
             contrast, refine: whole options; the model's calibrated ones if None.
             allow_url: whether `image` may be a URL, which is fetched here.
 
@@ -151,6 +155,7 @@ class Client:
             InputError, ImageError, CancelledError: as for the library.
             ServerError: the server cannot be reached, is too busy, wants a token, or failed.
         """
+        from .clicks import check_boxes, check_points
         from .image import load_image
         from .masks import Segmentation
 
@@ -159,6 +164,8 @@ class Client:
         fields = [("query", text) for text in queries] + [("output", "npz")]
         fields += _given(caption=caption)
         fields += [("exclusive", "true" if exclusive else "false")]
+        clicks = {"points": check_points(points), "boxes": check_boxes(boxes)}
+        fields += [(name, json.dumps(given)) for name, given in clicks.items() if given]
         fields += _options(contrast, refine, overrides)
         files = self._run("/v1/segment", fields, {"image": data}, progress)
         pixels = load_image(data)

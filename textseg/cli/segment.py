@@ -56,14 +56,17 @@ empty), 2 none done (usage or bad input), 130 interrupted
 
 examples:
   textseg segment park.jpg -q "the dog" -o dog.png
-  textseg segment park.jpg -q "the dog" -o dog.png --format cutout
+  textseg segment park.jpg -q "the dog" -o look.jpg --format overlay
   textseg segment *.jpg -q "the dog" -q "the tree" --exclusive -o out --format mask,overlay
   textseg segment park.jpg -q "the dog" -o dog.png --point 240,250 --point 40,40,-
   cat park.jpg | textseg segment - -q "the dog" -o - --format cutout > dog.png
   textseg segment park.jpg -q "the dog" --reference "a photo of grass" --samples 20 --threshold otsu
 """
-_OF_SUFFIX = {".png": "mask", ".json": "rle", ".npz": "npz"}
+_OF_SUFFIX = {".png": "mask", ".json": "rle", ".npz": "npz", ".jpg": "mask", ".jpeg": "mask",
+              ".webp": "mask"}  # fmt: skip
 """Suffix of a single output file -> the format it is in unless told otherwise."""
+_ALSO = {"overlay": (".jpg", ".jpeg", ".webp"), "cutout": (".webp",)}
+"""Format -> what its file may end in, beside the ending of `SUFFIXES`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         dest="queries", help='what to find, as "the dog"; repeatable')  # fmt: skip
     parser.add_argument("-o", "--output", default=".", metavar="OUT",
                         help="folder for the results, made if need be (default: this one); a file "
-                             "(.png, .json, .npz) takes one result; - writes one to "
-                             "stdout")  # fmt: skip
+                             "(.png, .json, .npz; overlays also .jpg) takes one result; - writes "
+                             "one to stdout")  # fmt: skip
     parser.add_argument("--format", type=comma_list(SUFFIXES), action=Listed,
                         metavar="F[,F...]", dest="formats",
                         help=f"{', '.join(SUFFIXES)} (default: mask)")  # fmt: skip
@@ -177,10 +180,11 @@ class _Output:
         if not is_file:
             refuse(not args.json, "-o - cannot go with --json: both write to standard output")
             return cls(formats)
-        right = PurePath("." + SUFFIXES[formats[0]]).suffix or f".{formats[0]}"
-        refuse(suffix == right, f"output must end in {right} for {formats[0]}, got {args.output!r}")
-        refuse(path.parent.is_dir(),
-               f"output must lie in a folder that is there, got {args.output!r}")  # fmt: skip
+        (kind,) = formats
+        right = (PurePath(f".{SUFFIXES[kind]}").suffix or f".{kind}", *_ALSO.get(kind, ()))
+        got = f"got {args.output!r}"
+        refuse(suffix in right, f"output must end in {', '.join(right)} for {kind}, {got}")
+        refuse(path.parent.is_dir(), f"output must lie in a folder that is there, {got}")
         return cls(formats, file=path)
 
     def path(self, stem: str, slug: str, kind: str) -> Path:

@@ -39,6 +39,7 @@ from .answers import Refusal
 MAX_QUERIES = 16
 MAX_TEXT = 2000
 MAX_IMAGES = 8
+MAX_CLICKS = 64
 
 # Tighter than the library's own bounds: what one caller asks for must not starve the others, and
 # a caller is not trusted to know what a kernel of a millionth of a pixel costs.
@@ -168,6 +169,18 @@ class SegmentBody(ImageBody):
     query: Texts = Field(description="what to find, one text or several")
     caption: Text | None = Field(None, description="what the image shows, for reference 'erase'")
     exclusive: bool = Field(False, description="no pixel in two masks")
+    points: list[tuple[float, float, Literal[1, 0, -1]]] = Field(
+        [],
+        max_length=MAX_CLICKS,
+        description="clicks that correct the mask of one query: x, y in pixels and 1 on the "
+        "object, 0 or -1 on what is none of it",
+    )
+    boxes: list[tuple[float, float, float, float]] = Field(
+        [],
+        max_length=MAX_CLICKS,
+        description="boxes that the object of one query lies in: left, top, right, bottom in "
+        "pixels",
+    )
     options: SegmentOptions | None = Field(  # pyright: ignore[reportInvalidTypeForm]
         None, description="fields of the contrast and refine options"
     )
@@ -259,7 +272,7 @@ async def read_body(request: Request, kind: type[_Body]) -> _Body:
 async def _read_form(request: Request, kind: type[BaseModel]) -> dict[str, Any]:
     lists = ("query", "output", "nouns") if kind is not EditBody else ()
     lists += ("prompt",) if kind is GenerateBody else ()
-    structured = ("options", "mask_rle")
+    structured = ("options", "mask_rle", "points", "boxes")
     try:
         async with request.form(max_files=3, max_fields=400, max_part_size=2**20) as form:
             values: dict[str, Any] = {}
@@ -282,7 +295,7 @@ async def _read_form(request: Request, kind: type[BaseModel]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, UnicodeError):
             raise Refusal(400, "bad_form", "The form's texts must be UTF-8.") from None
-        raise Refusal(400, "bad_form", "options and mask_rle must be JSON.") from None
+        raise Refusal(400, "bad_form", f"{', '.join(structured)} must be JSON.") from None
     except Exception as error:
         # The parser raises several unrelated types for malformed forms.
         if isinstance(error, MultiPartException) or type(error).__module__.startswith(

@@ -169,7 +169,8 @@ def _request_body(verb: Verb) -> dict[str, Any]:
     return {
         "required": True,
         "content": {
-            "application/json": json | {"example": verb.example},
+            "application/json": json
+            | {"examples": {name: {"value": body} for name, body in verb.examples.items()}},
             "multipart/form-data": {"schema": form},
         },
     }

@@ -67,19 +67,20 @@ def segment_task(engine: Engine, body: SegmentBody, max_pixels: int) -> Task:
     check_model(engine, body.model)
     given = body.chosen()
     _check_options(given, ContrastOptions, RefineOptions)
+    clicked = bool(body.points or body.boxes)
+    if clicked and (len(body.query) > 1 or body.exclusive):
+        raise InputError("points and boxes must go with one query that competes with none")
     key = key_of(body.image)
 
     def scene() -> Any:
         return engine.scene(key, lambda: read_picture(body.image, max_pixels))
 
     def call(progress: Progress) -> list[Segmentation]:
-        return scene().query(
-            body.query,
-            caption=body.caption,
-            exclusive=body.exclusive,
-            progress=progress,
-            **given,
-        )
+        asked = given | {"caption": body.caption, "progress": progress}
+        if clicked:
+            asked |= {"points": body.points, "boxes": body.boxes}
+            return [scene().query(body.query[0], **asked)]
+        return scene().query(body.query, exclusive=body.exclusive, **asked)
 
     def ahead() -> Ahead:
         segmenter = scene()
@@ -223,7 +224,7 @@ class Verb:
         body: what a request may say.
         task: turns a body into work; also takes the most pixels an image may have.
         answer: "results", "result" or "caption", the kind of JSON that comes back.
-        example: a body that works.
+        examples: bodies that work, by what they show.
         pictures: whether answers can be pictures.
     """
 
@@ -231,7 +232,7 @@ class Verb:
     body: type[Body]
     task: Callable[[Engine, Any, int], Task]
     answer: str
-    example: dict[str, Any]
+    examples: dict[str, dict[str, Any]]
     pictures: bool = True
 
 
@@ -239,28 +240,39 @@ VERBS: dict[str, Verb] = {
     "segment": Verb(
         "Cut out what queries name", SegmentBody, segment_task, "results",
         {
-            "image": PIXEL,
-            "query": ["the dog", "the tree"],
-            "options": {"samples": 4, "threshold": "otsu"},
-            "output": ["mask", "rle"],
+            "two queries": {
+                "image": PIXEL,
+                "query": ["the dog", "the tree"],
+                "options": {"samples": 4, "threshold": "otsu"},
+                "output": ["mask", "rle"],
+            },
+            "corrected by clicks and a box": {
+                "image": PIXEL,
+                "query": "the dog",
+                "points": [[8, 6, 1], [1, 1, 0]],
+                "boxes": [[4, 3, 12, 9]],
+            },
         },
     ),
     "edit": Verb(
         "Change what a query names", EditBody, edit_task, "result",
         {
-            "image": PIXEL,
-            "mask": MASK,
-            "prompt": "a cat",
-            "options": {"steps": 20, "encode_ratio": 0.5},
+            "a region becomes something else": {
+                "image": PIXEL,
+                "mask": MASK,
+                "prompt": "a cat",
+                "options": {"steps": 20, "encode_ratio": 0.5},
+            },
         },
     ),
     "generate": Verb(
         "Make images", GenerateBody, generate_task, "results",
-        {"prompt": "a photo of a dog", "options": {"steps": 20, "seed": 7}},
+        {"an image": {"prompt": "a photo of a dog", "options": {"steps": 20, "seed": 7}}},
     ),
     "caption": Verb(
         "Say what an image shows", CaptionBody, caption_task, "caption",
-        {"image": PIXEL, "nouns": ["dog", "tree"], "most": 2}, pictures=False,
+        {"which of these": {"image": PIXEL, "nouns": ["dog", "tree"], "most": 2}},
+        pictures=False,
     ),
 }  # fmt: skip
 """The verbs by name; the routes, the description and the jobs' kinds follow from it."""
