@@ -11,6 +11,7 @@ import threading
 import zipfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -26,7 +27,17 @@ from textseg.options import ContrastOptions, RefineOptions
 from textseg.provenance import TRAINED, read_label
 from textseg.saving import read_provenance
 from textseg.segmenter import Segmenter
-from textseg.studio import StudioSettings, actions, exports, jobs, pictures, snippets, views
+from textseg.studio import (
+    StudioSettings,
+    actions,
+    exports,
+    gestures,
+    jobs,
+    markers,
+    pictures,
+    snippets,
+    views,
+)
 from textseg.studio.actions import cutting
 from textseg.studio.history import MOST_STEPS
 from textseg.studio.pictures import Picture
@@ -220,7 +231,8 @@ def test_a_word_the_model_does_not_know_is_named_as_such(pixels: np.ndarray) -> 
         "“the catt” was not found: no word of 'the catt' is known to the model; did you mean 'cat'?"
     )
     actions.settle(session)
-    assert actions.sum_up(session, ("the catt",)) == said
+    assert actions.sum_up(session, actions.Done("", about=("the catt",))) == said
+    assert actions.sum_up(session, actions.Done("Grown.")) == ""
     assert "of the picture" in actions.ask(session, "the dog").said
 
 
@@ -279,6 +291,103 @@ def test_corrections_follow_each_other_and_survive_the_threshold(session: Sessio
     assert session.work.layers[0].corrections == ()
 
 
+def test_clicks_and_boxes_correct_as_the_library_does(session: Session, pixels: np.ndarray) -> None:
+    actions.ask(session, "the dog")
+    said = gestures.answer(session, {"kind": "point", "at": [0.75, 0.75], "label": 1}).said
+    assert said.startswith("Added a place. “the dog”:")
+    gestures.answer(session, {"kind": "point", "at": [0.2, 0.5], "label": 0})
+    gestures.answer(session, {"kind": "box", "from": [0.95, 0.9], "to": [0.15, 0.3]})
+    actions.settle(session)
+    after = actions.sum_up(session, actions.Done("", about=("the dog",), title="Drew a box."))
+    assert after.startswith("Drew a box. “the dog”:")
+    points = [(120, 72, 1), (32, 48, 0)]
+    box = (24, 28, 153, 87)
+    segmenter = Segmenter(session.segmenter.model).set_image(pixels)
+    apart = segmenter.query("the dog", points=points, boxes=[box])
+    assert np.array_equal(mask_of(session), apart.mask)
+    assert mask_of(session)[72, 120] and not mask_of(session)[48, 32]
+    assert session.work.layers[0].result.notes == apart.notes
+    labels = [step.label for step in session.history.steps[2:]]
+    assert labels == ["Added a place", "Took away a place", "Drew a box"]
+    session.history.go(2)
+    assert session.work.layers[0].hints.points == ((120.0, 72.0, 1),)
+    actions.undo_corrections(session)
+    actions.settle(session)
+    assert np.array_equal(mask_of(session), segmenter.query("the dog").mask)
+
+
+def test_a_box_replaces_those_it_crosses(session: Session) -> None:
+    actions.ask(session, "the dog")
+    for box in ((0, 0, 20, 20), (50, 50, 90, 90), (10, 10, 30, 30)):
+        actions.draw_box(session, box)
+    assert session.work.layers[0].hints.boxes == ((50, 50, 90, 90), (10, 10, 30, 30))
+
+
+def test_a_click_overrules_what_was_done_by_hand_there(session: Session) -> None:
+    actions.ask(session, "the dog")
+    y, x = np.argwhere(mask_of(session))[100]
+    actions.paint(session, "erase", np.ones((HEIGHT, WIDTH), bool))
+    actions.point(session, x, y, 1)
+    assert mask_of(session)[y, x]
+    assert session.work.layers[0].corrections == ()
+    actions.correct(session, Correction("invert"))
+    actions.point(session, x, y, 1)
+    assert mask_of(session)[y, x] and session.work.layers[0].hints.points[-1][2] == 0
+    actions.draw_box(session, (0, 0, 10, 10))
+    assert not mask_of(session)[10:].any() and mask_of(session)[:10, :10].any()
+    actions.undo_corrections(session)
+    actions.correct(session, Correction("grow", 60))
+    actions.point(session, 0, 0, 0)
+    assert not mask_of(session)[0, 0] and mask_of(session)[4, 4]
+
+
+def test_a_stroke_is_as_wide_as_it_was_drawn(session: Session) -> None:
+    actions.ask(session, "the dog")
+    before = mask_of(session)
+    path = [[0.5, 0.1], [0.9, 0.1]]
+    gestures.answer(session, {"kind": "add", "path": path, "width": 8 / WIDTH})
+    rows, columns = np.nonzero(mask_of(session) & ~before)
+    assert 8 <= np.ptp(rows) + 1 <= 10 and rows.mean() == pytest.approx(9, abs=0.6)
+    assert columns.min() == pytest.approx(80 - 4, abs=1)
+    assert columns.max() == pytest.approx(144 + 4, abs=1)
+    gestures.answer(session, {"kind": "erase", "path": path[:1], "width": 8 / WIDTH})
+    assert not mask_of(session)[9, 80] and mask_of(session)[9, 100]
+
+
+@pytest.mark.parametrize(
+    ("told", "rule"),
+    [
+        (None, "gesture must be"),
+        ({"kind": "kiss"}, "gesture must be"),
+        ({"kind": "point", "at": [0.5]}, "place must be"),
+        ({"kind": "point", "at": [0.5, float("nan")]}, "place must be"),
+        ({"kind": "point", "at": ["0", True]}, "place must be"),
+        ({"kind": "box", "from": [0, 0]}, "place must be"),
+        ({"kind": "add", "path": [], "width": 0.1}, "path must be"),
+        ({"kind": "add", "path": [[0, 0]], "width": 0}, "width must be"),
+        ({"kind": "erase", "path": [[0, 0]], "width": "wide"}, "width must be"),
+    ],
+)
+def test_gestures_of_another_form_are_refused(session: Session, told: Any, rule: str) -> None:
+    actions.ask(session, "the dog")
+    with pytest.raises(InputError, match=rule):
+        gestures.answer(session, told)
+
+
+def test_the_marks_lie_where_it_was_clicked(session: Session) -> None:
+    actions.ask(session, "the dog")
+    actions.point(session, 40, 30, 1)
+    actions.point(session, 150, 90, 0)
+    actions.draw_box(session, (8, 9, 100, 90))
+    drawn = ElementTree.fromstring(markers.over(session.work))
+    assert drawn.get("viewBox") == f"0 0 {WIDTH} {HEIGHT}"
+    marks = [(g.get("class"), (g.get("transform") or "").partition(" scale")[0]) for g in drawn]
+    assert marks[1:3] == [("ts-plus", "translate(40.5 30.5)"),
+                          ("ts-minus", "translate(150.5 90.5)")]  # fmt: skip
+    assert drawn[0].attrib == {"x": "8", "y": "9", "width": "92", "height": "81"}
+    assert "“the dog” is marked" in (drawn.get("aria-label") or "")
+
+
 def test_strokes_of_another_size_are_brought_to_the_pictures(session: Session) -> None:
     actions.ask(session, "the dog")
     before = mask_of(session)
@@ -295,6 +404,7 @@ def test_strokes_of_another_size_are_brought_to_the_pictures(session: Session) -
         (lambda s: actions.paint(s, "add", np.zeros((4, 4), bool)), "strokes must be painted"),
         (lambda s: actions.paint(s, "blur", np.ones((4, 4), bool)), "kind must be"),
         (lambda s: actions.correct(s, Correction("grow", 1)), "query must be asked"),
+        (lambda s: actions.point(s, 1, 1, 1), "query must be asked"),
         (lambda s: actions.approve(s), "query must be asked"),
         (lambda s: actions.remove(s), "query must be asked"),
         (lambda s: actions.select(s, 3), "query must be one of"),
@@ -745,7 +855,7 @@ def test_handlers_answer_errors_in_a_sentence(
     refused = wiring.job(lambda s, progress: actions.describe(s, None, progress), unasked=True)
     assert list(refused(session)) == [gradio.skip()]
     live = wiring.live(session, 0.3)
-    assert live[page.stage].size == (WIDTH, HEIGHT)
+    assert live[page.stage]["value"].size == (WIDTH, HEIGHT)
     assert "0 UNet rows" in live[page.status]
     settled = wiring.settle_now(session)
     assert page.level not in settled and page.caption not in settled
@@ -762,18 +872,6 @@ def test_a_picture_shown_again_is_not_written_over_the_one_being_read(
     ]
     assert files[0] != files[1]
     assert all(np.array_equal(np.asarray(Image.open(file)), pixels) for file in files)
-
-
-@needs_gradio
-def test_strokes_are_what_covers_the_ground() -> None:
-    from textseg.studio.controls import strokes
-
-    layer = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
-    layer[5:9, 7:20, 3] = 204
-    layer[20:30, 7:20, 3] = 60
-    found = strokes({"background": None, "layers": [layer], "composite": None})
-    assert np.array_equal(found, layer[..., 3] == 204)
-    assert not strokes(None).any()
 
 
 @needs_gradio

@@ -172,15 +172,31 @@ class Visit:
         """The address of the picture on the stage."""
         return self.page.get_attribute("#ts-stage img", "src")
 
-    def stroke(self, left: float, top: float, length: float) -> None:
-        """Paint to the right, in fractions of the canvas, once the editor is ready for it."""
-        self.page.wait_for_selector("#ts-editor canvas")
-        self.page.wait_for_timeout(3000)
-        box = self.page.locator("#ts-editor canvas").first.bounding_box()
-        x, y = box["x"] + left * box["width"], box["y"] + top * box["height"]
-        self.page.mouse.move(x, y)
+    def takes(self, tool: str) -> None:
+        """Choose what the pointer does: plus, minus, box, brush or eraser."""
+        self.page.click(f"#ts-tool label:has(input[value={tool}])")
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where fractions of the picture are on the page."""
+        over = self.page.locator("svg.ts-over")
+        over.scroll_into_view_if_needed()
+        inner = over.evaluate(
+            """(svg) => {
+              const { width, height } = svg.viewBox.baseVal, at = svg.getScreenCTM();
+              return [at.e, at.f, at.a * width, at.d * height];
+            }"""
+        )
+        return inner[0] + x * inner[2], inner[1] + y * inner[3]
+
+    def clicks(self, x: float, y: float, **how: Any) -> None:
+        """Click on the picture, at fractions of it."""
+        self.page.mouse.click(*self.at(x, y), **how)
+
+    def drags(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag over the picture."""
+        self.page.mouse.move(*self.at(*start))
         self.page.mouse.down()
-        self.page.mouse.move(x + length * box["width"], y + 10, steps=8)
+        self.page.mouse.move(*self.at(*end), steps=8)
         self.page.mouse.up()
 
     def download(self, kind: str, folder: Path) -> Path:

@@ -96,16 +96,15 @@ def test_from_an_upload_to_a_downloaded_edit(
     moved = mask_in(at.download("mask", tmp_path))
     assert np.array_equal(moved, textseg.segment(picture, thing, level=0.6).mask)
 
-    at.turn("Paint")
-    at.stroke(0.3, 0.35, 0.15)
-    photograph(at, "paint-1280-light")
-    page.click("#ts-paint")
+    at.takes("brush")
+    at.drags((0.3, 0.1), (0.45, 0.12))
     at.says("Painted in")
+    photograph(at, "paint-1280-light")
     painted = mask_in(at.download("mask", tmp_path))
     assert (painted & ~moved).sum() > 500
     assert not (moved & ~painted).any()
-    at.stroke(0.3, 0.35, 0.06)
-    page.click("#ts-erase")
+    at.takes("eraser")
+    at.drags((0.3, 0.1), (0.36, 0.11))
     at.says("Erased")
     erased = mask_in(at.download("mask", tmp_path))
     assert (painted & ~erased).sum() > 200
@@ -135,6 +134,56 @@ def test_from_an_upload_to_a_downloaded_edit(
     before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (picture, edited))
     assert np.array_equal(before[~painted], after[~painted])
     assert (before[painted] != after[painted]).any()
+    at.is_clean()
+
+
+def test_clicks_on_the_picture_correct_the_mask(
+    visit: Any, photograph: Any, tmp_path: Path, mini: textseg.Segmenter
+) -> None:
+    picture = FOLDER / "park.jpg"
+    thing = findable(mini, picture, ("the dog", "the tree"))
+    with Image.open(picture) as opened:
+        width, height = opened.size
+    places = {(40, 50): 1, (300, 60): 0, (100, 340): 0, (430, 300): 1}
+    at = visit()
+    page = at.page
+    page.click("#ts-sample-park")
+    at.says("park.jpg is open")
+    at.type("#ts-query", thing)
+    page.keyboard.press("Enter")
+    at.says(f"“{thing}”:")
+    ways: list[dict[str, Any]] = [{}, {"button": "right"}, {"modifiers": True}, {}]
+    for ((x, y), label), how in zip(places.items(), ways, strict=True):
+        marks = page.locator(f"svg.ts-over g.ts-{'plus' if label else 'minus'}").count()
+        if how.pop("modifiers", False):
+            page.keyboard.down("Shift")
+        at.clicks((x + 0.5) / width, (y + 0.5) / height, **how)
+        page.keyboard.up("Shift")
+        page.wait_for_function(
+            "([kind, n]) => document.querySelectorAll(`svg.ts-over g.ts-${kind}`).length === n",
+            arg=["plus" if label else "minus", marks + 1],
+        )
+    photograph(at, "clicks-1280-light")
+    at.turn("3 Save")
+    mini.set_image(picture)
+    points = [(x, y, label) for (x, y), label in places.items()]
+    clicked = mask_in(at.download("mask", tmp_path))
+    assert np.array_equal(clicked, mini.query(thing, points=points).mask)
+
+    at.drags((100.5 / width, 100.5 / height), (399.5 / width, 339.5 / height))
+    at.says("Drew a box")
+    boxed = mask_in(at.download("mask", tmp_path))
+    whole = mini.query(thing, points=points, boxes=[(100, 100, 400, 340)])
+    assert np.array_equal(boxed, whole.mask)
+    page.keyboard.press("Control+z")
+    at.says("Back at: Added a place")
+    assert np.array_equal(mask_in(at.download("mask", tmp_path)), clicked)
+
+    page.focus("svg.ts-over")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Shift+Enter")
+    at.says("Took away a place")
+    assert not mask_in(at.download("mask", tmp_path))[height // 2, round(0.49 * width)]
     at.is_clean()
 
 

@@ -108,11 +108,8 @@ class Wiring:
 
     def _stage(self) -> None:
         page, handlers = self.page, self.handlers
-        page.view.input(handlers.look, [*self.mine, page.view], [page.stage, page.status],
-                        **self.always)  # fmt: skip
-        for tab in (page.look_tab, page.paint_tab, page.after_tab):
-            tab.select(partial(handlers.turned, painting=tab is page.paint_tab), self.mine,
-                       [page.editor, page.status], **self.always)  # fmt: skip
+        page.view.input(handlers.look, [*self.mine, page.view],
+                        [page.stage, page.over, page.status], **self.always)  # fmt: skip
         page.cancel.click(handlers.cancel, self.mine, [page.status], queue=False,
                           show_progress="hidden", api_visibility="private")  # fmt: skip
         self.on([page.undo.click], partial(controls.travel, by=-1))
@@ -141,11 +138,13 @@ class Wiring:
 
     def _correcting(self) -> None:
         page = self.page
+        page.over.input(
+            self.handlers.gesture, self.mine, self.everything, **self.always,
+            trigger_mode="multiple",
+        ).then(**self.settled)  # fmt: skip
         for button, kind in ((page.grow, "grow"), (page.shrink, "shrink"), (page.invert, "invert")):
             self.on([button.click], partial(controls.correct, kind=kind))
         self.on([page.reset.click], actions.undo_corrections).then(**self.settled)
-        self.on([page.paint.click], partial(controls.paint, kind="add"), page.editor)
-        self.on([page.erase.click], partial(controls.paint, kind="erase"), page.editor)
 
     def _editing(self) -> None:
         page = self.page

@@ -68,10 +68,6 @@ def correct(session: Session, *, kind: str) -> Done:
     return actions.correct(session, Correction(kind, pixels))  # pyright: ignore[reportArgumentType]
 
 
-def paint(session: Session, value: dict[str, Any] | None, *, kind: str) -> Done:
-    return actions.paint(session, kind, strokes(value))
-
-
 def edit(
     session: Session, prompt: str, ratio: float, guidance: float, steps: float, *, progress: Any
 ) -> Done:
@@ -102,17 +98,3 @@ def go(session: Session, index: int | None) -> Done:
         session.changes += 1
         session.history.go(session.history.at if index is None else int(index))
         return Done(f"Back at: {session.history.steps[session.history.at].label}.")
-
-
-def strokes(value: dict[str, Any] | None) -> Any:
-    """What was painted in an image editor, (h, w) bool; (1, 1) if nothing was.
-
-    Args:
-        value: of `gradio.ImageEditor`, layers (h, w, 4) uint8.
-    """
-    import numpy as np
-
-    layers = [np.asarray(layer) for layer in (value or {}).get("layers", []) if layer is not None]
-    if not layers:
-        return np.zeros((1, 1), bool)
-    return np.any([layer[..., 3] > 127 for layer in layers], axis=0)

@@ -9,9 +9,10 @@ import gradio as gr
 
 from . import actions
 from .layout import Page
+from .markers import describe, over
 from .session import Session
 from .snippets import commands, python_code
-from .views import apart, look, to_paint_on
+from .views import apart, look
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
@@ -55,20 +56,19 @@ class Display:
             **self.approval(session),
             **self._queries(session),
         }
-        for button in (page.grow, page.shrink, page.invert, page.remove, page.paint, page.erase):
+        for button in (page.grow, page.shrink, page.invert, page.remove):
             updates[button] = gr.update(interactive=layer is not None)
         updates[page.reset] = gr.update(interactive=bool(layer and layer.by_hand))
         for kind in ("mask", "cutout", "coco"):
             updates[page.saves[kind]] = gr.update(interactive=layer is not None)
         updates[page.saves["edit"]] = gr.update(interactive=work.edit is not None)
-        if session.painting and session.ground is not layer:
-            session.ground = layer
-            updates[page.editor] = self.ground(session)
         return updates | (self._controls(session) if controls else {})
 
     def stage(self, session: Session) -> Updates:
         """The picture as the session looks at it."""
-        return {self.page.stage: apart(look(session.work, session.view))}
+        work = session.work
+        picture = gr.update(value=apart(look(work, session.view)), alt_text=describe(work))
+        return {self.page.stage: picture, self.page.over: over(work)}
 
     def _queries(self, session: Session) -> Updates:
         page, work = self.page, session.work
@@ -122,15 +122,10 @@ class Display:
             page.edit_hint: f'<p class="ts-note">{escape(hint)}</p>',
         }
 
-    def ground(self, session: Session) -> dict[str, Any]:
-        """What strokes are painted on."""
-        return {"background": apart(to_paint_on(session.work)), "layers": [], "composite": None}
-
-    def turn(self, session: Session, tab: str, panel: str) -> Updates:
+    def turn(self, tab: str, panel: str) -> Updates:
         """Bring tabs into sight; "" leaves them as they are."""
         turned: Updates = {}
         if tab:
-            session.painting = False
             turned[self.page.tabs] = gr.update(selected=tab)
         if panel:
             turned[self.page.panel] = gr.update(selected=panel)

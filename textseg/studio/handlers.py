@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from .actions import Done
 from .display import Display, Updates
 from .exports import export
 from .first_view import FirstView
+from .gestures import answer
 from .layout import Page
 from .session import Session
 from .settings import StudioSettings
@@ -79,7 +81,7 @@ class Handlers:
                 session.told = done, time.monotonic() - started
                 return {
                     **self.display.show(session),
-                    **self.display.turn(session, tab, panel),
+                    **self.display.turn(tab, panel),
                     self.page.status: status(done.said, done.rows, time.monotonic() - started),
                 }
             except Exception as error:
@@ -123,7 +125,7 @@ class Handlers:
                         said = status(word.said, word.rows, time.monotonic() - started)
                         yield {
                             **self.display.show(session),
-                            **self.display.turn(session, tab, panel),
+                            **self.display.turn(tab, panel),
                             **({} if unasked else {page.status: said}),
                         }
                     elif not unasked:
@@ -173,7 +175,7 @@ class Handlers:
             if session is None or not actions.settle(session):
                 return gr.skip()
             done, seconds = session.told
-            said = actions.sum_up(session, done.about) if done is not None else ""
+            said = actions.sum_up(session, done) if done is not None else ""
             told = {}
             if done is not None and said:
                 told[self.page.status] = status(said, done.rows, seconds, timed=True)
@@ -192,15 +194,9 @@ class Handlers:
         except Exception as error:
             return self._told(session, error)
 
-    def turned(self, session: Session | None, *, painting: bool) -> Any:
-        """Another tab of the stage is in sight."""
-        if session is None:
-            return gr.skip()
-        session.painting, session.ground = painting, session.work.layer
-        try:
-            return {self.page.editor: self.display.ground(session)} if painting else gr.skip()
-        except Exception as error:
-            return self._told(session, error)
+    def gesture(self, session: Session | None, event: gr.EventData) -> Updates:
+        """Something was done on the picture with a pointer."""
+        return self.step(partial(answer, told=event._data))(session)
 
     def cancel(self, session: Session | None) -> Any:
         """End the job at its next step."""

@@ -11,8 +11,17 @@ import gradio as gr
 from ..options import EditOptions
 from .panels import edit_panel, find_panel, save_panel
 from .pictures import SAMPLES, sample_file
-from .theme import style
+from .theme import gestures, style
 from .views import VIEWS
+
+TOOLS: tuple[tuple[str, str], ...] = (
+    ("Add", "plus"),
+    ("Take away", "minus"),
+    ("Box", "box"),
+    ("Brush", "brush"),
+    ("Eraser", "eraser"),
+)
+"""What a pointer does on the picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +35,9 @@ class Page:
     make_seed: gr.Number
     make: gr.Button
     tabs: gr.Tabs
-    look_tab: gr.Tab
-    paint_tab: gr.Tab
-    after_tab: gr.Tab
     view: gr.Radio
     stage: gr.Image
-    editor: gr.ImageEditor
-    paint: gr.Button
-    erase: gr.Button
+    over: gr.HTML
     after: gr.ImageSlider
     status: gr.HTML
     cancel: gr.Button
@@ -125,27 +129,23 @@ def _bar(parts: dict[str, Any]) -> None:
 
 def _stage(parts: dict[str, Any]) -> None:
     with gr.Tabs(elem_id="ts-tabs") as parts["tabs"]:
-        with gr.Tab("Look", id="look") as parts["look_tab"]:
-            parts["stage"] = gr.Image(
-                interactive=False, show_label=False, label="The picture and its masks",
-                buttons=["fullscreen"], format="png", elem_id="ts-stage", container=False,
-            )  # fmt: skip
+        with gr.Tab("Look", id="look"):
+            with gr.Column(elem_id="ts-canvas"):
+                parts["stage"] = gr.Image(
+                    interactive=False, show_label=False, label="The picture and its masks",
+                    buttons=[], format="png", elem_id="ts-stage", container=False,
+                )  # fmt: skip
+                parts["over"] = gr.HTML("", js_on_load=gestures(), elem_id="ts-over")
+            with gr.Row(elem_id="ts-tools"):
+                gr.Radio([*TOOLS], value="plus", show_label=False, label="Tool", interactive=True,
+                         container=False, elem_id="ts-tool", elem_classes="ts-choice")  # fmt: skip
+                gr.Slider(1, 20, value=4, step=0.5, buttons=[], elem_id="ts-brush",
+                          label="Brush, % of the picture", interactive=True)  # fmt: skip
             parts["view"] = gr.Radio(
                 [*VIEWS], value="Overlay", show_label=False, label="View", elem_id="ts-view",
-                container=False,
+                container=False, elem_classes="ts-choice",
             )  # fmt: skip
-        with gr.Tab("Paint", id="paint") as parts["paint_tab"]:
-            parts["editor"] = gr.ImageEditor(
-                show_label=False, label="Paint on the picture", sources=(), transforms=(),
-                layers=False, type="numpy", image_mode="RGBA", format="png",
-                brush=gr.Brush(colors=["#ffffffcc"], color_mode="fixed", default_size=24),
-                buttons=[], elem_id="ts-editor", height=420,
-            )  # fmt: skip
-            with gr.Row(elem_classes="ts-tools"):
-                parts["paint"] = gr.Button("Add strokes to the mask", variant="primary",
-                                           elem_id="ts-paint")  # fmt: skip
-                parts["erase"] = gr.Button("Erase strokes from it", elem_id="ts-erase")
-        with gr.Tab("Before and after", id="after") as parts["after_tab"]:
+        with gr.Tab("Before and after", id="after"):
             parts["after"] = gr.ImageSlider(
                 show_label=False, label="Before and after", interactive=False, format="png",
                 buttons=["fullscreen"], elem_id="ts-after", max_height=520,

@@ -29,8 +29,6 @@ class Session:
         cutting: held while masks are settled.
         changes: how many steps were ever taken; tells whether something happened since.
         view: how the picture is looked at.
-        painting: whether the picture to paint on is in sight.
-        ground: the layer it shows.
         told: the last `Done` and the seconds it took, said again when masks settle.
     """
 
@@ -46,8 +44,6 @@ class Session:
         self.cutting = threading.Lock()
         self.changes = 0
         self.view = "Overlay"
-        self.painting = False
-        self.ground: Layer | None = None
         self.told: tuple[Any, float] = (None, 0.0)
         self._encoded: Picture | None = None
 

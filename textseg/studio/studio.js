@@ -16,6 +16,12 @@
   document.addEventListener("paste", (event) => {
     if (event.clipboardData && offer(event.clipboardData.files)) event.preventDefault();
   });
+  document.addEventListener("keydown", (event) => {
+    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
+    if (event.target.closest("input:not([type=radio], [type=range]), textarea")) return;
+    event.preventDefault();
+    document.querySelector(event.shiftKey ? "#ts-redo" : "#ts-undo")?.click();
+  });
   const holdsFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   document.addEventListener("dragover", (event) => {
     if (!holdsFiles(event)) return;

@@ -49,3 +49,8 @@ def style() -> str:
 def script() -> str:
     """What runs in the page when it has loaded: pasting and dropping pictures anywhere."""
     return (_HERE / "studio.js").read_text("utf-8")
+
+
+def gestures() -> str:
+    """What listens to the pointer over the picture."""
+    return (_HERE / "gestures.js").read_text("utf-8")

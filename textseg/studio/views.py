@@ -95,14 +95,6 @@ def apart(pixels: np.ndarray) -> Image.Image:
     return picture
 
 
-def to_paint_on(work: Work) -> np.ndarray:
-    """The overlay of the selected mask alone, as the ground strokes are painted on."""
-    view = work.picture.view
-    if work.layer is None:
-        return view
-    return tint(view, _small(work.layer.mask, view), color_of(work.selected), _STRONG)
-
-
 def legend(work: Work) -> list[tuple[str, Layer]]:
     """The queries with their colours as "#rrggbb"."""
     colors = ["#{:02x}{:02x}{:02x}".format(*color_of(i)) for i in range(len(work.layers))]

@@ -46,6 +46,10 @@ class Correction:
         painted = np.unpackbits(self.stroke, count=mask.size).astype(bool).reshape(mask.shape)
         return mask | painted if self.kind == "add" else mask & ~painted
 
+    def covers(self, at: int) -> bool:
+        """Whether it is a stroke over a pixel, counted along the rows."""
+        return self.stroke is not None and bool(self.stroke[at // 8] >> (7 - at % 8) & 1)
+
     def say(self) -> str:
         """What was done, in words."""
         if self.stroke is not None:
@@ -115,6 +119,11 @@ class Layer:
     def by_hand(self) -> bool:
         """Whether anything was done to it by hand."""
         return bool(self.hints or self.corrections)
+
+    @property
+    def inverted(self) -> bool:
+        """Whether the mask is what the cut left out."""
+        return sum(one.kind == "invert" for one in self.corrections) % 2 == 1
 
     @property
     def absent(self) -> bool:

@@ -12,6 +12,7 @@ from .correcting import correct, paint, reach, undo_corrections
 from .cutting import settle
 from .editing import approve, edit, edit_options
 from .finding import ask, open_picture, remove, requery, select
+from .pointing import draw_box, point
 from .tuning import refinement_name, refinement_of, retune
 from .words import ROUGH, Done, sum_up
 
@@ -22,10 +23,12 @@ __all__ = [
     "ask",
     "correct",
     "describe",
+    "draw_box",
     "edit",
     "edit_options",
     "open_picture",
     "paint",
+    "point",
     "reach",
     "recaption",
     "refinement_name",

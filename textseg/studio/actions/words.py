@@ -20,11 +20,13 @@ class Done:
         said: a sentence.
         rows: noisy images the UNet was run on for it.
         about: the queries the sentence is about, where it may change as their masks settle.
+        title: how it then still begins.
     """
 
     said: str
     rows: int = 0
     about: tuple[str, ...] = ()
+    title: str = ""
 
 
 def say(layer: Layer) -> str:
@@ -44,6 +46,7 @@ def say(layer: Layer) -> str:
     return f"“{layer.query}”: {share} of the picture, presence {found.presence:.2f}.{rough}"
 
 
-def sum_up(session: Session, queries: tuple[str, ...]) -> str:
-    """How the masks of some queries are now."""
-    return " ".join(say(layer) for layer in session.work.layers if layer.query in queries)
+def sum_up(session: Session, done: Done) -> str:
+    """What to tell the user once the masks have settled; "" for nothing new."""
+    said = [say(layer) for layer in session.work.layers if layer.query in done.about]
+    return " ".join([done.title, *said]).strip() if said else ""
