@@ -99,7 +99,7 @@ def headings(command: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-@pytest.mark.parametrize("command", ["segment", "edit", "generate", "batch"])
+@pytest.mark.parametrize("command", ["segment", "edit", "outpaint", "generate", "batch"])
 def test_help_has_ten_options_first(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     parts = headings(command, capsys)
     assert list(parts)[:2] == ["positional arguments", "most used"]

@@ -12,11 +12,13 @@ import pytest
 from fake_backbone import FakeBackbone
 from PIL import Image
 
+from textseg.assessing import assess
 from textseg.cli import main
 from textseg.editing import edit
 from textseg.filling import grow_region
 from textseg.masks import Edit
 from textseg.options import EditOptions
+from textseg.outpainting import outpaint
 from textseg.provenance import COMPOSITE, TRAINED, read_label
 from textseg.saving import read_provenance
 from textseg.segmenter import Segmenter
@@ -57,6 +59,68 @@ def test_edit_writes_what_the_library_makes(model: FakeBackbone, picture: Path) 
     record = read_provenance(out)
     assert record is not None and record == expected.describe()
     assert read_label(out).source_type == COMPOSITE
+
+
+def test_edit_says_whether_it_took(model: FakeBackbone, picture: Path, capsys: Any) -> None:
+    out = picture.with_name("out.png")
+    command = ["edit", str(picture), "-q", "the dog", "-p", "a cat", "-o", str(out), "--steps", "2"]
+    outcome = assess(edit(picture, "the dog", "a cat", model=model, steps=2), model=model)
+    assert main(command) == 0
+    assert capsys.readouterr().err == f"textseg: {outcome}\n"
+    record = read_provenance(out)
+    assert record is not None and record["outcome"] == outcome.describe()
+    assert main([*command, "--no-assess"]) == 0
+    assert capsys.readouterr().err == ""
+    assert "outcome" not in (read_provenance(out) or {})
+
+
+def test_outpaint_writes_what_the_library_makes(
+    model: FakeBackbone, picture: Path, capsys: Any
+) -> None:
+    out = picture.with_name("wide.png")
+    command = ["outpaint", str(picture), "--left", "20", "--bottom", "50%", "-o", str(out)]
+    expected = outpaint(picture, "a dog", left=20, bottom=25, model=model, steps=2)
+    assert main([*command, "-p", "a dog", "--steps", "2", "--quiet"]) == 0
+    np.testing.assert_array_equal(_pixels(out), expected.image)
+    assert read_provenance(out) == expected.describe()
+    assert read_label(out).source_type == COMPOSITE
+    assert main([*command, "-p", "a dog", "--steps", "2", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["extended"] == [20, 0, 0, 25]
+    assert record["outcome"] == assess(expected, model=model).describe()
+    assert main([*command, "--method", "fill"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "" and shown.out.startswith(f"{out}\tarea ")
+    filled = outpaint(picture, left=20, bottom=25, method="fill")
+    np.testing.assert_array_equal(_pixels(out), filled.image)
+
+
+def test_outpaint_reads_and_writes_streams(
+    model: FakeBackbone, picture: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Any
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(picture.read_bytes())))
+    assert main(["outpaint", "-", "--top", "9", "--method", "fill", "-o", "-"]) == 0
+    shown = np.asarray(Image.open(io.BytesIO(capsysbinary.readouterr().out)).convert("RGB"))
+    np.testing.assert_array_equal(shown, outpaint(picture, top=9, method="fill").image)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "left, right, top or bottom must be above 0"),
+        (["--left", "much"], 'left must be a whole number of pixels of at least 0, or as "25%"'),
+        (["--left", "5", "--steps", "0"], "steps must be"),
+        (["--left", "5", "--grow", "0.1"], "--grow"),
+    ],
+)
+def test_outpaint_refuses_in_one_line(
+    words: list[str], message: str, model: FakeBackbone, picture: Path, capsys: Any
+) -> None:
+    out = picture.with_name("wide.png")
+    assert main(["outpaint", str(picture), "-o", str(out), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not out.exists()
 
 
 def test_edit_reports(model: FakeBackbone, picture: Path, capsys: Any) -> None:
@@ -203,7 +267,9 @@ def test_edit_writes_a_png_to_standard_output(
     assert main([*command, "-o", "-"]) == 0
     shown = capsysbinary.readouterr()
     assert shown.out == picture.with_name("out.png").read_bytes()
-    assert shown.err == b"textseg: warning: words the model does not know: zebra\n"
+    warning, said = shown.err.splitlines()
+    assert warning == b"textseg: warning: words the model does not know: zebra"
+    assert said.startswith(b"textseg: tried to turn the dog into 'a zebra'; fake sees the dog at ")
     assert not picture.with_name("-").exists() and not Path("-").exists()
 
 

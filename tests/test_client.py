@@ -104,7 +104,30 @@ def test_edit_of_a_mask_and_of_a_segmentation(client):
     dog = client.segment(PICTURE, "the dog")
     found = client.edit(PICTURE, prompt="a cat", mask=dog, steps=2)
     assert found.segmentation is dog and found.query == "the dog"
-    assert np.array_equal(found.mask, dog.mask)
+    alone = textseg.edit(PICTURE, prompt="a cat", mask=dog, steps=2, model=HeldBackbone())
+    assert np.array_equal(found.mask, alone.mask)
+    assert np.array_equal(found.image, alone.image)
+
+
+def test_style_equals_the_library(client):
+    other = np.random.default_rng(8).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for query in ("the dog", None):
+        found = client.edit(PICTURE, query, style=other)
+        alone = textseg.edit(PICTURE, query, style=other, model=HeldBackbone())
+        assert np.array_equal(found.image, alone.image)
+        assert found.describe() == alone.describe()
+
+
+@pytest.mark.parametrize("options", [None, textseg.EditOptions(steps=3, encode_ratio=0.5)])
+def test_outpaint_equals_the_library(client, options):
+    given = {"left": 9, "bottom": "25%", "options": options, "guidance_scale": 2.0}
+    found = client.outpaint(PICTURE, "a dog", **given)
+    alone = textseg.outpaint(PICTURE, "a dog", model=HeldBackbone(), **given)
+    assert np.array_equal(found.image, alone.image)
+    assert found.source is not None and alone.source is not None
+    assert np.array_equal(found.source, alone.source)
+    assert found.describe() == alone.describe()
+    assert found.to_bytes(".png") == alone.to_bytes(".png")
 
 
 def test_generate_and_caption_equal_the_library(client):

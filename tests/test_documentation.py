@@ -404,3 +404,30 @@ def test_the_documentation_runs(
     else:
         for item in items:
             _run_command(item, monkeypatch)
+
+
+EDITING = REPO / "docs" / "editing.md"
+SHOWN = re.findall(r"!\[[^]]*\]\(images/edit-(\w+)\.jpg\)", EDITING.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_pictures_of_edits_come_from_the_commands_above_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    commands = [i.words for i in ITEMS if (i.page, i.language) == ("docs/editing.md", "sh")]
+    (command,) = (words for words in commands if words[-2:] == ["-o", f"{name}.png"])
+    (tmp_path / "data").symlink_to(REPO / "data")
+    monkeypatch.chdir(tmp_path)
+    assert main(command[1:]) == 0
+    made, shown = (
+        np.asarray(Image.open(path).convert("RGB"), np.float32)
+        for path in (f"{name}.png", EDITING.parent / "images" / f"edit-{name}.jpg")
+    )
+    assert np.abs(made - shown).mean() < 2.5
+
+
+def test_there_are_pictures_of_edits() -> None:
+    assert len(SHOWN) >= 4

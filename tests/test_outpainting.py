@@ -81,22 +81,22 @@ def test_one_round_is_an_edit_of_the_strip(side: str, eps_backbone: Any) -> None
 
 
 def test_wide_extensions_take_rounds_and_keep_every_pixel(eps_backbone: Any) -> None:
-    picture, seen = _picture(30, 20), []
+    picture, seen = _picture(150, 100), []
 
     def progress(done: int, total: int, stage: str) -> None:
         seen.append(stage)
 
     done = outpaint(
-        picture, "a dog", left=40, bottom=35, model=eps_backbone, steps=4, progress=progress
+        picture, "a dog", left=200, bottom=175, model=eps_backbone, steps=4, progress=progress
     )
-    # 40 pixels along a border of 30 are three rounds, 35 along 60 are two.
+    # 200 pixels along a border of 150 are three rounds, 175 along 300 are two.
     names = list(dict.fromkeys(stage.partition(":")[0] for stage in seen))
     assert names == [f"round {n} of 5" for n in range(1, 6)]
-    assert done.image.shape == (65, 60, 3)
-    np.testing.assert_array_equal(done.image[:30, 40:], picture)
+    assert done.image.shape == (325, 300, 3)
+    np.testing.assert_array_equal(done.image[:150, 200:], picture)
     assert done.options.encode_ratio == 0.8
-    assert done.options.seam == 1
-    again = outpaint(picture, "a dog", left=40, bottom=35, model=eps_backbone, steps=4)
+    assert done.options.seam == round(0.02 * 325)
+    again = outpaint(picture, "a dog", left=200, bottom=175, model=eps_backbone, steps=4)
     np.testing.assert_array_equal(done.image, again.image)
 
 
@@ -143,6 +143,7 @@ def test_it_is_kept_in_a_file(tmp_path: Path) -> None:
             "method must be one of diffedit, .*, fill, got 'poisson'",
         ),
         ({"left": 3, "method": "magic"}, "method must be one of"),
+        ({"left": 3000}, "extension must take at most 32 rounds, got 47"),
         ({"left": 3, "grow": 0.1}, "option must be one of"),
         ({"left": 3, "steps": 0}, "steps must be"),
         ({"left": 3, "prompt": 7}, "prompt must be"),

@@ -10,6 +10,7 @@ import re
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,12 @@ def test_points_and_boxes_are_those_of_the_library(server: Live):
 def test_edit_and_its_forms(server: Live):
     asked = ASK | {"prompt": "a cat", "options": {"steps": 4}}
     alone = textseg.edit(PICTURE, "the dog", "a cat", model=HeldBackbone(), steps=4)
+    outcome = textseg.assess(alone, model=HeldBackbone())
+    unasked = server.post("/v1/edit", asked | {"assess": False}).json
+    assert "outcome" not in unasked
+    assert base64.b64decode(unasked["image"]) == alone.to_bytes(".png")
+    assert server.post("/v1/edit", asked).json["outcome"] == outcome.describe()
+    alone = replace(alone, outcome=outcome)
     picture = server.post("/v1/edit", asked, Accept="image/png")
     assert picture.body == alone.to_bytes(".png")
     record = server.post("/v1/edit", asked).json
@@ -137,6 +144,20 @@ def test_edit_of_a_given_region(server: Live):
     before = np.asarray(Image.open(io.BytesIO(PICTURE)))
     assert np.array_equal(edited[~region], before[~region])
     assert server.post("/v1/edit", plain | {"mask": as_png, "mask_rle": rle}).status == 422
+
+
+def test_outpaint_and_what_it_refuses(server: Live):
+    asked = {"image": B64, "prompt": "a dog", "left": 8, "top": "50%", "options": {"steps": 2}}
+    alone = textseg.outpaint(PICTURE, "a dog", left=8, top=20, steps=2, model=HeldBackbone())
+    answer = server.post("/v1/outpaint", asked | {"assess": False}, Accept="image/png")
+    assert answer.body == alone.to_bytes(".png")
+    record = server.post("/v1/outpaint", asked).json
+    assert record["extended"] == [8, 20, 0, 0]
+    assert record["outcome"]["tried"] == "to extend the picture as 'a dog'"
+    amounts = [{"left": wrong} for wrong in ("wide", -1, True, 1.5, 10**7)]
+    for wrong in (*amounts, {"method": "poisson"}, {"options": {"grow": 0.1}}):
+        refused = server.post("/v1/outpaint", asked | wrong)
+        assert refused.status == 422, wrong
 
 
 def test_generate_and_caption(server: Live):
@@ -165,7 +186,7 @@ def test_models_health_metrics_and_description(server: Live):
     assert set(described["paths"]) >= {"/v1/segment", "/v1/edit", "/v1/jobs/{id}/events"}
 
 
-@pytest.mark.parametrize("verb", ["segment", "edit", "generate", "caption"])
+@pytest.mark.parametrize("verb", ["segment", "edit", "outpaint", "generate", "caption"])
 def test_the_examples_of_the_description_work_when_pasted(server: Live, verb: str):
     described = server.ask("GET", "/openapi.json").json
     body = described["paths"][f"/v1/{verb}"]["post"]["requestBody"]["content"]
@@ -388,7 +409,7 @@ MINE = {"X-Textseg-Session": "mine"}
 
 
 def test_a_job_has_progress_a_result_and_an_owner(server: Live):
-    asked = ASK | {"prompt": "a cat", "options": {"steps": 10}}
+    asked = ASK | {"prompt": "a cat", "options": {"steps": 10}, "assess": False}
     answer = server.post("/v1/edit?async=true", asked, X_Textseg_Session="mine")
     assert answer.status == 202
     path = answer.headers["location"]

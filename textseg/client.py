@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
     from typing_extensions import Unpack
 
-    from .arguments import EditArguments, GenerateArguments, QueryArguments
+    from .arguments import EditArguments, GenerateArguments, OutpaintArguments, QueryArguments
     from .captioning import Caption
     from .clicks import Box, Point
     from .generation import Generation
@@ -183,6 +183,7 @@ class Client:
         *,
         mask: Segmentation | np.ndarray | None = None,
         method: str | None = None,
+        style: ImageLike | None = None,
         options: EditOptions | None = None,
         patch: ImageLike | None = None,
         allow_url: bool = False,
@@ -201,9 +202,11 @@ class Client:
             query, mask = query or segmentation.query, segmentation.mask
         if mask is not None:
             files["mask"] = encode_picture(_region(mask), ".png", {})
-        if patch is not None:
-            files["patch"] = _encoded(patch, allow_url)
-        fields = [("prompt", prompt)]
+        for name, picture in (("patch", patch), ("style", style)):
+            if picture is not None:
+                files[name] = _encoded(picture, allow_url)
+        fields = [("prompt", prompt), ("assess", "false")]
+        fields += [("found", "true")] if segmentation is not None else []
         single: dict[str, Any] = dict(overrides)
         fields += _given(query=query, method=method, caption=single.pop("caption", None))
         fields += _options(options, single)
@@ -212,6 +215,36 @@ class Client:
         return replace(
             done, source=load_image(data), segmentation=segmentation or done.segmentation
         )
+
+    def outpaint(
+        self,
+        image: ImageLike,
+        prompt: str = "",
+        *,
+        left: int | str = 0,
+        right: int | str = 0,
+        top: int | str = 0,
+        bottom: int | str = 0,
+        method: str | None = None,
+        options: EditOptions | None = None,
+        allow_url: bool = False,
+        progress: Progress | None = None,
+        **overrides: Unpack[OutpaintArguments],
+    ) -> Edit:
+        """`textseg.outpaint` on the server; arguments and errors as there and in `segment`."""
+        from .image import load_image
+        from .masks import Edit
+        from .outpainting import NO_PART, Pads, on_white
+
+        data = _encoded(image, allow_url)
+        fields = [("prompt", prompt), ("assess", "false")]
+        fields += _given(left=left, right=right, top=top, bottom=bottom, method=method)
+        given = {} if options is None else asdict(options)
+        fields += _options({k: v for k, v in given.items() if k not in NO_PART}, overrides)
+        found = self._run("/v1/outpaint", fields, {"image": data}, progress)
+        done = Edit.from_bytes(found["edit.npz"])
+        pads = Pads(*(done.extended or (0, 0, 0, 0)))
+        return replace(done, source=on_white(load_image(data), pads)[0])
 
     @overload
     def generate(

@@ -306,9 +306,9 @@ def _segmenter(model: Any, needed: bool) -> Segmenter | None:
     """The segmenter to find the region and hold the model; None where neither is needed."""
     from .segmenter import Segmenter
 
-    if isinstance(model, Segmenter):
-        return model
-    return Segmenter(model) if needed else None
+    if not needed:
+        return None
+    return model if isinstance(model, Segmenter) else Segmenter(model)
 
 
 def _noting(edit: Edit, *notes: str) -> Edit:

@@ -31,8 +31,11 @@ RATIO = 0.8
 """Default `encode_ratio`: of what a new part begins as, only the colours are to be kept."""
 SEAM = 0.02
 """Default `seam`, of the canvas's longer side: what it blends in continues the picture."""
-REACH = 0.5
-"""Most that one round adds, of the length of the border it lies along."""
+REACH, LEAST = 0.5, 64
+"""Most that one round adds: this share of the border it lies along, or so many pixels."""
+MAX_ROUNDS = 32
+OUTPAINT_METHODS = (*(name for name, way in EDIT_METHODS.items() if way.over != "pixels"), "fill")
+"""The methods that can make a new part."""
 NO_PART = frozenset(("grow", "invert_mask", "composite"))
 """Fields of `EditOptions` that have no part in it."""
 
@@ -66,8 +69,8 @@ def outpaint(
 
     The new part begins as what `filling.extend` makes of the border, and is edited by prompt as a
     given mask is by `edit`. Wide extensions are painted in rounds, left and right before top and
-    bottom, each by at most half the length of the border it lies along: the model always sees more
-    of the picture than it adds.
+    bottom, each by at most half the length of the border it lies along (or 64 pixels): the model
+    always sees more of the picture than it adds.
 
     Args:
         image: anything `load_image` takes.
@@ -75,9 +78,9 @@ def outpaint(
         left, right, top, bottom: how much to add, in pixels, or as "25%" of the picture's width
             (left, right) or height (top, bottom).
         model: a name, a loaded model, or a `Segmenter`.
-        method: one of `EDIT_METHODS` over latents; "inpaint" with an inpainting checkpoint as
-            `model`; or "fill", which leaves the new part as it begins. None is "fill" for a model
-            that does not paint, else "diffedit".
+        method: one of `OUTPAINT_METHODS`; "inpaint" needs an inpainting checkpoint as `model`,
+            "fill" leaves the new part as it begins. None is "fill" for a model that does not paint,
+            else "diffedit".
         options: `EditOptions`; if None the model's or the paper's defaults, but an `encode_ratio`
             of 0.8 and a `seam` of 2 % of the longer side.
         allow_url: whether `image` may be a URL to fetch.
@@ -97,18 +100,18 @@ def outpaint(
     check_text("prompt", prompt)
     if unknown := sorted(overrides.keys() - (field_names(EditOptions) - NO_PART)):
         raise unknown_option(unknown[0], EditOptions)
-    if method is not None:
-        _check_method(method)
+    if method is not None and method not in OUTPAINT_METHODS:
+        raise InputError(f"method must be one of {', '.join(OUTPAINT_METHODS)}, got {method!r}")
     if is_url(image):
         image = fetch_image(image, allow_url=allow_url)
     xmp, pixels = input_xmp(image), load_image(image)
-    pads = _pads(pixels.shape[:2], left=left, top=top, right=right, bottom=bottom)
+    pads = count_pads(pixels.shape[:2], left=left, top=top, right=right, bottom=bottom)
     backbone = None
     if method is None or EDIT_METHODS[method].over == "latents":
         model = model if isinstance(model, Segmenter) else Segmenter(model)
         backbone = model.model
     method = method or ("diffedit" if backbone is None or backbone.paints else "fill")
-    canvas, new = _on_white(pixels, pads)
+    canvas, new = on_white(pixels, pads)
     chosen = options
     if chosen is None:
         seam = min(1000, round(SEAM * max(new.shape)))
@@ -126,7 +129,7 @@ def outpaint(
         stage = f"round {number} of {len(rounds)}: " if len(rounds) > 1 else ""
         near = _near(pixels, pad)
         done = edit(
-            extend(near, *pad), None, prompt, model=model, mask=_on_white(near, pad)[1],
+            extend(near, *pad), None, prompt, model=model, mask=on_white(near, pad)[1],
             method=method, options=chosen, progress=_staged(progress, stage),
         )  # fmt: skip
         pixels = _joined(pixels, done.image, pad)
@@ -134,22 +137,20 @@ def outpaint(
     return replace(extended, image=pixels)
 
 
-def _check_method(method: str) -> None:
-    ways = [name for name, way in EDIT_METHODS.items() if way.over != "pixels"]
-    if method not in (*ways, "fill"):
-        raise InputError(f"method must be one of {', '.join(ways)}, fill, got {method!r}")
+def count_pads(size: tuple[int, ...], *, max_pixels: int = MAX_PIXELS, **given: int | str) -> Pads:
+    """What is to be added to a picture of a size (H, W), in pixels.
 
-
-def _pads(size: tuple[int, ...], **given: int | str) -> Pads:
-    """What is to be added, in pixels."""
+    Raises:
+        InputError: an amount is none, nothing is to be added, or the canvas has too many pixels.
+    """
     height, width = size
     sides = {"left": width, "right": width, "top": height, "bottom": height}
     pads = Pads(**{name: _pixels(name, value, sides[name]) for name, value in given.items()})
     if not any(pads):
         raise InputError("left, right, top or bottom must be above 0, got none")
     area = (width + pads.left + pads.right) * (height + pads.top + pads.bottom)
-    if area > MAX_PIXELS:
-        raise InputError(f"extended picture must have at most {MAX_PIXELS} pixels, got {area}")
+    if area > max_pixels:
+        raise InputError(f"extended picture must have at most {max_pixels} pixels, got {area}")
     return pads
 
 
@@ -169,7 +170,7 @@ def _pixels(name: str, amount: Any, side: int) -> int:
     return amount
 
 
-def _on_white(pixels: np.ndarray, pads: Pads) -> tuple[np.ndarray, np.ndarray]:
+def on_white(pixels: np.ndarray, pads: Pads) -> tuple[np.ndarray, np.ndarray]:
     """The picture on a white canvas, (H', W', 3) uint8, and what of it is new, (H', W') bool."""
     around = ((pads.top, pads.bottom), (pads.left, pads.right))
     new = np.pad(np.zeros(pixels.shape[:2], bool), around, constant_values=True)
@@ -183,9 +184,13 @@ def _rounds(size: tuple[int, ...], pads: Pads) -> list[Pads]:
     for name in ("left", "right", "top", "bottom"):
         border = height if name in ("left", "right") else width + pads.left + pads.right
         amount = getattr(pads, name)
-        count = -(-amount // max(1, int(REACH * border)))
+        count = -(-amount // max(LEAST, int(REACH * border)))
         parts = np.diff(np.linspace(0, amount, count + 1).astype(int)) if count else []
         rounds += [Pads(0, 0, 0, 0)._replace(**{name: int(part)}) for part in parts]
+    if len(rounds) > MAX_ROUNDS:
+        raise InputError(
+            f"extension must take at most {MAX_ROUNDS} rounds, got {len(rounds)} for {tuple(pads)}"
+        )
     return rounds
 
 

@@ -26,6 +26,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "one picture": {
         "segment": ("textseg.cli.segment", "cut out what a query names"),
         "edit": ("textseg.cli.edit", "change what a query names, and nothing else"),
+        "outpaint": ("textseg.cli.outpaint", "extend an image beyond its borders"),
         "generate": ("textseg.cli.generate", "make an image from a prompt"),
         "caption": ("textseg.cli.caption", "say what an image shows"),
         "inspect": ("textseg.cli.inspect", "show how a result was made"),

@@ -110,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--visible-label", action="store_true", help='write "Edited with AI" into the picture'
     )
+    add_assess_switch(group)
     add_options(parser, EditOptions, title="edit", first=_FIRST)
     add_alias(parser, "--ratio", "--encode-ratio")
     add_options(parser, ContrastOptions, title="contrast, finds the region", exclude=_SHARED)
@@ -130,7 +131,10 @@ def run(args: argparse.Namespace) -> int:
         (args.image is None) != (args.from_prompt is None),
         "give an IMAGE or --from-prompt, and not both",
     )
-    refuse(args.prompt is not None or args.style is not None, "give a --prompt or a --style")
+    refuse(
+        any(given is not None for given in (args.prompt, args.style, args.patch)),
+        "give a --prompt, a --style or a --patch",
+    )
     refuse(
         bool(args.query is not None or args.mask is not None or args.prompt or args.style),
         "give a --query or a --mask",
@@ -244,6 +248,7 @@ def _run(
         return 1
     for note in () if args.quiet or args.json else done.notes:
         progress.line(f"textseg: warning: {note}", error=True)
+    done = assessed(args, done, model, progress)
     if args.output == "-":
         write_stdout(done.to_bytes(".png", args.visible_label))
         return 0
@@ -259,7 +264,7 @@ def _run(
             encode_picture(contact_sheet(done, steps), ".png", done.describe() | {"what": "steps"}),
         )
         files["steps"] = str(sheet)
-    _report(args, done, files, progress)
+    report_edit(args, done, files, progress)
     return 0
 
 
@@ -315,6 +320,33 @@ def _approved(
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def add_assess_switch(parser: Any) -> None:
+    """The flags `--assess` and `--no-assess`."""
+    parser.add_argument(
+        "--assess",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="say whether the edit took, by what the model sees before and after it (default: on)",
+    )
+
+
+def assessed(args: argparse.Namespace, done: Edit, model: Any, progress: Progress) -> Edit:
+    """The edit with what the model says of it, which is also said to people; as it is where that
+    is not asked for, nothing that finds things was loaded, or only colours changed."""
+    from dataclasses import replace
+
+    from ..assessing import assess
+    from ..segmenter import Segmenter
+
+    recolours = EDIT_METHODS[done.method].recolours
+    if not args.assess or args.quiet or recolours or not isinstance(model, Segmenter):
+        return done
+    outcome = assess(done, model=model)
+    if not args.json:
+        progress.line(f"textseg: {outcome}", error=True)
+    return replace(done, outcome=outcome)
+
+
 def check_output(name: str, *more_suffixes: str, json: bool) -> Path:
     """The path of a picture to write, before any work is done for it; "-" is standard output."""
     from ..saving import PICTURE_SUFFIXES, picture_suffix
@@ -334,7 +366,7 @@ def write_stdout(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _report(
+def report_edit(
     args: argparse.Namespace, done: Edit, files: dict[str, str], progress: Progress
 ) -> None:
     if args.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
@@ -34,6 +35,7 @@ from ..options import (
     GenerateOptions,
     RefineOptions,
 )
+from ..outpainting import NO_PART, OUTPAINT_METHODS
 from .answers import Refusal
 
 MAX_QUERIES = 16
@@ -61,6 +63,7 @@ _BOUNDS: dict[str, dict[str, Any]] = {
 
 METHODS = tuple(name for name, way in EDIT_METHODS.items() if way.over != "checkpoint")
 """Inpainting needs a checkpoint of its own, which a request cannot name."""
+OUTPAINTING = tuple(name for name in OUTPAINT_METHODS if name in METHODS)
 
 _Body = TypeVar("_Body", bound="Body")
 
@@ -81,10 +84,15 @@ def _check_text(text: str) -> str:
     return text
 
 
-def _check_method(method: str) -> str:
-    if method not in METHODS:
-        raise ValueError(f"must be one of {', '.join(METHODS)}")
-    return method
+def _method_of(names: tuple[str, ...]) -> Any:
+    """The type of a method's name that a request may give."""
+
+    def check(method: str) -> str:
+        if method not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return method
+
+    return Annotated[str, AfterValidator(check), Field(json_schema_extra={"enum": list(names)})]
 
 
 def _check_threshold(value: object) -> object:
@@ -113,13 +121,16 @@ Threshold = Annotated[
         {"anyOf": [{"enum": [*THRESHOLD_RULES]}, {"type": "number", "minimum": 0, "maximum": 1}]}
     ),
 ]
+Amount = Annotated[int, Field(strict=True, ge=0)] | Annotated[str, Field(max_length=20)]
 What = Literal["mask", "score", "overlay", "cutout", "rle", "polygon", "npz"]
 
 
-def _options_model(name: str, *kinds: type) -> Any:
+def _options_model(name: str, *kinds: type, exclude: Collection[str] = ()) -> Any:
     """Option dataclasses as one model in which every field may be left to the model's defaults."""
     fields: dict[str, Any] = {}
     for option in (option for kind in kinds for option in option_table(kind).values()):
+        if option.name in exclude:
+            continue
         hint: Any = option.hint
         if option.name == "strength":
             hint = Annotated[list[float], BeforeValidator(_number_as_list)]
@@ -140,7 +151,13 @@ def _number_as_list(value: object) -> object:
 
 SegmentOptions = _options_model("SegmentOptions", ContrastOptions, RefineOptions)
 EditingOptions = _options_model("EditingOptions", EditOptions, ContrastOptions, RefineOptions)
+OutpaintingOptions = _options_model("OutpaintingOptions", EditOptions, exclude=NO_PART)
 GeneratingOptions = _options_model("GeneratingOptions", GenerateOptions)
+
+
+ASSESS: Any = Field(
+    True, description="say under 'outcome' whether it took, by what the model sees before and after"
+)
 
 
 class Body(BaseModel):
@@ -199,16 +216,23 @@ class EditBody(ImageBody):
     prompt: Text = Field("", description="what it becomes; empty removes it")
     mask: Upload | None = Field(None, description="image of the region, white where edited")
     mask_rle: dict[str, Any] | None = Field(None, description="the region as COCO RLE")
+    found: bool = Field(
+        False, description="whether the mask is a segmentation's, which grows before the edit"
+    )
     patch: Upload | None = Field(None, description="the picture that method 'poisson' blends in")
-    method: Annotated[str, AfterValidator(_check_method)] | None = Field(
+    style: Upload | None = Field(
+        None, description="a picture whose colours the region, or the whole image, is given"
+    )
+    method: _method_of(METHODS) | None = Field(  # pyright: ignore[reportInvalidTypeForm]
         None,
-        description="how; by default diffedit, and fill to remove with a model that does not paint",
-        json_schema_extra={"enum": list(METHODS)},
+        description="how; by default diffedit, transport with a style, and fill to remove with a "
+        "model that does not paint",
     )
     caption: Text | None = Field(None, description="what the image shows, for reference 'erase'")
     options: EditingOptions | None = Field(  # pyright: ignore[reportInvalidTypeForm]
         None, description="fields of the edit, contrast and refine options"
     )
+    assess: bool = ASSESS
     visible_label: bool = Field(False, description="write 'Edited with AI' into the picture")
 
     def region(self) -> Any:
@@ -223,6 +247,24 @@ class EditBody(ImageBody):
         if not isinstance(self.mask_rle.get("counts"), (str, list)):
             raise InputError("mask_rle must hold counts, a text or a list")
         return decode_rle(self.mask_rle)
+
+
+class OutpaintBody(ImageBody):
+    """Extend an image beyond its borders."""
+
+    prompt: Text = Field("", description="what the whole image shows")
+    left: Amount = Field(0, description="pixels to add, or as '25%' of the image's width")
+    right: Amount = Field(0, description="as left")
+    top: Amount = Field(0, description="pixels to add, or as '25%' of the image's height")
+    bottom: Amount = Field(0, description="as top")
+    method: _method_of(OUTPAINTING) | None = Field(  # pyright: ignore[reportInvalidTypeForm]
+        None, description="how; by default diffedit, and fill with a model that does not paint"
+    )
+    options: OutpaintingOptions | None = Field(  # pyright: ignore[reportInvalidTypeForm]
+        None, description="fields of the edit options"
+    )
+    assess: bool = ASSESS
+    visible_label: bool = Field(False, description="write 'Edited with AI' into the picture")
 
 
 class GenerateBody(Body):

@@ -17,8 +17,17 @@ from ..errors import InputError
 from ..file_names import query_slugs
 from ..formats import SUFFIXES
 from ..options import ContrastOptions, EditOptions, GenerateOptions, RefineOptions
+from ..segmenter import Segmenter
 from .answers import JSONAnswer, Refusal, accepted
-from .bodies import MAX_QUERIES, Body, CaptionBody, EditBody, GenerateBody, SegmentBody
+from .bodies import (
+    MAX_QUERIES,
+    Body,
+    CaptionBody,
+    EditBody,
+    GenerateBody,
+    OutpaintBody,
+    SegmentBody,
+)
 from .engine import Ahead, Engine
 from .pictures import key_of, read_picture
 
@@ -107,14 +116,19 @@ def edit_task(engine: Engine, body: EditBody, max_pixels: int) -> Task:
         given["caption"] = body.caption
 
     def call(progress: Progress) -> Edit:
-        from ..editing import edit
+        from ..editing import edit, edit_defaults
 
         segmenter = engine.scene(key, lambda: read_picture(body.image, max_pixels))
         mask = region
         if body.mask is not None:
             mask = read_picture(body.mask, max_pixels, "mask")[..., 0] > 127
-        patch = None if body.patch is None else read_picture(body.patch, max_pixels, "patch")
-        return edit(
+        if mask is not None and body.found and "grow" not in given:
+            given["grow"] = edit_defaults(engine.model).grow
+        patch, style = (
+            None if data is None else read_picture(data, max_pixels, name)
+            for name, data in (("patch", body.patch), ("style", body.style))
+        )
+        done = edit(
             body.image,
             body.query,
             body.prompt,
@@ -122,11 +136,51 @@ def edit_task(engine: Engine, body: EditBody, max_pixels: int) -> Task:
             mask=mask,
             method=body.method,
             patch=patch,
+            style=style,
             progress=progress,
             **given,
         )
+        return _assessed(done, segmenter) if body.assess else done
 
-    visible_label = body.visible_label
+    return Task(call, _edit_renderer(body.visible_label), (JSON, PNG, ZIP), key)
+
+
+def outpaint_task(engine: Engine, body: OutpaintBody, max_pixels: int) -> Task:
+    """`outpaint` of the uploaded file, whose metadata the result carries on."""
+    check_model(engine, body.model)
+    given = body.chosen()
+    _check_options(given, EditOptions)
+    amounts = {side: getattr(body, side) for side in ("left", "right", "top", "bottom")}
+
+    def call(progress: Progress) -> Edit:
+        from ..outpainting import count_pads, outpaint
+
+        size = read_picture(body.image, max_pixels).shape[:2]
+        pads = count_pads(size, max_pixels=max_pixels, **amounts)
+        segmenter = Segmenter(engine.model)
+        done = outpaint(
+            body.image,
+            body.prompt,
+            model=segmenter,
+            method=body.method,
+            progress=progress,
+            **pads._asdict(),
+            **given,
+        )
+        assessed = body.assess and body.prompt and done.method != "fill"
+        return _assessed(done, segmenter) if assessed else done
+
+    return Task(call, _edit_renderer(body.visible_label), (JSON, PNG, ZIP))
+
+
+def _assessed(done: Edit, segmenter: Segmenter) -> Edit:
+    from ..assessing import assess
+
+    return dataclasses.replace(done, outcome=assess(done, model=segmenter))
+
+
+def _edit_renderer(visible_label: bool) -> Callable[[Edit, str], Response]:
+    """An edit in the form that is asked for."""
 
     def render(result: Edit, accept: str) -> Response:
         kind = accepted(accept, (JSON, PNG, ZIP))
@@ -145,7 +199,7 @@ def edit_task(engine: Engine, body: EditBody, max_pixels: int) -> Task:
             }
         )
 
-    return Task(call, render, (JSON, PNG, ZIP), key)
+    return render
 
 
 def generate_task(engine: Engine, body: GenerateBody, max_pixels: int) -> Task:
@@ -264,6 +318,10 @@ VERBS: dict[str, Verb] = {
                 "options": {"steps": 20, "encode_ratio": 0.5},
             },
         },
+    ),
+    "outpaint": Verb(
+        "Extend an image beyond its borders", OutpaintBody, outpaint_task, "result",
+        {"an extension": {"image": PIXEL, "left": 8, "right": "50%", "prompt": "a park"}},
     ),
     "generate": Verb(
         "Make images", GenerateBody, generate_task, "results",
