@@ -376,11 +376,6 @@ def _queries(query: object) -> list[str]:
     return list(texts)
 
 
-def _nothing(height: int, width: int) -> Measured:
-    zeros = np.zeros((height, width), np.float32)
-    return Measured(zeros, zeros, np.zeros(0), presence=0.0)
-
-
 def _override(
     contrast: ContrastOptions, refine: RefineOptions, overrides: dict[str, Any]
 ) -> tuple[ContrastOptions, RefineOptions]:

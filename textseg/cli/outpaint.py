@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         EditOptions,
         title="edit (but encode-ratio 0.8 and a seam of 2% of the longer side)",
         exclude=NO_PART,
+        first={"seed": ""},
     )
     add_alias(parser, "--ratio", "--encode-ratio")
     add_picture_arguments(parser, captions=False)
