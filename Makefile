@@ -30,7 +30,7 @@ docs: $(VENV)/.docs
 
 # Runs the notebook and keeps what it shows.
 notebook: $(VENV)/.docs
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False docs/tour.ipynb
 
 clean:

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageShow
 
+import textseg
+from textseg.cutting import Measurement
 from textseg.errors import InputError, MissingDependencyError
 from textseg.generation import Generation
 from textseg.masks import Edit, Segmentation
-from textseg.options import GenerateOptions
+from textseg.options import ContrastOptions, GenerateOptions, RefineOptions
 from textseg.saving import read_provenance
+from textseg.segmenter import Segmenter
 from textseg.showing import LONGEST_SIDE
 
 HEIGHT, WIDTH = 50, 32
@@ -58,6 +61,30 @@ def test_a_result_is_one_line(found: Segmentation, edited: Edit) -> None:
     assert repr(made()) == "Generation('a photo of a dog', 32x50, seed 3)"
     wordy = dataclasses.replace(found, query="the dog\n" * 200)
     assert len(repr(wordy)) < 140 and "\n" not in repr(wordy)
+
+
+def test_what_asks_a_model_is_one_line() -> None:
+    model = textseg.load("mini", device="cpu")
+    assert repr(model) == "LatentUNet('mini', cpu)"
+    segmenter = Segmenter(model)
+    assert repr(segmenter) == "Segmenter(LatentUNet('mini', cpu), no image)"
+    segmenter.set_image(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    assert repr(segmenter) == "Segmenter(LatentUNet('mini', cpu), 32x50)"
+
+
+def test_a_measurement_shows_its_contrast() -> None:
+    contrast = np.zeros((30, 20), np.float32)
+    contrast[4, 7] = 2
+    options = ContrastOptions(), RefineOptions()
+    found = Measurement("the dog", ("", ""), contrast, 0.5, *options, "mini", "1")
+    assert repr(found) == "Measurement('the dog', 20x30, presence 0.50)"
+    shown = seen(found)
+    times = shown.shape[0] // 30
+    assert shown.shape == (30 * times, 20 * times, 3) and times > 5
+    bright = shown[..., 0] > 200
+    expected = np.zeros_like(bright)
+    expected[4 * times : 5 * times, 7 * times : 8 * times] = True
+    np.testing.assert_array_equal(bright, expected)
 
 
 def test_a_notebook_shows_the_overlay(found: Segmentation) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from .contact_sheet import LONGER_SIDE, heat
 from .errors import InputError
 from .image import load_image
 from .masks import Segmentation
@@ -21,8 +22,11 @@ from .options import (
 )
 from .progress import report
 from .refine import Refiner
+from .saving import as_picture
+from .showing import Shown, quoted, size_text
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from typing_extensions import Unpack
 
     from .arguments import RefineArguments
@@ -35,8 +39,10 @@ _CORRECTED = "; corrected by "
 
 
 @dataclass(frozen=True, eq=False)
-class Measurement:
+class Measurement(Shown):
     """What a model found for one query, before it is cut into a mask.
+
+    In a notebook it shows the contrast: its range from dark blue to yellow.
 
     Attributes:
         query: as it was asked.
@@ -59,6 +65,14 @@ class Measurement:
     model: str
     version: str
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        said = f"{quoted(self.query)}, {size_text(*self.contrast.shape)}"
+        return f"Measurement({said}, presence {self.presence:.2f})"
+
+    def _look(self) -> Image:
+        times = max(1, LONGER_SIDE // max(self.contrast.shape))
+        return as_picture(heat(self.contrast).repeat(times, axis=0).repeat(times, axis=1))
 
 
 @overload

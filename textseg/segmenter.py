@@ -33,6 +33,7 @@ from .options import (
 from .predictions import Predictions
 from .prompts import pair_for
 from .refine import Refiner
+from .showing import size_text
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +103,11 @@ class Segmenter:
         self.refine: RefineOptions = refine or self.model.refine_defaults
         self._cache_bytes = cache_bytes
         self._scene: _Scene | None = None
+
+    def __repr__(self) -> str:
+        scene = self._scene
+        shown = "no image" if scene is None else size_text(*scene.image.shape[:2])
+        return f"Segmenter({self.model!r}, {shown})"
 
     def set_image(self, image: ImageLike, *, allow_url: bool = False) -> Segmenter:
         """Encode an image; the next queries are about it. Setting the same image again is free.

@@ -58,6 +58,9 @@ class Backbone(ABC):
     cross_attends: bool = False
     diffedit_parts: bool = False
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.device})"
+
     @property
     def nouns(self) -> tuple[str, ...]:
         """What a model with a closed vocabulary can be asked for, singular and in lower case; empty
