@@ -145,6 +145,7 @@ DIFFERENT = {
     "--output": "a folder, a file, or either",
     "-o": "a folder, a file, or either",
     "--protocol": "not every data set allows all",
+    "--scenes": "of pictures in training, of images in serving",
     "--threshold": "a measurement takes several",
     "--workers": "processes, and threads in serving",
 }

@@ -94,6 +94,8 @@ ASIDE = {
         "accelerate launch": "needs a GPU",
         "python eval/bench_lora.py": "takes half an hour",
         "textseg train --annotations runs/lora": "takes half an hour",
+        "textseg train --recipe painter": "takes hours",
+        'textseg generate "a drawing of a dog" --model painter': "takes hours",
     },
 }
 """What is not run, by page: how it starts, and how the text says why."""

@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("pictures from words", "generation"),
     ("training", "training"),
     ("mini's recipe", "training/mini"),
+    ("the painter's recipe", "training/painter"),
     ("many pictures", "batch bench"),
     ("the public names", "textseg"),
     ("from afar", "client"),
@@ -89,7 +90,8 @@ def room(name: str) -> str:
     first, *rest = name.split(".")
     if first == "textseg_eval" or not rest:
         return first
-    return "training/mini" if rest[:2] == ["training", "mini"] else rest[0]
+    inner = "/".join(rest[:2])
+    return inner if inner in FLOOR else rest[0]
 
 
 def test_the_reader_of_imports_sees_them() -> None:

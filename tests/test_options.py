@@ -30,13 +30,14 @@ from textseg.studio import StudioSettings
 from textseg.training.lora_options import LoraOptions
 from textseg.training.mini.options import TrainOptions
 from textseg.training.mini.scenes import SceneOptions
+from textseg.training.painter.options import PainterOptions
 from textseg_eval.aggregate import Bootstrap
 from textseg_eval.run import Split
 
 OPTIONS: list[Any] = [
     ContrastOptions(), RefineOptions(), EditOptions(), GenerateOptions(), TrainOptions(),
     LoraOptions(), SceneOptions(), ServerOptions(), StudioSettings(), BenchOptions(),
-    Engine(), Job("out"), Bootstrap(), Split(),
+    Engine(), Job("out"), Bootstrap(), Split(), PainterOptions(),
 ]  # fmt: skip
 JUNK = [object(), b"bytes", {"a": 1}, ["x", "y"], 1j]
 NO_NUMBER = [*JUNK, "1", True, float("nan"), float("inf"), -1, -0.5, 10**400]
@@ -229,7 +230,8 @@ def test_help_shows_every_option_with_its_default(function: str, kinds: list[typ
             assert f"{name} ({default!r}): {option.help}" in shown
 
 
-TABLES = [ContrastOptions, RefineOptions, EditOptions, GenerateOptions, TrainOptions, LoraOptions]
+TABLES = [ContrastOptions, RefineOptions, EditOptions, GenerateOptions, TrainOptions, LoraOptions,
+          PainterOptions]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [*TABLES, ServerOptions])

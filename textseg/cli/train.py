@@ -1,5 +1,5 @@
-"""`textseg train`: the embedded model from drawings, cutouts and annotated photographs; or LoRA for
-any model, on any annotated set."""
+"""`textseg train`: the embedded model from drawings, cutouts and annotated photographs; a model
+that paints, from drawings; or LoRA for any model, on any annotated set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from ..training.lora_options import LoraOptions
 from ..training.mini.options import TrainOptions
-from . import train_lora
+from ..training.painter.options import PainterOptions
+from . import train_lora, train_painter
 from .options_arguments import (
     add_options,
     add_verbose,
@@ -22,7 +23,8 @@ from .progress import Progress
 
 DESCRIPTION = """\
 Train a small text-to-image model that understands absence, and write it as a diffusers folder; or,
-with --rank, teach a model that is there the classes of an annotated set.
+with --recipe painter, one that paints drawings; or, with --rank, teach a model that is there the
+classes of an annotated set.
 
 Scenes are composed of cutouts (folders FOLDER/NOUN/*.png with transparent ground) on backgrounds;
 photographs of COCO-format sets are used whole, and their objects as cutouts. Half of the captions
@@ -49,6 +51,10 @@ calibrate on an annotated set of your own:
   textseg train --packages node_modules --work run -o my-mini \\
       --calibrate data/drawn/train data/drawn/annotations/instances_train.json
 
+a small model that paints, in as long as there is; again with more hours, to go on:
+  textseg train --recipe painter --packages node_modules --backgrounds views/ --hours 2.5 \\
+      --work run -o painter
+
 teach a model your own classes, with figures on 40 held-out images before and after:
   textseg train --annotations parts.json --images parts/ --init sd-legacy/stable-diffusion-v1-5 \\
       --rank 16 --validate 40 --merge sd-parts -o parts-lora
@@ -66,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the model folder, or the LoRA's, to write")  # fmt: skip
     parser.add_argument("--work", type=Path, metavar="DIR",
                         help="checkpoints and logs (default with --rank: the output)")  # fmt: skip
+    parser.add_argument("--recipe", choices=("mini", "painter"), default="mini",
+                        help="what to train from nothing: mini, which finds (default), or painter, "
+                             "which paints")  # fmt: skip
     parser.add_argument("--init", metavar="MODEL",
                         help="the model to start from: a folder written by this command, or with "
                              "--rank whatever `textseg segment --model` takes")  # fmt: skip
@@ -93,7 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--decoder-minutes", type=float, default=20.0, metavar="X",
                         help="time for the autoencoder's decoder (default: 20)")  # fmt: skip
     train_lora.add_arguments(parser)
+    train_painter.add_arguments(parser)
     add_options(parser, TrainOptions, title="training; those marked with * go with --rank too")
+    add_options(parser, PainterOptions, exclude=_names(TrainOptions),
+                title="training with --recipe painter, beside those of the same names above, whose "
+                      f"defaults are {_PAINTER_DEFAULTS}")  # fmt: skip
     add_options(parser, LoraOptions, title="training with --rank", exclude=("rank", *_SHARED))
     for action in parser._actions:
         if action.dest in _SHARED:
@@ -105,21 +118,45 @@ def _names(options: Any) -> list[str]:
 
 
 _SHARED = {*_names(TrainOptions)} & {*_names(LoraOptions)}
+_PAINTER_DEFAULTS = ", ".join(
+    f"{field.name.replace('_', '-')} {field.default}"
+    for field in dataclasses.fields(PainterOptions)
+    if field.name in _names(TrainOptions)
+)
+
+
+def _refuse_foreign(args: argparse.Namespace) -> None:
+    """Refuses what another kind of training takes."""
+    painting = args.recipe == "painter"
+    lora, scenes, paint = (_names(o) for o in (LoraOptions, TrainOptions, PainterOptions))
+    for_lora, for_scenes = (*train_lora.ONLY, *lora), (*_SCENES_ONLY, *scenes)
+    for_paint = (*train_painter.ONLY, *paint)
+    if hasattr(args, "rank"):
+        kept, rule = lora, "cannot go with --rank"
+        foreign = ["recipe"] if painting else []
+        foreign += [*for_scenes, *for_paint]
+    elif painting:
+        kept, rule = (*paint, *train_painter.TAKEN), "cannot go with --recipe painter"
+        foreign = [*for_lora, *for_scenes, "init"]
+    else:
+        kept, rule = scenes, "must come with --rank N"
+        foreign = [*for_lora]
+        for name in {*for_paint} - {*scenes, *foreign}:
+            refuse(not getattr(args, name, None), f"{_flag(name)} must come with --recipe painter")
+    for name in foreign:
+        refuse(name in kept or not getattr(args, name, None), f"{_flag(name)} {rule}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def run(args: argparse.Namespace) -> int:
-    tuning = hasattr(args, "rank")
-    if tuning:
-        foreign, rule = [*_SCENES_ONLY, *_names(TrainOptions)], "cannot go with --rank"
-    else:
-        foreign, rule = [*train_lora.ONLY, *_names(LoraOptions)], "must come with --rank N"
-    for name in foreign:
-        flag = f"--{name.replace('_', '-')}"
-        refuse(name in _SHARED or not getattr(args, name, None), f"{flag} {rule}")
-    if tuning:
+    _refuse_foreign(args)
+    if hasattr(args, "rank"):
         return train_lora.run(args)
     refuse(args.work is not None, "--work must be given without --rank, got none")
-    return _run_scenes(args)
+    return train_painter.run(args) if args.recipe == "painter" else _run_scenes(args)
 
 
 def _run_scenes(args: argparse.Namespace) -> int:

@@ -100,18 +100,20 @@ def run_for(
     report: Report,
     save: Callable[[], object] | None = None,
     save_every: float = math.inf,
+    used: Callable[[], float] = lambda: 0.0,
 ) -> None:
     """Runs until `seconds` have passed, those of earlier calls with them.
 
     Args:
+        used: the share that is used up of what else there is a limit to; at 1 the run ends, too.
         report: called every `LOGGED` steps with "step", "seconds" and running means of the figures.
         save: called every `save_every` seconds, and at the end.
     """
     begin, before = time.monotonic(), run.elapsed
     saved = begin
     mean: dict[str, float] = {}
-    while run.elapsed < seconds:
-        for name, value in run.update(run.elapsed / seconds).items():
+    while (done := max(run.elapsed / seconds, used())) < 1:
+        for name, value in run.update(done).items():
             mean[name] = value if name not in mean else 0.98 * mean[name] + 0.02 * value
         now = time.monotonic()
         run.elapsed = before + now - begin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ CAVEATS = {
     "paint": "The small model mini paints blobs of the right colours and no more.",
 }
 """See `Backbone.caveats`."""
+TOLD: dict[str, Any] = {"caveats": CAVEATS, "paints": False}
 
 
 def export_pipeline(
@@ -32,11 +33,15 @@ def export_pipeline(
     tokenizer: Any,
     words: Sequence[str],
     nouns: Sequence[str],
+    told: Mapping[str, Any] = TOLD,
 ) -> None:
     """Writes weights as float16 safetensors, `textseg.json` without calibration, and
     `synonyms.json` for the nouns.
 
     `StableDiffusionPipeline.from_pretrained(folder)` loads the result.
+
+    Args:
+        told: further entries of `textseg.json`.
     """
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -62,7 +67,6 @@ def export_pipeline(
         if kept != config:
             file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
     save_vocabulary(tokenizer, folder / "tokenizer")
-    record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS, "edit": EDIT}
-    record |= {"caveats": CAVEATS, "paints": False}
+    record = {"words": list(words), "nouns": list(nouns), "prompts": PROMPTS, "edit": EDIT, **told}
     (folder / "textseg.json").write_text(json.dumps(record, indent=1) + "\n")
     write_synonyms(folder, nouns)

@@ -41,6 +41,21 @@ def _render(svg: bytes, side: int) -> Image.Image:
     return Image.open(io.BytesIO(png))
 
 
+def render_icon(
+    listing: dict[str, Any], name: str, side: int, colour: str = "currentColor"
+) -> Image.Image:
+    """An icon of an `icons.json`, (side, side) RGBA.
+
+    Args:
+        colour: of what has none of its own, as SVG spells it.
+    """
+    icon = listing["icons"][name]
+    w, h = (icon.get(k, listing.get(k, 16)) for k in ("width", "height"))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" '
+    head += 'xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return _render(f"{head}{icon['body']}</svg>".replace("currentColor", colour).encode(), side)
+
+
 class _Style:
     """The drawings of one package, by code point: files, or one file of icons (iconify)."""
 
@@ -65,13 +80,8 @@ class _Style:
         name = next((self.names[c] for c in spellings if c in self.names), None)
         if name is None:
             return None
-        icon = self.icons["icons"].get(self.pattern.format(name=name, joined=name.replace("-", "")))
-        if icon is None:
-            return None
-        w, h = (icon.get(k, self.icons.get(k, 16)) for k in ("width", "height"))
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" '
-        head += 'xmlns:xlink="http://www.w3.org/1999/xlink">'
-        return _render(f"{head}{icon['body']}</svg>".encode(), side)
+        wanted = self.pattern.format(name=name, joined=name.replace("-", ""))
+        return render_icon(self.icons, wanted, side) if wanted in self.icons["icons"] else None
 
 
 def _trim(image: Image.Image, side: int) -> Image.Image:
@@ -136,7 +146,13 @@ def _variants(
     ]
 
 
-def build_drawings(node_modules: Path, out: Path, styles: Iterable[str], side: int = 96) -> int:
+def build_drawings(
+    node_modules: Path,
+    out: Path,
+    styles: Iterable[str],
+    side: int = 96,
+    nouns: Iterable[str] = DRAWINGS,
+) -> int:
     """Sort the emoji drawings of npm packages by noun.
 
     Args:
@@ -144,6 +160,7 @@ def build_drawings(node_modules: Path, out: Path, styles: Iterable[str], side: i
         out: written as `out/STYLE/NOUN/CODE.png`, longest side at most `side` pixels; `LINES` are
             coloured in, `COLOURINGS` times each, as `CODE-0.png`, `CODE-1.png`, ...
         styles: keys of `STYLES`.
+        nouns: keys of `nouns.DRAWINGS`.
 
     Returns:
         The number of drawings written. Drawings a style lacks are skipped.
@@ -158,9 +175,9 @@ def build_drawings(node_modules: Path, out: Path, styles: Iterable[str], side: i
     for style in styles:
         drawings = _Style(node_modules, *STYLES[style])
         guide = _Style(node_modules, *STYLES[LINES[style]]) if style in LINES else None
-        for noun, names in DRAWINGS.items():
+        for noun in nouns:
             folder = out / style / noun.replace(" ", "_")
-            for name in names:
+            for name in DRAWINGS[noun]:
                 for code in dict.fromkeys(codes[name]):
                     found = drawings.find(code, side)
                     if found is None:
