@@ -26,11 +26,11 @@ lint: $(VENV)/.dev
 
 # The pages of docs/ and the API, to read from site/index.html; needs no network once installed.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Runs the notebook and keeps what it shows.
 notebook: $(VENV)/.docs
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False docs/tour.ipynb
 
 clean:
