@@ -111,6 +111,22 @@ def test_a_notebook_is_not_filled_by_a_large_picture(height: int, width: int) ->
     assert generated.to_pil().size == (width, height)
 
 
+def test_a_large_overlay_is_that_of_the_small_picture() -> None:
+    """Against every pixel tinted, then shrunk: outlines apart, whose width goes with the size."""
+    mask = np.zeros((2 * LONGEST_SIDE, 1600), bool)
+    mask[300:1500, 200:700] = True
+    image = np.full((*mask.shape, 3), (40, 90, 160), np.uint8)
+    large = Segmentation(mask, mask.astype(np.float32), 0.5, "the dog", image=image)
+    shown = seen(large)
+    assert shown.shape == (LONGEST_SIDE, 800, 3)
+    expected = np.asarray(large.to_pil().resize((800, LONGEST_SIDE))).astype(int)
+    edges = np.zeros(shown.shape[:2], bool)
+    edges[145:756, 95:356] = True
+    edges[156:744, 106:344] = False
+    assert np.abs(shown.astype(int) - expected)[~edges].max() <= 2
+    assert (shown[edges] == 255).all(axis=1).any()
+
+
 def test_show_opens_every_pixel_in_the_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Image.Image] = []
     monkeypatch.setattr(ImageShow, "show", lambda image, title: opened.append(image) or True)

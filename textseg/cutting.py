@@ -70,7 +70,7 @@ class Measurement(Shown):
         said = f"{quoted(self.query)}, {size_text(*self.contrast.shape)}"
         return f"Measurement({said}, presence {self.presence:.2f})"
 
-    def _look(self) -> Image:
+    def _look(self, longest: int | None = None) -> Image:
         times = max(1, LONGER_SIDE // max(self.contrast.shape))
         return as_picture(heat(self.contrast).repeat(times, axis=0).repeat(times, axis=1))
 

@@ -66,12 +66,13 @@ class Generation(Shown):
         }
 
     def to_pil(self) -> Image:
-        """The image as a Pillow picture."""
+        """The image as a Pillow picture, without the label that `save` writes."""
         from .saving import as_picture
 
         return as_picture(self.image)
 
-    _look = to_pil
+    def _look(self, longest: int | None = None) -> Image:
+        return self.to_pil()
 
     def save(self, path: str | os.PathLike[str], visible_label: bool = False) -> None:
         """Write the image, whole or not at all, labelled as made by a model.

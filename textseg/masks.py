@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -334,8 +334,17 @@ class Segmentation(Shown):
             return self.cutout()
         return self.mask
 
-    def _look(self) -> Image:
-        return self.to_pil("mask" if self.image is None else "overlay")
+    def _look(self, longest: int | None = None) -> Image:
+        if self.image is None:
+            return self.to_pil("mask")
+        if longest is None or max(self.mask.shape) <= longest:
+            return self.to_pil()
+        # Tinted when small: that of every pixel of a photograph takes seconds.
+        image = as_picture(self.image)
+        image.thumbnail((longest, longest))
+        mask = np.asarray(as_picture(self.mask).resize(image.size)) > 127
+        score = mask.astype(np.float32)
+        return replace(self, mask=mask, score=score, image=np.asarray(image)).to_pil()
 
 
 @dataclass(frozen=True, eq=False)
@@ -416,7 +425,7 @@ class Edit(Shown):
         return record
 
     def to_pil(self) -> Image:
-        """The edited image as a Pillow picture."""
+        """The edited image as a Pillow picture, without the label that `save` writes."""
         return as_picture(self.image)
 
     def save(self, path: str | os.PathLike[str], visible_label: bool = False) -> None:
@@ -471,7 +480,7 @@ class Edit(Shown):
         picture_suffix(path, (".npz",))
         return cls._read(path)
 
-    def _look(self) -> Image:
+    def _look(self, longest: int | None = None) -> Image:
         """Before and after, side by side; after alone where before is not known."""
         if self.source is None:
             return self.to_pil()

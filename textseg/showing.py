@@ -42,12 +42,13 @@ class Shown:
                 "a viewer for pictures is missing on this system; save(...) writes a file instead"
             )
 
-    def _look(self) -> Image:
+    def _look(self, longest: int | None = None) -> Image:
+        """The picture; where only `longest` pixels of a side are wanted, it may be as small."""
         raise NotImplementedError
 
     def _repr_png_(self) -> bytes:
         """The picture as IPython asks for it, PNG, at most `LONGEST_SIDE` pixels long and wide."""
-        picture, buffer = self._look(), io.BytesIO()
+        picture, buffer = self._look(LONGEST_SIDE), io.BytesIO()
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         picture.save(buffer, "PNG")
         return buffer.getvalue()
