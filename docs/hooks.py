@@ -62,12 +62,18 @@ def read_notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     return "\n\n".join(parts) + "\n", pictures
 
 
-class Docstrings(griffe.Extension):
-    """Says in the words of griffe what docstrings here say in fewer."""
+class Spelling(griffe.Extension):
+    """Says in the words of griffe what the code here says in fewer."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:
             obj.docstring.value = spelt_out(obj.docstring.value)
+
+    def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
+        """The default of a field of options, which stands there with its rule."""
+        value = attr.value
+        if isinstance(value, griffe.ExprCall) and str(value.function) == "option":
+            attr.value = value.arguments[0]
 
 
 def spelt_out(docstring: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import html
 import json
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,15 @@ def test_the_api_has_an_entry_for_each_argument_and_blocks_for_examples(site: Pa
     for name in ("image_id", "category_id", "annotation_id", "segmentation"):
         assert f"<code>{name}</code>" in coco
     assert not re.search(r"<blockquote>\s*<blockquote>", text)
+
+
+def test_the_api_shows_the_defaults_of_options(site: Path) -> None:
+    text = (site / "api/options.html").read_text("utf-8")
+    signature = re.sub(r"<[^>]+>", "", text[text.index('id="textseg.RefineOptions"') :])
+    signature = html.unescape(signature[: signature.index("How a contrast map")])
+    for name, value in asdict(textseg.RefineOptions()).items():
+        given = re.search(rf"\b{name}:[^=]*= ([^\n]*),\n", signature)
+        assert given and ast.literal_eval(given[1]) == value, name
 
 
 def test_the_site_fetches_nothing(site: Path) -> None:
