@@ -20,6 +20,7 @@ from textseg.__main__ import main
 from textseg.backbone.quiet import quietly
 from textseg.errors import InputError
 from textseg.saving import read_provenance
+from textseg.training.mini.muon import orthogonalize
 from textseg.training.painter.autoencoder import AutoencoderRun, encode_pool, to_pixels
 from textseg.training.painter.denoiser import DenoiserRun
 from textseg.training.painter.drawings import Drawings, prepare, read_drawings
@@ -160,6 +161,24 @@ def test_latents_have_unit_size_by_the_weights_alone(drawings: Drawings, tmp_pat
     torch.testing.assert_close(
         pool["latents"][[0, 69]].float(), direct.latent_dist.mean, rtol=0.1, atol=0.1
     )
+
+
+@pytest.mark.parametrize("shape", [(12, 90), (90, 12), (12, 30), (20, 20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonalizing_moves_singular_values_alone(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    torch.manual_seed(2)
+    u, _, v = torch.linalg.svd(torch.randn(*shape), full_matrices=False)
+    sizes = torch.logspace(0, -2, min(shape))
+    expected = (sizes / sizes.norm()).double()
+    for _ in range(5):
+        expected = 3.4445 * expected - 4.7750 * expected**3 + 2.0315 * expected**5
+    made = orthogonalize((u * sizes @ v).to(dtype))
+    assert made.dtype == dtype and made.shape == shape
+    wanted = u * expected.float() @ v
+    error = (made.float() - wanted).norm() / wanted.norm()
+    assert error < (1e-3 if dtype == torch.float32 else 0.15)
 
 
 def _pool(n: int = 64) -> dict[str, torch.Tensor]:

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 
 
+# Longer by the shorter side from which the Gram matrix alone is iterated.
+_WIDE = 4
+
+
 def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """The nearest semi-orthogonal matrix, roughly: singular values come to lie around 1.
 
@@ -23,9 +27,21 @@ def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    if x.shape[1] < _WIDE * x.shape[0]:
+        for _ in range(steps):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+    else:
+        # Every iterate is some matrix times x, so that two products with x do for all of them. In
+        # float32, for errors in the Gram matrix grow.
+        gram = x.float() @ x.float().T
+        factor = identity = torch.eye(len(gram), device=x.device)
+        for _ in range(steps):
+            change = a * identity + b * gram + c * gram @ gram
+            factor = change @ factor
+            gram = change @ gram @ change
+            gram = (gram + gram.T) / 2
+        x = factor.to(x.dtype) @ x
     return x.T if tall else x
 
 
