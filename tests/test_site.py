@@ -50,6 +50,14 @@ def test_every_public_name_is_on_a_page_of_the_api() -> None:
     assert wanted <= shown
 
 
+def test_every_page_has_a_place_on_the_site() -> None:
+    placed = set(
+        re.findall(r"[\w/-]+\.md$", (REPO / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    )
+    pages = {page.relative_to(REPO / "docs").as_posix() for page in REPO.glob("docs/**/*.md")}
+    assert pages <= placed and {"index.md", "tour.md"} <= placed
+
+
 def test_the_site_has_every_page_and_every_method(site: Path) -> None:
     for page in REPO.glob("docs/**/*.md"):
         assert (site / page.relative_to(REPO / "docs").with_suffix(".html")).is_file()
