@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-
 # Longer by the shorter side from which the Gram matrix alone is iterated.
 _WIDE = 4
 

@@ -143,7 +143,8 @@ class AutoencoderRun:
         # Colours of areas, which come late otherwise: few pictures differ by them alone.
         areas = F.l1_loss(F.avg_pool2d(y, FACTOR), F.avg_pool2d(x, FACTOR))
         pixels = F.l1_loss(y, x) + F.mse_loss(y, x) + 0.5 * edges
-        runs.descend(pixels + _AREAS * areas + _FEATURES * seen, self.optimizers, self.vae.parameters())
+        loss = pixels + _AREAS * areas + _FEATURES * seen
+        runs.descend(loss, self.optimizers, self.vae.parameters())
         self.step += 1
         psnr = 10 * math.log10(4 / F.mse_loss(y.detach(), x).item())
         return {"psnr": psnr, "features": seen.item()}
