@@ -31,6 +31,14 @@ def test_each_name_is_used_in_the_file_that_strict_pyright_reads():
     assert used.startswith("# pyright: strict") and not missing
 
 
+def test_each_name_is_on_a_page_of_the_api():
+    pages = [page.read_text("utf-8") for page in Path(__file__).parent.parent.glob("docs/api/*.md")]
+    shown = {name for page in pages for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)}
+    homes = {name: "errors" if name in vars(textseg.errors) else name for name in NAMES}
+    missing = [name for name, home in homes.items() if f"textseg.{home}" not in shown]
+    assert missing == ["__version__"]
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = textseg.nothing_like_it  # pyright: ignore[reportAttributeAccessIssue]
