@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -304,19 +305,25 @@ def test_it_is_killed_goes_on_and_writes_a_model_that_loads(
 def test_prepared_on_one_machine_it_goes_on_without_the_sources(
     folders: list[Path], tmp_path: Path
 ) -> None:
+    prepared, out = tmp_path / "prepared", tmp_path / "results"
     train_painter(
-        PainterSources(drawings=folders), tmp_path / "w", tmp_path / "o", OPTIONS, device="cpu",
+        PainterSources(drawings=folders), prepared, tmp_path / "o", OPTIONS, device="cpu",
         prepare_only=True,
     )  # fmt: skip
     assert not (tmp_path / "o").exists()
-    for file in (tmp_path / "w").iterdir():
-        if file.name not in ("drawings.npz", "autoencoder.pt"):
-            file.unlink()
-    train_painter(
-        PainterSources(), tmp_path / "w", tmp_path / "o",
-        replace(OPTIONS, scenes=32), device="cpu", **TINY,
-    )  # fmt: skip
-    assert (tmp_path / "o" / "model_index.json").exists()
+    script = Path(textseg.__file__).parent.parent / "eval" / "train_on_gpu.sh"
+    options = ["--side", "32", "--pool", "16", "--batch", "4", "--scenes", "8"]
+    given = {
+        "OUT": str(out),
+        "WORK": str(tmp_path / "w"),
+        "DEVICE": "cpu",
+        "PYTHON": sys.executable,
+    }
+    subprocess.run(["sh", script, prepared, "1", *options], check=True, env={**os.environ, **given})
+    assert (out / "painter" / "model_index.json").exists()
+    assert [f.name for f in out.glob("samples-*.png")] == ["samples-00000008.png"]
+    names = ("drawings.npz", "autoencoder.pt")
+    assert sum((prepared / name).stat().st_size for name in names) < 60e6
 
 
 @pytest.mark.parametrize(
