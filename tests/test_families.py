@@ -84,22 +84,41 @@ def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch
     options = {"prompt": prompt, "latents": given, "num_inference_steps": 1, "height": 8 * h,
                "width": 8 * w, "output_type": "latent", "guidance_scale": 1.0,
                "true_cfg_scale": 1.0, "use_resolution_binning": False,
-               "complex_human_instruction": None}  # fmt: skip
+               "complex_human_instruction": None, "clean_caption": False,
+               "enable_prompt_rewrite": False}  # fmt: skip
     name = type(pipe).__name__
     if name.startswith("ZImage"):
         options["guidance_scale"] = 0.0
     if name.startswith("SanaSprint"):
         options |= {"guidance_scale": 4.5, "intermediate_timesteps": None}
+    unguided = {"CogView3PlusPipeline": 224, "BriaPipeline": 128}
+    if name in unguided and not prompt:  # what their guidance goes away from
+        zeros = torch.zeros(1, unguided[name], pipe.text_encoder.config.d_model)
+        options |= {"prompt": None, "prompt_embeds": zeros}
+    if name.startswith("Kandinsky5"):
+        options["latents"] = x.permute(0, 2, 3, 1)[:, None]
     taken = inspect.signature(type(pipe).__call__).parameters
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduler, "set_timesteps", set_timesteps)
         patch.setattr(scheduler, "step", step)
+        patch.setattr(pipe, "resolutions", [(8 * w, 8 * h)], raising=False)
         patch.setattr(pipe, "check_inputs", lambda *_, **__: None, raising=False)
         pipe(**{key: value for key, value in options.items() if key in taken})
     out = heard[0].float()
+    if out.ndim == 5:
+        out = out[:, 0].permute(0, 3, 1, 2)
     if out.ndim == 3:
         out = pixel_shuffle(out.transpose(1, 2).unflatten(2, (h // 2, w // 2)), 2)
     return out
+
+
+def told_time(family: str, pipe: Any, sigma: float) -> float:
+    """The timestep at which a flow's pipeline has noise sigma."""
+    if family != "cogview4":
+        return 1000 * sigma
+    # Its pipeline gives the scheduler even timesteps beside sigmas that are to be shifted.
+    levels = flow_levels(family, pipe.scheduler.config).sigmas[:-1].flip(0)
+    return float(np.interp(sigma, levels, np.linspace(1, 1000, 1000)))
 
 
 def raw_clean(family: str, pipe: Any, x: torch.Tensor, t: int, a: float, prompt: str) -> Any:
@@ -114,8 +133,8 @@ def raw_clean(family: str, pipe: Any, x: torch.Tensor, t: int, a: float, prompt:
         rho = ((1 - a) / a) ** 0.5
         sigma = rho / (1 + rho)
         z = x * ((1 - sigma) ** 2 + sigma**2) ** 0.5
-        if not family.startswith(("sd3", "flux")) or family == "flux2-klein":
-            u = said_by_pipeline(pipe, z, 1000 * sigma, prompt)
+        if not family.startswith(("sd3", "flux")) or family.startswith("flux2"):
+            u = said_by_pipeline(pipe, z, told_time(family, pipe, sigma), prompt)
         elif family.startswith("sd3"):
             one, pooled_1 = clip_states(pipe.tokenizer, pipe.text_encoder, prompt)
             two, pooled_2 = clip_states(pipe.tokenizer_2, pipe.text_encoder_2, prompt)
@@ -146,7 +165,9 @@ def raw_clean(family: str, pipe: Any, x: torch.Tensor, t: int, a: float, prompt:
             ).sample
             u = pipe._unpack_latents(out, h * 8, w * 8, 8)
         return z - sigma * u
-    if family == "pixart-sigma":
+    if family in ("pixart-alpha", "hunyuan-dit", "cogview3-plus"):
+        eps = said_by_pipeline(pipe, x, t, prompt)
+    elif family == "pixart-sigma":
         tokens = pipe.tokenizer(prompt, padding="max_length", max_length=300, return_tensors="pt")
         eps = pipe.transformer(
             x, timestep=torch.tensor([t]),
@@ -174,7 +195,7 @@ def raw_clean(family: str, pipe: Any, x: torch.Tensor, t: int, a: float, prompt:
             x, t, encoder_hidden_states=text,
             timestep_cond=distilled_scale() if family == "lcm" else None,
         ).sample  # fmt: skip
-    if family == "sd2":
+    if family in ("sd2", "hunyuan-dit", "cogview3-plus"):  # what is called eps here is v
         return a**0.5 * x - (1 - a) ** 0.5 * eps
     return (x - (1 - a) ** 0.5 * eps) / a**0.5
 
@@ -198,7 +219,7 @@ def test_contrast_is_its_formula_over_the_raw_modules(model: Tiny, tiny_image: n
         # In units of the noise: clean images differ by sqrt((1 - a) / a) times the noise.
         expected += (a / (1 - a)) ** 0.5 * (seen - reference)[0].abs().mean(0) / 2
     assert expected.mean() > 2e-4
-    torch.testing.assert_close(torch.from_numpy(measured.contrast), expected, rtol=2e-3, atol=2e-5)
+    torch.testing.assert_close(torch.from_numpy(measured.contrast), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_perfect_prediction_gives_the_noise_back(
@@ -298,9 +319,9 @@ def test_decoding_gives_back_what_was_encoded(model: Tiny, monkeypatch: pytest.M
         back = ddim_decode(backbone, noisy, levels, prompt="")
         return float((back - latents).norm() / latents.norm())
 
-    coarse, fine = error(10), error(40)
-    assert fine < coarse / 1.5 and fine < 0.25
-    assert error(10, fixed_point=15) < coarse / 20
+    coarse, fine = error(8), error(16)
+    assert fine < 0.15 and 1.9 < coarse / fine < 2.4  # as 1 / steps: Euler's method is of order 1
+    assert error(8, fixed_point=6) < coarse / 20
 
 
 @pytest.mark.parametrize("family", FLOWS)
@@ -444,6 +465,8 @@ def test_noise_is_added_as_diffusers_adds_it(model: Tiny) -> None:
         if backbone.name not in FLOWS:
             keys = ("beta_start", "beta_end", "beta_schedule")
             plain: Any = DDPMScheduler(**{key: config[key] for key in keys})
+            if backbone.name == "cogview3-plus":  # whose schedule is its own
+                plain = pipe.scheduler
             theirs = plain.add_noise(clean, noise, torch.tensor([t]))
         else:
             scheduler = flow_levels(backbone.name, config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from textseg.backbone.latent import LatentModel
 
 FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "sd3", "sd3-without-t5", "sd3.5",
             "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
-            "lumina2", "sana", "sana-sprint")  # fmt: skip
+            "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
+            "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
+            "longcat-image", "bria", "kandinsky5")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
 FLOWS = ("sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
-         "flux2-klein", "lumina2", "sana", "sana-sprint")  # fmt: skip
+         "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
+         "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5")  # fmt: skip
 Tiny = tuple[Any, LatentModel]
 """A pipeline and the backbone over it."""
 T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
@@ -52,13 +56,13 @@ def t5_tokenizer(folder: Path) -> Any:
     return kind.from_pretrained(folder)
 
 
-def clip(tokenizer: Any, width: int, projected: bool = False) -> Any:
+def clip(tokenizer: Any, width: int, projected: bool = False, longest: int = 0) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=32, projection_dim=width,
         num_hidden_layers=3, num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
+        max_position_embeddings=longest or tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
@@ -222,25 +226,186 @@ def _flux(words: Any, t5_words: Any, guided: bool = True) -> Any:
     )  # fmt: skip
 
 
-def _pixart(words: Any, t5_words: Any) -> Any:
+def _pixart(words: Any, t5_words: Any, alpha: bool = False) -> Any:
     from diffusers import (
         DPMSolverMultistepScheduler,
+        PixArtAlphaPipeline,
         PixArtSigmaPipeline,
         PixArtTransformer2DModel,
     )
 
     transformer = PixArtTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
-        cross_attention_dim=16, sample_size=8, patch_size=2, caption_channels=32,
-        use_additional_conditions=False,
+        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=8, num_layers=2,
+        cross_attention_dim=24, sample_size=128 if alpha else 8, patch_size=2, caption_channels=32,
+        use_additional_conditions=alpha,
     )  # fmt: skip
-    kind: Any = PixArtSigmaPipeline
+    kind: Any = PixArtAlphaPipeline if alpha else PixArtSigmaPipeline
     return kind(
         tokenizer=t5_words, text_encoder=t5(t5_words, 32), vae=autoencoder(4),
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(
             beta_start=0.0001, beta_end=0.02, beta_schedule="linear"
         ),
+    )  # fmt: skip
+
+
+def _hunyuan_dit(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+    from transformers import BertConfig, BertModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        bert_words = language_tokenizer(Path(folder), "gemma")
+    bert = BertModel(BertConfig(
+        vocab_size=len(bert_words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=128,
+    ))  # fmt: skip
+    transformer = d.HunyuanDiT2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8,
+        num_attention_heads=2, hidden_size=16, cross_attention_dim=16, cross_attention_dim_t5=32,
+        pooled_projection_dim=16, activation_fn="gelu-approximate", norm_type="ada_norm_continuous"
+    )  # fmt: skip
+    nothing: Any = None
+    return d.HunyuanDiTPipeline(
+        vae=autoencoder(4), text_encoder=bert, tokenizer=bert_words, transformer=transformer,
+        text_encoder_2=t5(t5_words, 32), tokenizer_2=t5_words,
+        scheduler=d.DDPMScheduler(beta_end=0.02, beta_schedule="scaled_linear",
+                                  beta_start=0.00085, prediction_type="v_prediction",
+                                  steps_offset=1, clip_sample=False),
+        safety_checker=nothing, feature_extractor=nothing, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def _cogview3(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.CogView3PlusTransformer2DModel(
+        patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        out_channels=4, text_embed_dim=32, time_embed_dim=16, condition_dim=8,
+        pos_embed_max_size=32, sample_size=8,
+    )  # fmt: skip
+    return d.CogView3PlusPipeline(
+        tokenizer=t5_words, text_encoder=t5(t5_words, 32), vae=autoencoder(4),
+        transformer=transformer,
+        scheduler=d.CogVideoXDDIMScheduler(
+            prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=4.0,
+            set_alpha_to_one=True, timestep_spacing="trailing",
+        ),
+    )  # fmt: skip
+
+
+def _cogview4(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.CogView4Transformer2DModel(
+        patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        out_channels=4, text_embed_dim=32, time_embed_dim=16, condition_dim=8, sample_size=8,
+    )  # fmt: skip
+    return d.CogView4Pipeline(
+        transformer=transformer, vae=autoencoder(4),
+        scheduler=flow_schedule(use_dynamic_shifting=True, time_shift_type="linear",
+                                base_shift=0.25, max_shift=0.75),
+        **_language("GlmModel", "gemma"),
+    )  # fmt: skip
+
+
+def _aura_flow(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    encoder = UMT5EncoderModel(UMT5Config(
+        vocab_size=len(t5_words), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+    ))  # fmt: skip
+    transformer = d.AuraFlowTransformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1,
+        attention_head_dim=8, num_attention_heads=2, joint_attention_dim=32,
+        caption_projection_dim=16, out_channels=4, pos_embed_max_size=256,
+    )  # fmt: skip
+    return d.AuraFlowPipeline(
+        tokenizer=t5_words, text_encoder=encoder, vae=autoencoder(4), transformer=transformer,
+        scheduler=flow_schedule(shift=1.73),
+    )  # fmt: skip
+
+
+def _flux_kin(name: str, **options: Any) -> dict[str, Any]:
+    """Transformer, scheduler and autoencoder of a pipeline with Flux.1's transformer."""
+    import diffusers
+
+    with warnings.catch_warnings():  # diffusers imports a name of its own that it deprecates
+        warnings.simplefilter("ignore", FutureWarning)
+        transformer = getattr(diffusers, name + "Transformer2DModel")(
+            patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(4, 4, 8), **options,
+        )  # fmt: skip
+    return {"transformer": transformer, "scheduler": flow_schedule(use_dynamic_shifting=True),
+            "vae": autoencoder(4, shift_factor=0.1, scaling_factor=0.4)}  # fmt: skip
+
+
+def _chroma(words: Any, t5_words: Any) -> Any:
+    from diffusers import ChromaPipeline
+
+    parts = _flux_kin("Chroma", approximator_num_channels=8, approximator_hidden_dim=16,
+                      approximator_layers=1)  # fmt: skip
+    return ChromaPipeline(**parts, text_encoder=t5(t5_words, 32), tokenizer=t5_words)
+
+
+def _ovis_image(words: Any, t5_words: Any) -> Any:
+    from diffusers import OvisImagePipeline
+
+    return OvisImagePipeline(**_flux_kin("OvisImage", out_channels=16), **_language("Qwen3Model"))
+
+
+def _longcat_image(words: Any, t5_words: Any) -> Any:
+    from diffusers import LongCatImagePipeline
+
+    nothing: Any = None
+    return LongCatImagePipeline(
+        **_flux_kin("LongCatImage", pooled_projection_dim=32), text_processor=nothing,
+        **_language("Qwen2_5_VLForConditionalGeneration"),
+    )  # fmt: skip
+
+
+def _bria(words: Any, t5_words: Any) -> Any:
+    from diffusers import BriaPipeline
+
+    parts = _flux_kin("Bria") | {"scheduler": flow_schedule(shift=3.0)}
+    return BriaPipeline(**parts, text_encoder=t5(t5_words, 32), tokenizer=t5_words)
+
+
+def _kandinsky5(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.Kandinsky5Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=32, in_text_dim2=16, time_dim=16,
+        model_dim=32, ff_dim=32, num_text_blocks=1, num_visual_blocks=1, axes_dims=(4, 6, 6),
+    )  # fmt: skip
+    return d.Kandinsky5T2IPipeline(
+        transformer=transformer, vae=autoencoder(4, scaling_factor=0.48),
+        scheduler=flow_schedule(shift=5.0), text_encoder_2=clip(words, 16, longest=77),
+        tokenizer_2=words,
+        **_language("Qwen2_5_VLForConditionalGeneration"),
+    )  # fmt: skip
+
+
+def _flux2(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    return d.Flux2Pipeline(
+        transformer=_flux2_transformer(guidance_embeds=True), vae=_flux2_autoencoder(),
+        scheduler=flow_schedule(use_dynamic_shifting=True),
+        **_language("Mistral3ForConditionalGeneration", layers=31),
+    )  # fmt: skip
+
+
+def _lumina(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.LuminaNextDiT2DModel(
+        sample_size=8, patch_size=2, in_channels=4, hidden_size=32, num_layers=1,
+        num_attention_heads=2, num_kv_heads=2, multiple_of=16, cross_attention_dim=32,
+    )  # fmt: skip
+    return d.LuminaPipeline(
+        transformer=transformer, scheduler=flow_schedule(shift=4.0), vae=autoencoder(4),
+        **_language("GemmaModel", "gemma"),
     )  # fmt: skip
 
 
@@ -287,6 +452,13 @@ def language_model(kind: str, words: Any, width: int = 32, layers: int = 2) -> A
             text_config={**text, "rope_scaling": rope},
             vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
                            "out_hidden_size": width, "fullatt_block_indexes": [0]},
+        )  # fmt: skip
+    elif kind == "Mistral3ForConditionalGeneration":
+        config = transformers.Mistral3Config(
+            text_config={**sizes, "model_type": "mistral"},
+            vision_config={"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16,
+                           "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8,
+                           "image_size": 32, "patch_size": 16},
         )  # fmt: skip
     else:
         name = kind.removesuffix("ForCausalLM").removesuffix("Model") + "Config"
@@ -342,14 +514,19 @@ def _z_image(words: Any, t5_words: Any) -> Any:
     )  # fmt: skip
 
 
-def _flux2_klein(words: Any, t5_words: Any) -> Any:
+def _flux2_transformer(**options: Any) -> Any:
     import diffusers as d
 
-    transformer = d.Flux2Transformer2DModel(
+    return d.Flux2Transformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
         num_attention_heads=2, joint_attention_dim=96, timestep_guidance_channels=16,
-        axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+        axes_dims_rope=(4, 4, 4, 4), **options,
     )  # fmt: skip
+
+
+def _flux2_autoencoder() -> Any:
+    import diffusers as d
+
     vae = d.AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4, layers_per_block=1,
@@ -358,8 +535,15 @@ def _flux2_klein(words: Any, t5_words: Any) -> Any:
     norm: Any = vae.bn
     norm.running_mean.normal_(std=0.3)
     norm.running_var.uniform_(0.5, 2.0)
+    return vae
+
+
+def _flux2_klein(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
     return d.Flux2KleinPipeline(
-        transformer=transformer, vae=vae, scheduler=flow_schedule(use_dynamic_shifting=True),
+        transformer=_flux2_transformer(guidance_embeds=False), vae=_flux2_autoencoder(),
+        scheduler=flow_schedule(use_dynamic_shifting=True),
         **_language("Qwen3ForCausalLM", layers=28),
     )  # fmt: skip
 
@@ -407,6 +591,7 @@ def flow_levels(family: str, config: Any) -> Any:
     """diffusers' flow scheduler at 1,000 even steps, shifted as a family of `FLOWS` shifts at its
     native size: 1024 pixels, of 64 x 64 packed cells."""
     from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.pipelines.cogview4.pipeline_cogview4 import calculate_shift as cogview4_shift
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
     from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
@@ -417,7 +602,9 @@ def flow_levels(family: str, config: Any) -> Any:
     )  # fmt: skip
     keys = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
     mu: Any = None
-    if dynamic and family == "flux2-klein":
+    if dynamic and family == "cogview4":
+        mu = cogview4_shift(4096, *(config[key] for key in (keys[0], *keys[2:])))
+    elif dynamic and family.startswith("flux2"):
         mu = compute_empirical_mu(4096, 50)
     elif dynamic:
         mu = calculate_shift(4096, *(config[key] for key in keys))
@@ -444,6 +631,18 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "flux2-klein": _flux2_klein,
     "lumina2": _lumina2,
     "sana": _sana,
+    "pixart-alpha": lambda words, t5_words: _pixart(words, t5_words, alpha=True),
+    "hunyuan-dit": _hunyuan_dit,
+    "cogview3-plus": _cogview3,
+    "cogview4": _cogview4,
+    "aura-flow": _aura_flow,
+    "chroma": _chroma,
+    "flux2": _flux2,
+    "lumina": _lumina,
+    "ovis-image": _ovis_image,
+    "longcat-image": _longcat_image,
+    "bria": _bria,
+    "kandinsky5": _kandinsky5,
     "sana-sprint": lambda words, t5_words: _sana(words, t5_words, sprint=True),
 }
 

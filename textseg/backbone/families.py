@@ -116,6 +116,69 @@ PIXART = Family(
     {"tokenizer": _T5_WORDS},
     ("pixart", "PixArtSigma"), ("PixArtSigmaPAGPipeline",),
 )  # fmt: skip
+PIXART_ALPHA = replace(
+    PIXART, name="pixart-alpha", title="PixArt-alpha", pipeline="PixArtAlphaPipeline",
+    backbone=("pixart", "PixArtAlpha"), also=(),
+)  # fmt: skip
+HUNYUAN_DIT = Family(
+    "hunyuan-dit", "HunyuanDiT", "HunyuanDiTPipeline", "transformer",
+    {"transformer": "HunyuanDiT2DModel", "vae": "AutoencoderKL", "text_encoder": "BertModel",
+     "text_encoder_2": _T5},
+    {"tokenizer": ANY_WORDS, "tokenizer_2": ANY_WORDS},
+    ("hunyuan_dit", "HunyuanDiT"), ("HunyuanDiTPAGPipeline",),
+    arguments={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+)  # fmt: skip
+COGVIEW3 = Family(
+    "cogview3-plus", "CogView3-Plus", "CogView3PlusPipeline", "transformer",
+    {"transformer": "CogView3PlusTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _T5},
+    {"tokenizer": _T5_WORDS},
+    ("cogview", "CogView3Plus"),
+)  # fmt: skip
+COGVIEW4 = Family(
+    "cogview4", "CogView4", "CogView4Pipeline", "transformer",
+    {"transformer": "CogView4Transformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("cogview", "CogView4"),
+)  # fmt: skip
+AURA_FLOW = Family(
+    "aura-flow", "AuraFlow", "AuraFlowPipeline", "transformer",
+    {"transformer": "AuraFlowTransformer2DModel", "vae": "AutoencoderKL",
+     "text_encoder": "UMT5EncoderModel"},
+    {"tokenizer": ANY_WORDS},
+    ("aura_flow", "AuraFlow"),
+)  # fmt: skip
+CHROMA = Family(
+    "chroma", "Chroma", "ChromaPipeline", "transformer",
+    {"transformer": "ChromaTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _T5},
+    {"tokenizer": _T5_WORDS},
+    ("flux_kin", "Chroma"), ("ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
+)  # fmt: skip
+OVIS = Family(
+    "ovis-image", "Ovis-Image", "OvisImagePipeline", "transformer",
+    {"transformer": "OvisImageTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("flux_kin", "OvisImage"),
+)  # fmt: skip
+LONGCAT = Family(
+    "longcat-image", "LongCat-Image", "LongCatImagePipeline", "transformer",
+    {"transformer": "LongCatImageTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("flux_kin", "LongCatImage"),
+    arguments={"text_processor": None},
+)  # fmt: skip
+BRIA = Family(
+    "bria", "Bria 3", "BriaPipeline", "transformer",
+    {"transformer": "BriaTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _T5},
+    {"tokenizer": _T5_WORDS},
+    ("flux_kin", "Bria"),
+)  # fmt: skip
+KANDINSKY5 = Family(
+    "kandinsky5", "Kandinsky 5 image", "Kandinsky5T2IPipeline", "transformer",
+    {"transformer": "Kandinsky5Transformer3DModel", "vae": "AutoencoderKL", "text_encoder": ANY,
+     "text_encoder_2": _CLIP},
+    {"tokenizer": ANY_WORDS, "tokenizer_2": _CLIP_WORDS},
+    ("kandinsky5", "Kandinsky5"), ("Kandinsky5I2IPipeline",),
+)  # fmt: skip
 QWEN_IMAGE = Family(
     "qwen-image", "Qwen-Image", "QwenImagePipeline", "transformer",
     {"transformer": "QwenImageTransformer2DModel", "vae": "AutoencoderKLQwenImage",
@@ -134,6 +197,16 @@ FLUX2_KLEIN = Family(
     {"transformer": "Flux2Transformer2DModel", "vae": "AutoencoderKLFlux2", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("flux2", "Flux2Klein"), ("Flux2KleinInpaintPipeline",),
+)  # fmt: skip
+FLUX2 = replace(
+    FLUX2_KLEIN, name="flux2", title="Flux.2 dev", pipeline="Flux2Pipeline",
+    backbone=("flux2", "Flux2"), also=(),
+)  # fmt: skip
+LUMINA = Family(
+    "lumina", "Lumina-Next", "LuminaPipeline", "transformer",
+    {"transformer": "LuminaNextDiT2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("lumina", "Lumina"),
 )  # fmt: skip
 LUMINA2 = Family(
     "lumina2", "Lumina-Image 2", "Lumina2Pipeline", "transformer",
@@ -159,8 +232,9 @@ AUTOENCODERS = SAMPLED | dict.fromkeys(
     ("AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage"),
     "diffusers",
 )
-ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, PIXART, QWEN_IMAGE, Z_IMAGE, FLUX2_KLEIN,
-       LUMINA2, SANA, SANA_SPRINT)  # fmt: skip
+ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
+       BRIA, PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4, KANDINSKY5,
+       QWEN_IMAGE, Z_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(f"{family.title} ({family.pipeline})" for family in ALL)

@@ -95,11 +95,20 @@ class FlowTransformer(LatentModel):
         config = self.scheduler.config
         steps = config["num_train_timesteps"]
         even = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-        shift = config.get("shift") or config.get("flow_shift") or 1.0
+        shift = self._shift()
+        return shift * even / (1 + (shift - 1) * even)
+
+    def _unshifted(self, sigma: float) -> float:
+        """The even level that the shift brings to sigma, both in (0, 1]."""
+        shift = self._shift()
+        return sigma / (shift - (shift - 1) * sigma)
+
+    def _shift(self) -> float:
+        config = self.scheduler.config
         if config.get("use_dynamic_shifting"):
             mu = self._shift_of_size()
-            shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
-        return shift * even / (1 + (shift - 1) * even)
+            return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+        return config.get("shift") or config.get("flow_shift") or 1.0
 
     def _shift_of_size(self) -> float:
         """mu of the scheduler's shift at the native size: linear in the number of tokens."""
@@ -122,7 +131,8 @@ class FlowTransformer(LatentModel):
             raise ModelError(
                 f"{self.name!r} has a {kind}; a {self.kind.title} model needs a FlowMatch scheduler"
             )
-        taken = self.unet.config["in_channels"]
+        config = self.unet.config
+        taken = config["in_channels"] if "in_channels" in config else config["in_visual_dim"]
         given = self.channels * (4 if self._packed else 1)
         if taken != given:
             raise ModelError(
@@ -165,11 +175,16 @@ class ToldByTokens(FlowTransformer):
     def _encode_text(self, prompt: str) -> torch.Tensor:
         with quietly():
             tokens = self._tokens(prompt)
-        return self._pack(pad(tokens.float(), self._longest))
+            pooled = self._pooled_text(prompt) if self._pooled else None
+        return self._pack(pad(tokens.float(), self._longest), pooled)
 
     @abstractmethod
     def _tokens(self, prompt: str) -> torch.Tensor:
         """What the encoder says of a prompt, (L, D), without padding."""
+
+    def _pooled_text(self, prompt: str) -> torch.Tensor:
+        """The pooled vector, (P,) float32, of families that have one."""
+        raise NotImplementedError
 
     def _token_limit(self) -> int:
         return self._longest

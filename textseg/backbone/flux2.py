@@ -1,4 +1,4 @@
-"""Flux.2: klein: a flow-matching transformer over packed latents, told its text by Qwen3.
+"""Flux.2: a flow-matching transformer over packed latents, told its text by a language model.
 
 Source: Black Forest Labs 2025, https://github.com/black-forest-labs/flux2.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from .families import FLUX2_KLEIN
+from .families import FLUX2, FLUX2_KLEIN
 from .flow import FlowTransformer
 from .flux import pack_cells, unpack_cells
 from .quiet import quietly
@@ -28,13 +28,15 @@ class Flux2Klein(FlowTransformer):
     _end_tokens = 0
 
     def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
-        text = embedding.to(z.dtype)
+        sequence, _, scale = self._unpack(embedding)
+        text = sequence.to(z.dtype)
         h, w = z.shape[-2:]
         rows, columns, tokens = (torch.arange(n) for n in (h // 2, w // 2, text.shape[1]))
         zero = torch.zeros(1, dtype=torch.long)
         out = self.unet(
             hidden_states=pack_cells(z),
             timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            guidance=None if scale is None else scale.contiguous(),
             encoder_hidden_states=text,
             txt_ids=torch.cartesian_prod(zero, zero, zero, tokens).to(z.device),
             img_ids=torch.cartesian_prod(zero, rows, columns, zero).to(z.device),
@@ -46,7 +48,7 @@ class Flux2Klein(FlowTransformer):
             sequence, _ = self.pipe.encode_prompt(
                 prompt, device=self.device, max_sequence_length=TOKENS
             )
-        return sequence[0].float()
+        return self._pack(sequence[0].float())
 
     def _shift_of_size(self) -> float:
         from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
@@ -55,3 +57,15 @@ class Flux2Klein(FlowTransformer):
 
     def _token_limit(self) -> int:
         return TOKENS
+
+
+class Flux2(Flux2Klein):
+    """Flux.2 dev, told its text by Mistral 3 and, being distilled, a guidance scale: 1 for the
+    contrast, the text's own effect, as for Flux.1."""
+
+    kind = FLUX2
+
+    def _configure(self) -> None:
+        super()._configure()
+        if self.unet.config.get("guidance_embeds"):
+            self.distilled_guidance = 1.0

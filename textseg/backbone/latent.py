@@ -311,6 +311,11 @@ class LatentModel(Backbone):
     def _side_multiple(self) -> int:
         """Pixels that image sides are multiples of."""
 
+    def _limit_sides(self, patches: int) -> None:
+        """Keep sides within a square table of positions, a side having at most so many patches."""
+        longest = (patches - 1) * self.multiple
+        self.max_aspect = max(1.0, min(MAX_ASPECT, (longest / self.native_size) ** 2))
+
     def _token_limit(self) -> int:
         """Tokens of a prompt, start and end included: CLIP's, where no family says otherwise."""
         positions = self.text_encoder.config.max_position_embeddings

@@ -160,7 +160,8 @@ def _finish(
             continue
         if part == "vae":
             torch.nn.Module.to(network, torch.float32)
-        elif not (gguf and part == family.denoiser):
+        elif not (gguf and part == family.denoiser) and network.dtype != what:
+            # Else parts that a network keeps in float32 would lose their precision.
             torch.nn.Module.to(network, what)
     if beside.quantize is not None:
         to_eight_bit(networks[family.denoiser], where)

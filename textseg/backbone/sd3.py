@@ -9,7 +9,6 @@ import torch
 
 from .families import SD3
 from .flow import FlowTransformer
-from .latent import MAX_ASPECT
 from .quiet import quietly
 
 T5_TOKENS = 256
@@ -28,10 +27,7 @@ class MMDiT(FlowTransformer):
     def _configure(self) -> None:
         super()._configure()
         self._pooled = int(self.unet.config["pooled_projection_dim"])
-        # Positions are cut from a square table: a side has no more patches than it.
-        longest = self.unet.config["pos_embed_max_size"] * self.multiple
-        self.max_aspect = min(MAX_ASPECT, ((longest - self.multiple) / self.native_size) ** 2)
-        self.max_aspect = max(1.0, self.max_aspect)
+        self._limit_sides(self.unet.config["pos_embed_max_size"])
         if self.pipe.text_encoder_3 is not None:
             self.tokenizer, self.max_tokens = self.pipe.tokenizer_3, T5_TOKENS
 
