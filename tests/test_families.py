@@ -365,7 +365,7 @@ def test_the_first_step_up_sees_the_latents_where_they_are(
     torch.testing.assert_close(up * scale, z[0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["lcm", "sdxl-lcm", "flux", "sana-sprint"])
+@pytest.mark.parametrize("family", ["lcm", "sdxl-lcm", "flux", "flux2", "sana-sprint"])
 def test_distilled_guidance_is_told_and_evaluated_once(
     family: str, tiny: Callable[[str], Tiny], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,7 +482,7 @@ def test_capabilities_are_declared(family: str, tiny: Callable[[str], Tiny]) -> 
     stable_diffusion = family in ("latent-unet", "sd2")
     assert backbone.lora_trainable == backbone.cross_attends == stable_diffusion
     assert backbone.diffedit_parts == stable_diffusion
-    told = family in ("lcm", "sdxl-lcm", "flux", "sana-sprint")
+    told = family in ("lcm", "sdxl-lcm", "flux", "flux2", "sana-sprint")
     assert (backbone.distilled_guidance is not None) == told
     assert (backbone.sampler_schedule is None) == (family in FLOWS)
     if not told:
