@@ -3,8 +3,8 @@
     python eval/bench_studio.py --repeat 5
 
 Times each step on the server's side, to the encoded picture of the new overlay and without the
-browser, for every sample of the package; medians, and the UNet rows of each step. Wall time is that
-of a machine others may use as well; the CPU seconds tell runs apart there.
+browser, for every sample of the package; medians, and the predictions of each step. Wall time is
+that of a machine others may use as well; the CPU seconds tell runs apart there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
             for name, wall, cpu, rows in _one(Session(model), sample.name, sample.things):
                 if round_number:
                     taken.setdefault(name, []).append((wall, cpu, rows))
-    print("| step | UNet rows | ms | CPU ms |\n|---|---|---|---|")
+    print("| step | predictions | ms | CPU ms |\n|---|---|---|---|")
     for name, runs in taken.items():
         wall, cpu, rows = (statistics.median(run[i] for run in runs) for i in range(3))
         print(f"| {name} | {rows:.0f} | {1000 * wall:.0f} | {1000 * cpu:.0f} |")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import io
 import json
@@ -36,6 +37,7 @@ from textseg.studio import (
     markers,
     pictures,
     snippets,
+    strip,
     views,
 )
 from textseg.studio.actions import cutting
@@ -109,7 +111,7 @@ def test_the_settled_mask_is_the_librarys(session: Session, pixels: np.ndarray) 
     assert session.work.layers[0].result.refine_options == CRF
 
 
-def test_moving_the_threshold_runs_no_unet(
+def test_moving_the_threshold_runs_no_model(
     session: Session, model: FakeBackbone, pixels: np.ndarray
 ) -> None:
     actions.ask(session, "the dog")
@@ -406,7 +408,7 @@ def test_strokes_of_another_size_are_brought_to_the_pictures(session: Session) -
         (lambda s: actions.correct(s, Correction("grow", 1)), "query must be asked"),
         (lambda s: actions.point(s, 1, 1, 1), "query must be asked"),
         (lambda s: actions.approve(s), "query must be asked"),
-        (lambda s: actions.remove(s), "query must be asked"),
+        (lambda s: actions.forget(s), "query must be asked"),
         (lambda s: actions.select(s, 3), "query must be one of"),
         (lambda s: exports.export(s, "edit", Path()), "must be edited first"),
         (lambda s: exports.export(s, "mask", Path()), "query must be asked"),
@@ -433,9 +435,63 @@ def test_only_an_approved_mask_is_edited(session: Session, pixels: np.ndarray) -
     actions.edit(session, "a cat", steps=4)
     edit = session.work.edit
     assert edit is not None
-    assert np.array_equal(edit.image[~mask_of(session)], pixels[~mask_of(session)])
-    assert edit.options.steps == 4
+    # The library's own rule: what was found grows.
+    reach = edit.options.grow * max(HEIGHT, WIDTH)
+    far = np.asarray(distance_transform_edt(~mask_of(session))) > reach + 1
+    assert not edit.mask[far].any() and (edit.mask & ~mask_of(session)).any()
+    assert np.array_equal(edit.image[~edit.mask], pixels[~edit.mask])
+    assert edit.options.steps == 4 and session.work.given == {"steps": 4}
     actions.correct(session, Correction("shrink", 1))
+    assert not session.work.approved
+
+
+def test_what_is_said_of_an_edit_is_the_assessment(session: Session) -> None:
+    actions.ask(session, "the dog")
+    actions.approve(session)
+    said = actions.edit(session, "a cat", steps=4).said
+    edit = session.work.edit
+    assert edit is not None
+    outcome = textseg.assess(edit, model=session.segmenter.model)
+    assert said == str(outcome) and edit.outcome == outcome
+    assert session.history.steps[-1].label == "Tried to turn the dog into 'a cat'"
+    # Its own segmenter looked: the next query is about the picture still.
+    actions.ask(session, "the ball")
+    actions.settle(session)
+    apart = textseg.segment(session.work.picture.pixels, "the ball", model=session.segmenter.model)
+    assert np.array_equal(mask_of(session), apart.mask)
+
+
+def test_an_object_is_removed_in_one_step(session: Session, pixels: np.ndarray) -> None:
+    with pytest.raises(InputError, match="must be asked"):
+        actions.remove_object(session)
+    actions.ask(session, "the dog")
+    said = actions.remove_object(session).said
+    edit = session.work.edit
+    assert edit is not None and said.startswith("tried to remove the dog; ")
+    alone = textseg.edit(pixels, "the dog", model=session.segmenter.model)
+    assert np.array_equal(edit.image, alone.image)
+
+
+def test_a_region_takes_the_colours_of_a_picture(session: Session, pixels: np.ndarray) -> None:
+    style = pictures.open_sample("beach")
+    actions.ask(session, "the dog")
+    with pytest.raises(InputError, match="must be approved"):
+        actions.recolour(session, style)
+    actions.approve(session)
+    assert "to give the dog another picture's colours" in actions.recolour(session, style).said
+    model = session.segmenter.model
+    alone = textseg.edit(pixels, "the dog", style=style.pixels, model=model)
+    assert session.work.edit is not None
+    assert np.array_equal(session.work.edit.image, alone.image)
+
+
+def test_a_picture_is_extended(session: Session, pixels: np.ndarray) -> None:
+    with pytest.raises(InputError, match="must be above 0"):
+        actions.extend(session, "a park")
+    actions.extend(session, "a park", left="25%", method="fill")
+    edit = session.work.edit
+    assert edit is not None and edit.image.shape == (HEIGHT, WIDTH + 40, 3)
+    assert np.array_equal(edit.image[:, 40:], pixels)
     assert not session.work.approved
 
 
@@ -527,6 +583,25 @@ def test_sessions_share_the_model_and_nothing_else(
     assert other.work.layers == ()
     assert other.segmenter is not session.segmenter
     assert other.segmenter.model is session.segmenter.model
+
+
+def test_the_strip_shows_each_step_and_which_one_it_is_at(session: Session) -> None:
+    actions.ask(session, "the <dog>")
+    actions.correct(session, Correction("invert"))
+    session.history.go(1)
+    drawn = ElementTree.fromstring(strip.strip(session.history))
+    buttons = [item[0] for item in drawn]
+    assert [button[1].text for button in buttons] == [
+        "Opened my park.png", "Found the <dog>", "Inverted"
+    ]  # fmt: skip
+    assert [button.get("aria-current") for button in buttons] == [None, "step", None]
+    assert [item.get("class") for item in drawn] == [None, None, "ts-undone"]
+    for number, button in enumerate(buttons):
+        data = (button[0].get("src") or "").partition("base64,")[2]
+        small = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+        whole = Image.fromarray(views.overlay(session.history.steps[number].work))
+        near = np.asarray(whole.resize(small.shape[1::-1], Image.Resampling.BOX)).astype(int)
+        assert max(small.shape) == strip.SIDE and np.abs(small - near).mean() < 12
 
 
 # -- jobs ------------------------------------------------------------------------------------
@@ -706,24 +781,76 @@ def test_the_code_gives_the_same_masks_and_the_same_edit(
 
     Path("table.edited.png").unlink()
     Path("table.the-apple.mask.png").unlink()
+    _run_commands(session)
+    assert np.array_equal(np.asarray(Image.open("table.the-apple.mask.png")) > 127, apple)
+    assert Image.open("table.edited.png").tobytes() == edited
+
+
+def _removed(session: Session) -> None:
+    actions.remove_object(session)
+
+
+def _clicked(session: Session) -> None:
+    actions.point(session, 20, 30, 0)
+    actions.draw_box(session, (30, 100, 400, 330))
+    actions.remove_object(session)
+
+
+def _painted(session: Session) -> None:
+    actions.correct(session, Correction("grow", 6))
+    actions.remove_object(session)
+
+
+def _changed_since(session: Session) -> None:
+    actions.approve(session)
+    actions.edit(session, "", grow=0.03)
+    actions.correct(session, Correction("invert"))
+
+
+def _recoloured(session: Session) -> None:
+    actions.correct(session, Correction("grow", 6))
+    actions.approve(session)
+    actions.recolour(session, pictures.open_sample("beach"))
+
+
+def _extended(session: Session) -> None:
+    actions.extend(session, "", left="20%", bottom="10%")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "act", [_removed, _clicked, _painted, _changed_since, _recoloured, _extended]
+)
+def test_the_code_edits_the_same_region_in_the_same_way(
+    mini: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Any
+) -> None:
+    monkeypatch.setattr("textseg.backbone.load", lambda name, **given: mini)
+    session = Session(mini)
+    actions.open_picture(session, pictures.open_sample("table"))
+    actions.retune(session, **actions.refinement_of(session, "none"))
+    actions.ask(session, "the apple")
+    act(session)
+    edit = session.work.edit
+    assert edit is not None and (edit.image != edit.source).any()
+    with zipfile.ZipFile(exports.export(session, "all", tmp_path)) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for made in (_run_python, _run_commands):
+        Path("table.edited.png").unlink()
+        made(session)
+        assert np.array_equal(np.asarray(Image.open("table.edited.png")), edit.image)
+
+
+def _run_python(session: Session) -> None:
+    exec(compile(snippets.python_code(session), "again.py", "exec"), {})
+
+
+def _run_commands(session: Session) -> None:
     for line in snippets.commands(session).splitlines():
         if not line.startswith("#"):
             words = shlex.split(line)
             assert words[0] == "textseg"
             assert main([*words[1:], "--quiet"]) == 0
-    assert np.array_equal(np.asarray(Image.open("table.the-apple.mask.png")) > 127, apple)
-    assert Image.open("table.edited.png").tobytes() == edited
-
-
-def test_code_for_a_mask_changed_since_the_edit_points_at_the_region(session: Session) -> None:
-    actions.ask(session, "the dog")
-    actions.approve(session)
-    actions.edit(session, "", steps=4)
-    assert "mask=the_dog" in snippets.python_code(session)
-    actions.correct(session, Correction("invert"))
-    assert "mask=region" in snippets.python_code(session)
-    assert "--mask 'my park.region.mask.png'" in snippets.commands(session)
-    assert "-p ''" in snippets.commands(session)
 
 
 # -- pictures --------------------------------------------------------------------------------
@@ -856,7 +983,7 @@ def test_handlers_answer_errors_in_a_sentence(
     assert list(refused(session)) == [gradio.skip()]
     live = wiring.live(session, 0.3)
     assert live[page.stage]["value"].size == (WIDTH, HEIGHT)
-    assert "0 UNet rows" in live[page.status]
+    assert "no model ran" in live[page.status]
     settled = wiring.settle_now(session)
     assert page.level not in settled and page.caption not in settled
 

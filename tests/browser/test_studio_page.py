@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 import textseg
 from textseg.masks import decode_rle
@@ -51,7 +52,13 @@ def mask_in(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("width", "height", "scheme"),
-    [(1280, 860, "light"), (1280, 860, "dark"), (390, 844, "light"), (390, 844, "dark")],
+    [
+        (1280, 860, "light"),
+        (1280, 860, "dark"),
+        (1920, 1080, "light"),
+        (390, 844, "light"),
+        (390, 844, "dark"),
+    ],
 )
 def test_the_first_view(visit: Any, photograph: Any, width: int, height: int, scheme: str) -> None:
     at = visit(width, height, scheme)
@@ -63,8 +70,55 @@ def test_the_first_view(visit: Any, photograph: Any, width: int, height: int, sc
     if (width < 600) == (scheme == "dark"):
         photograph(at, f"first-{width}-{scheme}")
     assert at.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert at.page.evaluate("[...document.images].every((one) => one.hasAttribute('alt'))")
+    assert found in at.page.get_attribute("#ts-stage img", "alt")
+    if width == 1920:
+        used = at.page.evaluate(_SPAN, ["#ts-past", "#ts-left", "#ts-panel"])
+        assert used[0] < 60 and used[1] > 1860
     dark = at.page.evaluate("document.body.classList.contains('dark')")
     assert dark == (scheme == "dark")
+    at.is_clean()
+
+
+_SPAN = """(parts) => {
+  const boxes = parts.map((one) => document.querySelector(one).getBoundingClientRect());
+  return [Math.min(...boxes.map((b) => b.left)), Math.max(...boxes.map((b) => b.right))];
+}"""
+_SMALL = """() => [...document.querySelectorAll(
+  "button, input, textarea, [role=tab], label:has(> input[type=radio])")]
+  .filter((one) => one.checkVisibility() && !one.matches("[type=radio], [type=file], :disabled"))
+  .map((one) => [one.id || one.className, one.getBoundingClientRect()])
+  .filter(([, box]) => box.width > 0 && (box.width < 44 || box.height < 44))
+  .map(([name, box]) => `${name}: ${box.width} x ${box.height}`)"""
+_COVERED = """() => {
+  const over = document.querySelector("svg.ts-over"), box = over.getBoundingClientRect();
+  const at = [0.02, 0.25, 0.5, 0.75, 0.98];
+  return at.flatMap((x) => at.map((y) => [box.left + x * box.width, box.top + y * box.height]))
+    .filter(([x, y]) => !over.contains(document.elementFromPoint(x, y)));
+}"""
+
+
+def test_on_a_phone_targets_are_large_and_the_picture_is_never_covered(visit: Any) -> None:
+    at = visit(390, 844)
+    for tab in ("1 Find", "2 Edit", "3 Save"):
+        at.turn(tab)
+        closed = at.page.locator("button.label-wrap:not(.open):visible")
+        while closed.count():
+            closed.first.tap()
+        assert at.page.evaluate(_SMALL) == []
+    at.turn("1 Find")
+    at.page.tap("#ts-sample-park")
+    at.says("park.jpg is open")
+    at.page.locator("#ts-canvas").evaluate("(canvas) => canvas.scrollIntoView()")
+    at.page.touchscreen.tap(*at.at(0.5, 0.5))
+    at.says("Query must be asked first")
+    at.page.wait_for_selector(".toast-wrap >> text=Query must be asked first")
+    assert at.page.evaluate(_COVERED) == []
+    at.page.tap("#ts-try-1")
+    at.says(f"“{at.page.inner_text('#ts-try-1')}”")
+    at.takes("minus")
+    at.page.touchscreen.tap(*at.at(0.1, 0.1))
+    at.says("Took away a place")
     at.is_clean()
 
 
@@ -82,7 +136,7 @@ def test_from_an_upload_to_a_downloaded_edit(
     at.type("#ts-query", thing)
     page.keyboard.press("Enter")
     at.says(f"“{thing}”:")
-    at.says(f"{2 * rows} UNet rows")
+    at.says(f"{2 * rows} predictions of the model")
     at.turn("3 Save")
     mask = at.download("mask", tmp_path)
     assert mask.name == f"my table.{thing.replace(' ', '-')}.mask.png"
@@ -90,7 +144,7 @@ def test_from_an_upload_to_a_downloaded_edit(
 
     at.turn("1 Find")
     at.set("#ts-level", "0.6")
-    at.says("0 UNet rows")
+    at.says("no model ran")
     at.turn("3 Save")
     page.wait_for_selector("#ts-python >> text=level=")
     moved = mask_in(at.download("mask", tmp_path))
@@ -116,13 +170,15 @@ def test_from_an_upload_to_a_downloaded_edit(
     page.click("#ts-approve")
     at.says("is approved")
     at.type("#ts-prompt", "a tomato")
+    page.click("#ts-edit-more button")
     page.fill("#ts-edit-steps input[type=number]", "200")
     page.click("#ts-edit")
     page.click("#ts-cancel")
     at.says("Cancelled. Nothing was changed.")
     page.fill("#ts-edit-steps input[type=number]", "20")
     page.click("#ts-edit")
-    at.says("became “a tomato”")
+    at.says("tried to turn")
+    line = page.inner_text("#ts-status p")
     page.wait_for_selector("#ts-after img")
     photograph(at, "edit-1280-light")
     at.turn("3 Save")
@@ -130,9 +186,11 @@ def test_from_an_upload_to_a_downloaded_edit(
     edited = at.download("edit", tmp_path)
     said = read_provenance(edited)
     assert said is not None and said["prompt"] == "a tomato" and said["options"]["steps"] == 20
+    assert said["outcome"]["words"] == line and "became" not in line
     assert read_label(edited).made_by_model
     before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (picture, edited))
-    assert np.array_equal(before[~painted], after[~painted])
+    far = np.asarray(distance_transform_edt(~painted)) > said["options"]["grow"] * 480 + 1
+    assert np.array_equal(before[far], after[far])
     assert (before[painted] != after[painted]).any()
     at.is_clean()
 
@@ -189,7 +247,6 @@ def test_clicks_on_the_picture_correct_the_mask(
 
 def test_the_same_file_is_opened_again(visit: Any) -> None:
     at = visit()
-    at.page.click("text=History")
     for times in (1, 2):
         with at.page.expect_file_chooser() as choosing:
             at.page.click("#ts-upload")
@@ -197,7 +254,7 @@ def test_the_same_file_is_opened_again(visit: Any) -> None:
         assert at.page.input_value("#ts-bar input[type=file]") == ""
         choosing.value.set_files(FOLDER / "park.jpg")
         at.page.wait_for_function(
-            "([label, n]) => [...document.querySelectorAll('#ts-history label')]"
+            "([label, n]) => [...document.querySelectorAll('#ts-history button')]"
             ".filter((one) => one.textContent.includes(label)).length === n",
             arg=["Opened park.jpg", times],
         )
@@ -279,9 +336,55 @@ def test_pictures_from_the_clipboard_a_drop_and_words(visit: Any, tmp_path: Path
     at.turn("3 Save")
     assert read_label(at.download("image", tmp_path)).made_by_model
 
-    page.click("text=History")
-    page.click("#ts-history label >> text=dropped.png")
+    page.click("#ts-history button >> text=dropped.png")
     at.says("Back at: Opened dropped.png.")
+    at.is_clean()
+
+
+def test_nouns_are_offered_and_what_is_not_found_is_grey(visit: Any, mini: Any) -> None:
+    at = visit()
+    at.page.focus("#ts-query input")
+    offered = at.page.locator("#ts-nouns option")
+    assert at.page.get_attribute("#ts-query input", "list") == "ts-nouns"
+    nouns = [f"the {noun}" for noun in mini.model.nouns]
+    assert offered.evaluate_all("(all) => all.map((one) => one.value)") == nouns
+    at.type("#ts-query", "the zebra")
+    at.page.keyboard.press("Enter")
+    at.says("“the zebra” was not found")
+    chip = at.page.locator("#ts-found label.selected")
+    assert chip.inner_text() == "the zebra (not found)"
+    dot = "(one) => getComputedStyle(one, '::before').backgroundColor"
+    assert chip.evaluate(dot) == "rgb(156, 163, 175)"
+    assert at.page.locator("#ts-found label").first.evaluate(dot) == "rgb(230, 57, 70)"
+    at.is_clean()
+
+
+def test_remove_recolour_and_extend(visit: Any, photograph: Any, tmp_path: Path) -> None:
+    at = visit()
+    page = at.page
+    found = page.inner_text("#ts-found label.selected")
+    page.click("#ts-remove")
+    at.says(f"tried to remove {found}; mini sees")
+    at.turn("3 Save")
+    removed = read_provenance(at.download("edit", tmp_path))
+    assert removed is not None and removed["method"] == "fill"
+    at.turn("2 Edit")
+    page.set_input_files("#ts-edit-row input[type=file]", FOLDER / "beach.jpg")
+    at.says("another picture's colours")
+    page.click("#ts-extend-more button")
+    page.fill("#ts-extend-left input", "25")
+    page.fill("#ts-extend-top input", "10")
+    page.click("#ts-extend")
+    at.says("tried to extend the picture")
+    photograph(at, "extend-1280-light")
+    at.turn("3 Save")
+    extended = at.download("edit", tmp_path)
+    with Image.open(extended) as opened:
+        assert opened.size == (480 + 120, 360 + 36)
+    assert page.locator("#ts-history button").count() == 6
+    assert page.get_attribute("#ts-history li:last-child button", "aria-current") == "step"
+    page.click("#ts-history button >> text=Approved")
+    at.says("Back at: Approved")
     at.is_clean()
 
 
@@ -295,7 +398,7 @@ def test_a_phone_and_the_keyboard_are_enough(visit: Any) -> None:
     at.settles()
     page.focus("#ts-level input[type=range]")
     page.keyboard.press("ArrowLeft")
-    at.says("0 UNet rows")
+    at.says("no model ran")
     for view in ("Mask", "Contrast", "Soft map"):
         at.looks_at(view)
     page.focus("#ts-invert")

@@ -35,7 +35,7 @@ def build(model: Backbone, settings: StudioSettings) -> gr.Blocks:
     with gr.Blocks(
         title="textseg studio", analytics_enabled=False, fill_width=True, delete_cache=(600, 7200)
     ) as blocks:
-        page = build_page(model.name, actions.edit_options(Session(model)))
+        page = build_page(model.name, actions.edit_options(Session(model)), tuple(model.nouns))
         Wiring(page, Handlers(page, model, settings), settings).connect(blocks)
     return blocks
 
@@ -114,7 +114,7 @@ class Wiring:
                           show_progress="hidden", api_visibility="private")  # fmt: skip
         self.on([page.undo.click], partial(controls.travel, by=-1))
         self.on([page.redo.click], partial(controls.travel, by=1))
-        self.on([page.history.input], controls.go, page.history)
+        page.history.click(self.handlers.travel, self.mine, self.everything, **self.always)
 
     def _finding(self) -> None:
         page = self.page
@@ -123,7 +123,7 @@ class Wiring:
         for button in page.suggestions:
             self.job([button.click], controls.ask, button, tab="look")
         self.on([page.found.input], controls.select, page.found)
-        self.on([page.remove.click], actions.remove)
+        self.on([page.forget.click], actions.forget)
         page.level.input(
             self.handlers.live, [*self.mine, page.level], self.everything, **self.always,
             trigger_mode="always_last",
@@ -147,10 +147,16 @@ class Wiring:
         self.on([page.reset.click], actions.undo_corrections).then(**self.settled)
 
     def _editing(self) -> None:
-        page = self.page
+        page, most = self.page, self.settings.max_pixels
         self.on([page.approve.click], actions.approve, panel="edit")
+        self.job([page.remove.click], controls.remove_object, tab="after")
         self.job([page.edit.click, page.prompt.submit], controls.edit, page.prompt, page.ratio,
-                 page.guidance, page.steps, tab="after")  # fmt: skip
+                 page.guidance, page.steps, page.method, page.seed, page.negative,
+                 page.edit_grow, tab="after")  # fmt: skip
+        self.job([page.recolour.upload], partial(controls.recolour, max_pixels=most),
+                 page.recolour, tab="after")  # fmt: skip
+        self.job([page.extend.click], controls.extend, page.extend_prompt,
+                 *page.amounts.values(), tab="after")  # fmt: skip
         self.on([page.go_on.click], controls.go_on, tab="look", panel="find")
 
     def _taking_home(self) -> None:

@@ -68,17 +68,43 @@ def correct(session: Session, *, kind: str) -> Done:
     return actions.correct(session, Correction(kind, pixels))  # pyright: ignore[reportArgumentType]
 
 
-def edit(
-    session: Session, prompt: str, ratio: float, guidance: float, steps: float, *, progress: Any
-) -> Done:
-    return actions.edit(
-        session,
-        prompt or "",
-        progress,
-        encode_ratio=round(float(ratio), 4),
-        guidance_scale=round(float(guidance), 4),
-        steps=int(steps),
-    )
+def edit(session: Session, prompt: str, *settings: Any, progress: Any) -> Done:
+    return actions.edit(session, prompt or "", progress, **_edit_changes(*settings))
+
+
+def _edit_changes(
+    ratio: float,
+    guidance: float,
+    steps: float,
+    method: str,
+    seed: float | None,
+    negative: str,
+    grow: float,
+) -> dict[str, Any]:
+    return {
+        "method": method or None,
+        "encode_ratio": round(float(ratio), 4),
+        "guidance_scale": round(float(guidance), 4),
+        "steps": int(steps),
+        "seed": int(seed or 0),
+        "negative_prompt": (negative or "").strip(),
+        "grow": round(float(grow), 4),
+    }
+
+
+def remove_object(session: Session, *, progress: Any) -> Done:
+    return actions.remove_object(session, progress)
+
+
+def recolour(session: Session, path: str | None, *, max_pixels: int, progress: Any) -> Done:
+    style = pictures.open_file(path or "", max_pixels=max_pixels)
+    return actions.recolour(session, style, progress)
+
+
+def extend(session: Session, prompt: str, *amounts: float | None, progress: Any) -> Done:
+    sides = zip(("left", "right", "top", "bottom"), amounts, strict=True)
+    added = {side: f"{amount:g}%" for side, amount in sides if amount}
+    return actions.extend(session, prompt or "", progress, **added)
 
 
 def go_on(session: Session) -> Done:
@@ -93,8 +119,8 @@ def travel(session: Session, *, by: int) -> Done:
     return go(session, session.history.at + by)
 
 
-def go(session: Session, index: int | None) -> Done:
+def go(session: Session, index: Any) -> Done:
     with session.lock:
         session.changes += 1
-        session.history.go(session.history.at if index is None else int(index))
+        session.history.go(index if type(index) is int else session.history.at)
         return Done(f"Back at: {session.history.steps[session.history.at].label}.")

@@ -12,7 +12,9 @@ from .layout import Page
 from .markers import describe, over
 from .session import Session
 from .snippets import commands, python_code
+from .strip import strip
 from .views import apart, look
+from .work import Layer, Work
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
@@ -41,10 +43,7 @@ class Display:
         layer, edit = work.layer, work.edit
         updates: Updates = {
             **self.stage(session),
-            page.history: gr.update(
-                choices=[(step.label, i) for i, step in enumerate(session.history.steps)],
-                value=session.history.at,
-            ),
+            page.history: strip(session.history),
             page.python: python_code(session),
             page.shell: commands(session),
             page.undo: gr.update(interactive=session.history.at > 0),
@@ -56,7 +55,7 @@ class Display:
             **self.approval(session),
             **self._queries(session),
         }
-        for button in (page.grow, page.shrink, page.invert, page.remove):
+        for button in (page.grow, page.shrink, page.invert, page.forget):
             updates[button] = gr.update(interactive=layer is not None)
         updates[page.reset] = gr.update(interactive=bool(layer and layer.by_hand))
         for kind in ("mask", "cutout", "coco"):
@@ -75,10 +74,11 @@ class Display:
         things = work.picture.things
         updates: Updates = {
             page.found: gr.update(
-                choices=[(one.query, i) for i, one in enumerate(work.layers)],
+                choices=[(_chip(one), i) for i, one in enumerate(work.layers)],
                 value=work.selected if work.layers else None,
                 visible=bool(work.layers),
             ),
+            page.found_style: _greyed(work),
             page.attempt: gr.update(visible=bool(things)),
         }
         for i, button in enumerate(page.suggestions):
@@ -109,16 +109,18 @@ class Display:
         some = work.layer is not None and bool(work.layer.mask.any())
         hint = "First find something and approve its mask; then it can be changed here."
         if work.approved and work.layer is not None:
-            hint = f"“{work.layer.query}” is approved. Say what it becomes."
+            hint = f"“{work.layer.query}” is approved. Say what is to become of it."
         if caveat := self.model.caveats.get("paint"):
             hint += f" ({caveat})"
         return {
             page.approve: gr.update(
-                value="Approved ✓" if work.approved else "Approve this mask",
+                value="Approved ✓" if work.approved else "Approve mask",
                 interactive=some and not work.approved,
                 variant="secondary" if work.approved else "primary",
             ),
+            page.remove: gr.update(interactive=some),
             page.edit: gr.update(interactive=work.approved),
+            page.recolour: gr.update(interactive=work.approved),
             page.edit_hint: f'<p class="ts-note">{escape(hint)}</p>',
         }
 
@@ -130,3 +132,17 @@ class Display:
         if panel:
             turned[self.page.panel] = gr.update(selected=panel)
         return turned
+
+
+def _chip(layer: Layer) -> str:
+    return layer.query if layer.mask.any() else f"{layer.query} (not found)"
+
+
+def _greyed(work: Work) -> str:
+    """A style sheet under which the queries that found nothing are grey."""
+    rules = [
+        f"#ts-found label:nth-of-type({i}) {{ --ts-dot: #9ca3af; --ts-text: #6b7280 }}"
+        for i, layer in enumerate(work.layers, 1)
+        if not layer.mask.any()
+    ]
+    return f"<style>{' '.join(rules)}</style>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -10,7 +11,7 @@ from ..formats import SUFFIXES, coco_data, write_json, write_result
 from ..saving import utf8
 from .actions import settle
 from .session import Session
-from .snippets import commands, file_names, python_code
+from .snippets import commands, file_names, python_code, style_name
 
 KINDS = ("mask", "cutout", "coco", "edit", "image", "all")
 
@@ -68,7 +69,10 @@ def _everything(session: Session, folder: Path) -> Path:
         files.append(export(session, "edit", folder))
         if work.edit.segmentation is not None:
             files.append(folder / f"{stem}.region.mask.png")
-            write_result(work.edit.segmentation, files[-1], "mask")
+            write_result(replace(work.edit.segmentation, mask=work.edit.mask), files[-1], "mask")
+        if work.style is not None:
+            files.append(folder / style_name(work))
+            files[-1].write_bytes(work.style.data)
     for name, text in (("again.py", python_code(session)), ("again.sh", commands(session))):
         files.append(folder / name)
         files[-1].write_bytes(utf8(text))

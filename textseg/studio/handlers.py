@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from ..errors import CancelledError, TextsegError
-from . import actions, jobs, pictures
+from . import actions, controls, jobs, pictures
 from .actions import Done
 from .display import Display, Updates
 from .exports import export
@@ -63,7 +63,10 @@ class Handlers:
             session.history.at = first.history.at
         layer = session.work.layer
         found = f"; “{layer.query}” is found already" if layer and layer.mask.any() else ""
-        said = f"This is a sample{found}. Try another name, or open a picture of your own."
+        said = (
+            f"This is a sample{found}. Try another name, click on the picture to correct a mask, "
+            "or open a picture of your own."
+        )
         shown = self.display.show(session)
         return {self.page.state: session, **shown, self.page.status: status(said)}
 
@@ -197,6 +200,10 @@ class Handlers:
     def gesture(self, session: Session | None, event: gr.EventData) -> Updates:
         """Something was done on the picture with a pointer."""
         return self.step(partial(answer, told=event._data))(session)
+
+    def travel(self, session: Session | None, event: gr.EventData) -> Updates:
+        """A step of the history was chosen."""
+        return self.step(partial(controls.go, index=event._data.get("step")))(session)
 
     def cancel(self, session: Session | None) -> Any:
         """End the job at its next step."""

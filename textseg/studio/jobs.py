@@ -19,6 +19,8 @@ STAGES = {
     "naming": "Naming what is there",
     "encoding": "Encoding the picture",
     "decoding": "Decoding the edit",
+    "fill": "Filling the region",
+    "transport": "Changing the colours",
 }
 _EVERY = 0.1
 _WAIT = 20.0
@@ -35,8 +37,9 @@ class Underway:
     @property
     def said(self) -> str:
         """In words."""
-        stage = STAGES.get(self.stage, "Making the picture")
-        return f"{stage}: {self.done} of {self.total}"
+        part, _, stage = self.stage.rpartition(": ")
+        said = f"{STAGES.get(stage, 'Making the picture')}: {self.done} of {self.total}"
+        return f"{said} ({part})" if part else said
 
 
 def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -11,6 +12,7 @@ import gradio as gr
 from ..options import EditOptions
 from .panels import edit_panel, find_panel, save_panel
 from .pictures import SAMPLES, sample_file
+from .strip import SCRIPT
 from .theme import gestures, style
 from .views import VIEWS
 
@@ -22,6 +24,7 @@ TOOLS: tuple[tuple[str, str], ...] = (
     ("Eraser", "eraser"),
 )
 """What a pointer does on the picture."""
+HOW = "Click: it is there. Shift or second button: it is not. Drag: it is inside."
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +46,15 @@ class Page:
     cancel: gr.Button
     undo: gr.Button
     redo: gr.Button
-    history: gr.Radio
+    history: gr.HTML
     panel: gr.Tabs
     query: gr.Textbox
     find: gr.Button
     attempt: gr.HTML
     suggestions: list[gr.Button]
     found: gr.Radio
-    remove: gr.Button
+    found_style: gr.HTML
+    forget: gr.Button
     caption: gr.Textbox
     describe: gr.Button
     level: gr.Slider
@@ -65,12 +69,21 @@ class Page:
     samples_drawn: gr.Slider
     strength: gr.Slider
     approve: gr.Button
+    remove: gr.Button
     edit_hint: gr.HTML
     prompt: gr.Textbox
+    edit: gr.Button
+    recolour: gr.UploadButton
     ratio: gr.Slider
+    method: gr.Dropdown
     guidance: gr.Slider
     steps: gr.Slider
-    edit: gr.Button
+    edit_grow: gr.Slider
+    negative: gr.Textbox
+    seed: gr.Number
+    extend_prompt: gr.Textbox
+    amounts: dict[str, gr.Number]
+    extend: gr.Button
     go_on: gr.Button
     saves: dict[str, gr.Button]
     file: gr.DownloadButton
@@ -78,12 +91,13 @@ class Page:
     shell: gr.Code
 
 
-def build_page(model_name: str, edit: EditOptions) -> Page:
+def build_page(model_name: str, edit: EditOptions, nouns: Sequence[str] = ()) -> Page:
     """Lay out the page, inside a `gradio.Blocks`.
 
     Args:
         model_name: shown in the corner.
         edit: what the edit's controls start from.
+        nouns: offered as one types what to find.
     """
     parts: dict[str, Any] = {"state": gr.State(None)}
     gr.HTML(style(), padding=False, elem_id="ts-style")
@@ -94,18 +108,21 @@ def build_page(model_name: str, edit: EditOptions) -> Page:
     )
     _bar(parts)
     with gr.Row(elem_id="ts-main", equal_height=False):
-        with gr.Column(scale=6, min_width=320):
+        with gr.Column(scale=6, min_width=320, elem_id="ts-left"):
             _stage(parts)
         with (
             gr.Column(scale=5, min_width=320, elem_id="ts-panel"),
             gr.Tabs(elem_id="ts-steps") as parts["panel"],
         ):
             with gr.Tab("1  Find", id="find"):
-                find_panel(parts)
+                find_panel(parts, nouns)
             with gr.Tab("2  Edit", id="edit"):
                 edit_panel(parts, edit)
             with gr.Tab("3  Save", id="save"):
                 save_panel(parts)
+        with gr.Column(scale=2, min_width=160, elem_id="ts-past"):
+            gr.HTML('<p class="ts-title">History</p>', padding=False)
+            parts["history"] = gr.HTML("", js_on_load=SCRIPT, padding=False, elem_id="ts-history")
     with gr.Row(elem_id="ts-below", equal_height=False):
         _below(parts)
     return Page(**parts)
@@ -129,13 +146,14 @@ def _bar(parts: dict[str, Any]) -> None:
 
 def _stage(parts: dict[str, Any]) -> None:
     with gr.Tabs(elem_id="ts-tabs") as parts["tabs"]:
-        with gr.Tab("Look", id="look"):
+        with gr.Tab("Picture", id="look"):
             with gr.Column(elem_id="ts-canvas"):
                 parts["stage"] = gr.Image(
                     interactive=False, show_label=False, label="The picture and its masks",
                     buttons=[], format="png", elem_id="ts-stage", container=False,
                 )  # fmt: skip
                 parts["over"] = gr.HTML("", js_on_load=gestures(), elem_id="ts-over")
+            gr.HTML(f'<p class="ts-note ts-how">{HOW}</p>', padding=False)
             with gr.Row(elem_id="ts-tools"):
                 gr.Radio([*TOOLS], value="plus", show_label=False, label="Tool", interactive=True,
                          container=False, elem_id="ts-tool", elem_classes="ts-choice")  # fmt: skip
@@ -148,7 +166,7 @@ def _stage(parts: dict[str, Any]) -> None:
         with gr.Tab("Before and after", id="after"):
             parts["after"] = gr.ImageSlider(
                 show_label=False, label="Before and after", interactive=False, format="png",
-                buttons=["fullscreen"], elem_id="ts-after", max_height=520,
+                buttons=["fullscreen"], elem_id="ts-after", max_height=680,
             )  # fmt: skip
     with gr.Row(elem_id="ts-foot"):
         parts["status"] = gr.HTML(elem_id="ts-status")
@@ -159,10 +177,6 @@ def _stage(parts: dict[str, Any]) -> None:
 
 
 def _below(parts: dict[str, Any]) -> None:
-    with gr.Accordion("History", open=False, elem_id="ts-steps-taken"):
-        parts["history"] = gr.Radio(
-            [], show_label=False, label="Steps", container=False, elem_id="ts-history"
-        )
     with gr.Accordion("Make a picture from words", open=False):
         with gr.Row(elem_id="ts-make-row"):
             parts["make_prompt"] = gr.Textbox(

@@ -11,8 +11,13 @@
   };
   // The browser says nothing of a file that is chosen again.
   document.addEventListener("click", ({ target }) => {
-    if (target.matches("#ts-bar input[type=file]")) target.value = "";
+    if (target.matches?.("input[type=file]")) target.value = "";
   }, true);
+  document.addEventListener("focusin", ({ target }) => {
+    if (!target.matches?.("#ts-query input")) return;
+    target.setAttribute("list", "ts-nouns");
+    target.setAttribute("autocomplete", "off");
+  });
   document.addEventListener("paste", (event) => {
     if (event.clipboardData && offer(event.clipboardData.files)) event.preventDefault();
   });

@@ -28,7 +28,8 @@ def status(
     """
     cost = ""
     if rows or timed:
-        cost = f"<small>{rows} UNet rows, {duration(seconds)}</small>"
+        ran = f"{rows} predictions of the model" if rows else "no model ran"
+        cost = f"<small>{ran}, {duration(seconds)}</small>"
     kind = " ts-bad" if bad else ""
     opening = f'<div class="ts-status{kind}" role="status" aria-live="polite">'
     return f"{opening}<p>{escape(said)}</p>{cost}</div>"

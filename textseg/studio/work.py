@@ -6,7 +6,8 @@ one. Arrays are shared between steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -160,6 +161,8 @@ class Work:
         selected: index of the layer the controls are about.
         approved: whether its mask may be edited.
         edit: the last edit, or None.
+        given: what it was made with, by name, as far as it differs from the usual.
+        style: the picture whose colours it took.
     """
 
     picture: Picture
@@ -170,6 +173,8 @@ class Work:
     selected: int = 0
     approved: bool = False
     edit: Edit | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    style: Picture | None = None
 
     @property
     def layer(self) -> Layer | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from .captions import describe, recaption
 from .correcting import correct, paint, reach, undo_corrections
 from .cutting import settle
-from .editing import approve, edit, edit_options
-from .finding import ask, open_picture, remove, requery, select
+from .editing import approve, edit, edit_options, extend, recolour, remove_object
+from .finding import ask, forget, open_picture, requery, select
 from .pointing import draw_box, point
 from .tuning import refinement_name, refinement_of, retune
 from .words import ROUGH, Done, sum_up
@@ -26,14 +26,17 @@ __all__ = [
     "draw_box",
     "edit",
     "edit_options",
+    "extend",
+    "forget",
     "open_picture",
     "paint",
     "point",
     "reach",
     "recaption",
+    "recolour",
     "refinement_name",
     "refinement_of",
-    "remove",
+    "remove_object",
     "requery",
     "retune",
     "select",

@@ -49,7 +49,7 @@ def ask(session: Session, query: str, progress: Progress | None = None) -> Done:
     if query.casefold() in known:
         return select(session, known.index(query.casefold()))
     if len(known) >= MOST_QUERIES:
-        raise InputError(f"queries must be at most {MOST_QUERIES} per picture; remove one first")
+        raise InputError(f"queries must be at most {MOST_QUERIES} per picture; forget one first")
     measured, rows = _measure(session, work, query, work.contrast, work.refine, progress)
     layer = quick_layer(measured, work.refine, work.picture)
 
@@ -97,7 +97,7 @@ def select(session: Session, index: int) -> Done:
     return Done(say(work.layers[index]))
 
 
-def remove(session: Session) -> Done:
+def forget(session: Session) -> Done:
     """Forget the selected query."""
     layer = selected(session)
 
@@ -106,8 +106,8 @@ def remove(session: Session) -> Done:
         at = min(now.selected, max(len(left) - 1, 0))
         return replace(now, layers=left, selected=at, approved=False)
 
-    session.change(f"Removed {layer.query}", alter)
-    return Done(f"“{layer.query}” is gone.")
+    session.change(f"Forgot {layer.query}", alter)
+    return Done(f"“{layer.query}” is forgotten.")
 
 
 def _measure(

@@ -18,7 +18,7 @@ class Done:
 
     Attributes:
         said: a sentence.
-        rows: noisy images the UNet was run on for it.
+        rows: noisy images the model predicted for it.
         about: the queries the sentence is about, where it may change as their masks settle.
         title: how it then still begins.
     """
