@@ -26,12 +26,14 @@ HEIGHT, WIDTH = 3024, 4032
 
 def pictures(annotations: Path, images: Path, count: int) -> list[tuple[Path, str]]:
     """Files and the category to ask each for."""
-    data = json.loads(annotations.read_text())
-    names = {category["id"]: category["name"] for category in data["categories"]}
-    asked: dict[int, str] = {}
-    for one in data["annotations"]:
-        asked.setdefault(one["image_id"], names[one["category_id"]])
-    files = [(images / i["file_name"], asked[i["id"]]) for i in data["images"] if i["id"] in asked]
+    from textseg.coco import read_coco
+
+    coco = read_coco(annotations)
+    files = [
+        (images / image.file_name, coco.categories[image.annotations[0].category_id])
+        for image in coco.by_id()
+        if image.annotations
+    ]
     return files[:count]
 
 

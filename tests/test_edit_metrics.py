@@ -29,8 +29,10 @@ from textseg_eval.edit_metrics import (
     evidence_inside,
     frechet_distance,
 )
-from textseg_eval.edit_run import ABLATION, RECONSTRUCT, SHIPPED, EditRun, Judges, evaluate_edits
+from textseg_eval.edit_plan import ABLATION, RECONSTRUCT, SHIPPED, EditRun
+from textseg_eval.edit_run import evaluate_edits
 from textseg_eval.edit_tables import edit_table
+from textseg_eval.edit_worker import Judges
 from textseg_eval.tables import markdown
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
@@ -180,7 +182,7 @@ def test_a_run_measures_every_setting(tmp_path: Path, fake: FakeBackbone, networ
     judges = Judges(lpips=Scripted(network, return_lpips=True), inception=Scripted(network))
     results = evaluate_edits(run, fake, tmp_path / "out", judges)
     assert results["images"] == 2 and results["failed"] == 0
-    settings = [(r["method"], r["ratio"], r["level"]) for r in results["rows"]]
+    settings = [(r["method"], r["ratio"], r["level"], r["guidance"]) for r in results["rows"]]
     assert settings == list(run.settings())
     assert len(settings) == 1 + 2 * 5
     by = {(r["method"], r["ratio"]): r for r in results["rows"]}
@@ -214,7 +216,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path, fake: FakeBackbone) 
     whole = evaluate_edits(run, fake, tmp_path / "whole")
     assert resumed["rows"] == whole["rows"]
     other = EditRun(run.dataset, run.pairs, ratios=(0.5,))
-    with pytest.raises(InputError, match="output must be empty or hold this same run"):
+    with pytest.raises(InputError, match=r"of the same run, got .* with another"):
         evaluate_edits(other, fake, tmp_path / "out")
 
 

@@ -11,13 +11,14 @@ import numpy as np
 from textseg.errors import InputError
 
 from .aggregate import Bootstrap
-from .comparison import common_images, differing, run_names
+from .comparison import common_images, differ_most, differing, run_names
 from .counters import ratio, replicate_weights
+from .edit_pictures import lead, margins
+from .edit_plan import Setting
 from .edit_run import FIGURES
 from .records import RecordFile
 from .run import RECORDS, load_results
 
-Setting = tuple[str, float | None, float | None]
 Values = dict[Setting, dict[str, np.ndarray]]
 
 
@@ -43,9 +44,10 @@ def compare_edits(
         replicates, seed, level: of the bootstrap.
 
     Returns:
-        JSON-able: "images" and "runs", each with "rows": a setting, its figures with intervals,
-        and for all but the first run "difference" with the share of replicates in which the
-        figure is higher.
+        JSON-able: "images"; "settings" in which the runs differ (see `comparison.differing`);
+        "differ_most", by evidence margin (see `comparison.differ_most`); "runs", each with the
+        setting "shown" by pictures and "rows": a setting, its figures with intervals, and for all
+        but the first run "difference" with the share of replicates in which the figure is higher.
 
     Raises:
         InputError: fewer than two runs, other images or swaps, or nothing in common.
@@ -60,10 +62,13 @@ def compare_edits(
                 raise InputError(f"runs must share the {what}, got another in {run}")
     common = common_images(runs)
     bootstrap = Bootstrap(replicates, seed, level)
-    values = [_values(run, common, bootstrap) for run in runs]
+    # One scale a run is an option in which runs may differ; several are settings of their own.
+    scales = any(len(about.get("guidances", ())) > 1 for about in loaded)
+    values = [_values(run, common, bootstrap, scales) for run in runs]
     settings = [key for key in values[0] if all(key in each for each in values)]
     if not settings:
         raise InputError("runs must have a method, ratio and threshold in common, got none")
+    names, shown = run_names(runs), _shown(results)
     return {
         "kind": "edit",
         "images": len(common),
@@ -71,9 +76,12 @@ def compare_edits(
         "bootstrap": {"replicates": replicates, "seed": seed, "level": level},
         "settings": differing([{**about, "versions": each["versions"]}
                                for about, each in zip(loaded, results, strict=True)]),
+        "differ_most": differ_most(_margins(runs, shown, common), names) if all(shown) else {},
         "runs": [
             {
                 "name": name,
+                "folder": str(run),
+                "shown": setting,
                 "model": each["run"]["model"],
                 "failed": each["failed"],
                 "rows": [
@@ -81,13 +89,38 @@ def compare_edits(
                     for key in settings
                 ],
             }
-            for name, each, found in zip(run_names(runs), results, values, strict=True)
+            for run, name, setting, each, found in zip(runs, names, shown, results, values,
+                                                       strict=True)
         ],
     }  # fmt: skip
 
 
-def _values(run: Path, common: set[int | str], bootstrap: Bootstrap) -> Values:
-    """The sample's mean and the replicates' of every figure, by setting."""
+def _shown(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The setting of each run that its pictures show, of a method that all runs have; {} where
+    there is none."""
+    offered = [{s["method"]: s for s in each.get("shown", ())} for each in results]
+    both = [s for method, s in offered[0].items() if all(method in each for each in offered)]
+    method = lead(both)["method"] if both else None
+    return [each.get(method, {}) for each in offered]
+
+
+def _margins(
+    runs: Sequence[Path], shown: Sequence[Mapping[str, Any]], common: set[int | str]
+) -> list[dict[int | str, float]]:
+    found = []
+    for run, setting in zip(runs, shown, strict=True):
+        with RecordFile(run / RECORDS, read_only=True) as file:
+            records = (r for r in file.records("test") if r["image_id"] in common)
+            found.append(margins(records, setting))
+    return found
+
+
+def _values(run: Path, common: set[int | str], bootstrap: Bootstrap, scales: bool) -> Values:
+    """The sample's mean and the replicates' of every figure, by setting.
+
+    Args:
+        scales: whether the guidance scale is part of a setting.
+    """
     sums: dict[Setting, dict[str, np.ndarray]] = {}
     with RecordFile(run / RECORDS, read_only=True) as file:
         for record in file.records("test"):
@@ -95,7 +128,9 @@ def _values(run: Path, common: set[int | str], bootstrap: Bootstrap) -> Values:
                 continue
             weights = replicate_weights(record["image_id"], bootstrap.seed, bootstrap.replicates)
             for row in record["rows"]:
-                figures = sums.setdefault((row["method"], row["ratio"], row["level"]), {})
+                scale = row.get("guidance") if scales else None
+                setting = Setting(row["method"], row["ratio"], row["level"], scale)
+                figures = sums.setdefault(setting, {})
                 for name in FIGURES:
                     if row.get(name) is not None:
                         part = np.outer([row[name], 1.0], weights)
@@ -114,7 +149,7 @@ def _row(
     def interval(each: np.ndarray) -> dict[str, float | None]:
         return bootstrap.interval(each, -np.inf, np.inf)
 
-    row: dict[str, Any] = dict(zip(("method", "ratio", "level"), setting, strict=True))
+    row: dict[str, Any] = setting._asdict()
     row["figures"] = {name: interval(each) for name, each in values.items()}
     if base is not None:
         row["difference"] = {}

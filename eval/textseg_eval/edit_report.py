@@ -1,33 +1,41 @@
-"""The report of an editing run: one page with its curves and its table."""
+"""The pages of a run of edits, and of several side by side: curves, tables, pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from . import page
 from .charts import COLOURS, Line, chart
-from .edit_tables import NAMES, compared_tables, edit_table, figures_of
+from .edit_pictures import caption, lead, margins, pictured, row_of, shot, spread_of, told
+from .edit_tables import AXES, NAMES, compared_tables, edit_table, figures_of
+from .edit_worker import BEFORE
+from .records import RecordFile
+from .report import write_page
+from .run import RECORDS
 
+REPORT = "edit.html"
 DASHES = ("", "2 3", "8 3", "8 3 2 3")
 """Of the lines of one method, by order."""
 
 
-def write_report(path: Path, results: Mapping[str, Any]) -> None:
-    """The page, whole or not at all; it needs no other file."""
-    from textseg.saving import utf8, write_atomic
+def write_report(folder: Path, results: Mapping[str, Any]) -> Path:
+    """Write edit.html, whole or not at all; it needs no other file.
 
+    Raises:
+        OutputError: it cannot be written.
+    """
     rows, run = results["rows"], results["run"]
     pairs = ", ".join(f"{a} to {b or 'nothing'}" for a, b in run["pairs"].items())
     region = "the annotated region" if run["truth_mask"] else "the region the model finds"
-    ratios = ", ".join(f"{r:g}" for r in run["ratios"])
+    ratios, scales = (", ".join(f"{v:g}" for v in run[key]) for key in ("ratios", "guidances"))
     parts = [
         page.heading("Edits: what they change and what they leave", 1),
         page.paragraph(
             f"{results['images']} images of {run['dataset']['name']}, model {run['model']}, "
-            f"{run['options']['steps']} steps, guidance {run['options']['guidance_scale']:g}; "
-            f"edited: {region}. Swaps: {pairs}."
+            f"{run['options']['steps']} steps, guidance {scales}; edited: {region}. Swaps: {pairs}."
         ),
         page.paragraph(
             "Background figures are over the pixels outside the annotated region. An edit took if, "
@@ -41,6 +49,7 @@ def write_report(path: Path, results: Mapping[str, Any]) -> None:
     parts += [
         page.heading("Trade-offs"),
         page.charts([curves(rows, name, "took") for name in shown]),
+        *_pictures(folder, results),
         page.heading(data.title),
         page.table(data),
         page.paragraph(
@@ -51,7 +60,29 @@ def write_report(path: Path, results: Mapping[str, Any]) -> None:
     ]
     for failure in results["failures"]:
         parts.append(page.paragraph(f"Not edited: {failure['file_name']}: {failure['error']}"))
-    write_atomic(path, utf8(page.page("textseg eval edit", parts)))
+    return write_page(folder / REPORT, "textseg eval edit", parts)
+
+
+def _pictures(folder: Path, results: Mapping[str, Any]) -> list[str]:
+    shown = results["shown"]
+    if not shown:
+        return []
+    by = lead(shown)
+    with RecordFile(folder / RECORDS, read_only=True) as records:
+        found = margins(records.records("test"), by)
+        ranked = sorted(found, key=lambda image_id: (found[image_id], str(image_id)))
+        parts: list[str] = []
+        for name, ids in spread_of(ranked).items():
+            made = [pictured(folder, records.read(image_id), shown) for image_id in ids]
+            rows = [row for row in made if row]
+            if rows:
+                parts += [page.heading(name.capitalize(), 3), page.gallery(rows, wide=True)]
+    if not parts:
+        return []
+    setting = ", ".join(f"{AXES[axis]} {by[axis]:g}" for axis in ("ratio", "level", "guidance")
+                        if by[axis] is not None)  # fmt: skip
+    told = f"Ranked by the evidence margin of {by['method']}; {setting or 'no settings'}."
+    return [page.heading("Images: before, mask, after"), page.paragraph(told, soft=True), *parts]
 
 
 def compared_edits(compared: Mapping[str, Any], title: str) -> list[str]:
@@ -65,7 +96,34 @@ def compared_edits(compared: Mapping[str, Any], title: str) -> list[str]:
     ]
     for table in compared_tables(compared):
         parts += [page.heading(table.title), page.table(table)]
-    return parts
+    return parts + _differences(compared)
+
+
+def _differences(compared: Mapping[str, Any]) -> list[str]:
+    """The images the runs differ most on; none where their pictures are gone."""
+    runs = compared["runs"]
+    folders = [Path(run["folder"]) for run in runs]
+    parts: list[str] = []
+    with ExitStack() as stack:
+        files = [stack.enter_context(RecordFile(f / RECORDS, read_only=True)) for f in folders]
+        for title, ids in compared["differ_most"].items():
+            rows = []
+            for image_id in ids:
+                records = [file.read(image_id) for file in files]
+                shots = [shot(folders[0], BEFORE, records[0], "before")]
+                for folder, record, run in zip(folders, records, runs, strict=True):
+                    row = row_of(record, run["shown"])
+                    assert row is not None
+                    shots.append(shot(folder, run["shown"]["method"], record,
+                                      told(run["name"], row)))  # fmt: skip
+                if all(shots):
+                    rows.append(page.row([each for each in shots if each], caption(records[0])))
+            if rows:
+                parts += [page.heading(title, 3), page.gallery(rows, wide=True)]
+    if not parts:
+        return []
+    told_of = f"By the evidence margin of {runs[0]['shown']['method']}."
+    return [page.heading("Where they differ most"), page.paragraph(told_of, soft=True), *parts]
 
 
 def curves(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> str:

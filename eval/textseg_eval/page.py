@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -162,14 +163,15 @@ def shot(pixels: np.ndarray, alt: str, words: str = "", *, side: int = 320) -> s
 
 
 def row(shots: Sequence[str], caption: str, legend: Sequence[tuple[Color, str]] = ()) -> str:
-    """Pictures side by side, a line below, and what each colour in them is."""
+    """Pictures side by side, more than six in two lines, words below, and what each colour is."""
+    count = len(shots) if len(shots) <= 6 else math.ceil(len(shots) / 2)
     swatches = "".join(
         f'<li><i class="dot" style="background:rgb({",".join(map(str, color))})"></i>'
         f"{escape(name)}</li>"
         for color, name in legend
     )
     below = f'<ul class="legend">{swatches}</ul>' if swatches else ""
-    return (f'<figure><div class="row" style="--count:{len(shots)}">{"".join(shots)}</div>'
+    return (f'<figure><div class="row" style="--count:{count}">{"".join(shots)}</div>'
             f"<figcaption>{escape(caption)}{below}</figcaption></figure>")  # fmt: skip
 
 

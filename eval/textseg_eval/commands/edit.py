@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     from textseg.options import EditOptions
 
-    from ..edit_run import METHODS
+    from ..edit_plan import METHODS
 
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="pictures")
     parser.add_argument(
@@ -87,6 +89,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_alias(parser, "--ratio", "--encode-ratio")
     add_alias(parser, "--pairs", "--swaps")
     parser.add_argument(
+        "--guidance-scale",
+        dest="guidances",
+        type=_scales,
+        action=Listed,
+        metavar="G[,G...]",
+        help="classifier-free guidance, 1 means none (default: what the model was tuned with)",
+    )
+    add_alias(parser, "--guidance", "--guidance-scale")
+    parser.add_argument(
         "--truth-mask",
         action="store_true",
         help="edit the annotated region, not the one the model finds",
@@ -105,6 +116,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inception", type=Path, metavar="FILE", help="TorchScript Inception network for FID"
     )
+    parser.add_argument("--workers", type=int, default=1, metavar="N",
+                        help="processes (default: 1); figures do not change")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1, metavar="THREADS",
+                        help="threads of each (default: 1); part of a run's settings")  # fmt: skip
     add_format_argument(parser, "DIR/tables")
     parser.add_argument("--json", action="store_true", help="the results as JSON on stdout")
     parser.add_argument("--quiet", action="store_true", help="errors only")
@@ -113,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         EditOptions,
         title="edit (default: what the model was tuned with)",
-        exclude=("encode_ratio", "invert_mask", "composite"),
+        exclude=("encode_ratio", "guidance_scale", "invert_mask", "composite"),
     )
 
 
@@ -127,9 +142,11 @@ def run(args: argparse.Namespace) -> int:
     from textseg.options import EditOptions
 
     from ..datasets import load_coco
-    from ..edit_metrics import Clip, Scripted
-    from ..edit_run import LEVELS, RATIOS, EditRun, Judges, evaluate_edits
+    from ..edit_plan import LEVELS, RATIOS, EditRun
+    from ..edit_report import REPORT
+    from ..edit_run import Crew, evaluate_edits
     from ..edit_tables import edit_table
+    from ..edit_worker import JudgeFiles
     from ..tables import FOLDER, markdown, write_tables
     from .shared import exit_code
 
@@ -141,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
         pairs=pairs,
         ratios=args.ratios or RATIOS,
         levels=args.threshold or LEVELS,
+        guidances=args.guidances or (),
         options=replace(edit_defaults(backbone), **given_options(args, EditOptions)),
         truth_mask=args.truth_mask,
         draws=args.draws,
@@ -150,19 +168,16 @@ def run(args: argparse.Namespace) -> int:
         plan = replace(plan, methods=args.method)
     fitting = dataset.keeping(e.image_id for e in dataset.examples if plan.fits(e))
     plan = replace(plan, dataset=fitting.limited(args.limit, plan.seed))
-    judges = Judges(
-        lpips=Scripted(args.lpips, resize_images=False, return_lpips=True) if args.lpips else None,
-        clip=Clip(args.clip) if args.clip else None,
-        inception=Scripted(args.inception, return_features=True) if args.inception else None,
-    )
+    files = JudgeFiles(args.lpips, args.clip, args.inception)
+    crew = Crew(args.model, args.device, args.dtype, files, args.workers, args.threads)
     with Progress("image", quiet=args.quiet) as progress:
-        results = evaluate_edits(plan, backbone, args.output, judges, progress.update)
+        results = evaluate_edits(plan, backbone, args.output, files.load(), progress.update, crew)
         write_tables(args.output / FOLDER, [edit_table(results["rows"])], args.formats)
         if args.json:
             progress.line(json.dumps(results))
         elif not args.quiet:
             progress.line(markdown(edit_table(results["rows"])))
-            progress.line(str(args.output / "edit.html"))
+            progress.line(str(args.output / REPORT))
         for failure in results["failures"]:
             progress.line(f"textseg: error: {failure['file_name']}: {failure['error']}", error=True)
         if not results["images"]:
@@ -189,10 +204,18 @@ def swaps(given: list[str], path: Path | None) -> dict[str, str]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
+    return _parsed(text, "in (0, 1]", lambda value: 0 < value <= 1)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    return _parsed(text, "of at least 0", lambda value: 0 <= value < math.inf)
+
+
+def _parsed(text: str, rule: str, holds: Callable[[float], bool]) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if not values or not all(0 < value <= 1 for value in values):
-        raise argparse.ArgumentTypeError(f"must be numbers in (0, 1], got {text!r}")
+    if not values or not all(map(holds, values)):
+        raise argparse.ArgumentTypeError(f"must be numbers {rule}, got {text!r}")
     return values

@@ -253,7 +253,9 @@ def beside(
         return
     try:
         common_images(folders)
-    except InputError:
+    except InputError as error:
+        if not args.quiet:
+            sys.stderr.write(f"textseg: note: no page of the methods side by side: {error}\n")
         return
     compared = compare(folders, replicates=args.replicates)
     if not args.no_report:
