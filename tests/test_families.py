@@ -16,8 +16,11 @@ from tiny_models import FAMILIES, FLOWS, Tiny, flow_levels
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 import textseg
+from textseg.backbone.families import ALL
 from textseg.backbone.folders import find_family
+from textseg.backbone.schedulers import reference_signal
 from textseg.contrast import measure
+from textseg.editing import edit_defaults
 from textseg.generation import starting_noise
 from textseg.inversion import ddim_decode, ddim_encode, ddim_levels, edit_levels, guided_noise
 from textseg.options import ContrastOptions, RefineOptions
@@ -488,3 +491,41 @@ def test_capabilities_are_declared(family: str, tiny: Callable[[str], Tiny]) -> 
     if not told:
         with pytest.raises(NotImplementedError, match="not told a guidance scale"):
             backbone.with_guidance(backbone.embed(["a dog"])[0], 2.0)
+
+
+def test_guidance_and_few_steps_are_those_of_diffusers() -> None:
+    import diffusers
+
+    for family in ALL:
+        taken = inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters
+        name = "guidance_scale" if family.name != "qwen-image" else "true_cfg_scale"
+        assert family.guidance == taken[name].default, family.name
+        steps = taken["num_inference_steps"].default
+        assert family.steps == (steps if steps < 10 else 0), family.name
+
+
+def test_a_model_is_edited_with_the_guidance_it_was_made_for(tiny: Callable[[str], Tiny]) -> None:
+    for family, guidance, steps in (("latent-unet", 7.5, 50), ("flux", 3.5, 50),
+                                    ("flux-schnell", 1.0, 4), ("sana-sprint", 4.5, 2),
+                                    ("lcm", 8.5, 4)):  # fmt: skip
+        backbone: Any = tiny(family)[1]
+        edit, made = edit_defaults(backbone), backbone.calibration.get("generate", {})
+        assert (edit.guidance_scale, edit.steps) == (guidance, 50)
+        assert made.get("guidance_scale", 7.5) == guidance and made.get("steps", 50) == steps
+        told = {"edit": {"guidance_scale": 2.0}, "native_size": 64}
+        assert edit_defaults(type(backbone)(tiny(family)[0], family, told)).guidance_scale == 2.0
+
+
+def test_a_finer_picture_is_hidden_by_more_noise(tiny: Callable[[str], Tiny]) -> None:
+    pipe, backbone = tiny("sd3")
+    kind: Any = type(backbone)
+    strengths = [
+        kind(pipe, "m", {"native_size": side}).contrast_defaults.strength[0]
+        for side in (256, 512, 768, 1024)
+    ]
+    assert strengths == [0.5, 0.5, 0.62, 0.69]
+    # Means over patches that are the same part of the picture have the same signal-to-noise ratio.
+    a, b = (reference_signal()[round(1000 * s)] for s in (0.5, 0.69))
+    assert (a / (1 - a)) / (b / (1 - b)) == pytest.approx((1024 / 512) ** 2, rel=0.03)
+    told = {"contrast": {"strength": 0.4}}
+    assert kind(pipe, "m", told).contrast_defaults.strength == (0.4,)

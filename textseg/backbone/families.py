@@ -31,6 +31,8 @@ class Family:
             `StableDiffusionPipeline` only to load LoRAs or words into them.
         mark: a key of the denoiser's config that, among the families of the same networks, only
             this one sets; folders of either are in use under either's pipeline.
+        guidance: the guidance scale of its pipeline in diffusers.
+        steps: the steps of its pipeline in diffusers, where it is made for a few; else 0.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Family:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     bare: bool = False
     mark: str = ""
+    guidance: float = 7.5
+    steps: int = 0
 
     @property
     def weights(self) -> dict[str, str]:
@@ -86,6 +90,7 @@ CONSISTENCY = replace(
     LATENT_UNET, name="lcm", title="latent consistency models",
     pipeline="LatentConsistencyModelPipeline", backbone=("lcm", "ConsistencyUNet"),
     also=("LatentConsistencyModelImg2ImgPipeline",), mark="time_cond_proj_dim",
+    guidance=8.5, steps=4,
 )  # fmt: skip
 SDXL = Family(
     "sdxl", "SDXL", "StableDiffusionXLPipeline", "unet",
@@ -94,6 +99,7 @@ SDXL = Family(
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS},
     ("sdxl", "LatentUNetXL"), ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLPAGPipeline"),
     arguments={"add_watermarker": False},
+    guidance=5.0,
 )  # fmt: skip
 SD3 = Family(
     "sd3", "Stable Diffusion 3 and 3.5", "StableDiffusion3Pipeline", "transformer",
@@ -102,6 +108,7 @@ SD3 = Family(
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS, "tokenizer_3": _T5_WORDS},
     ("sd3", "MMDiT"), ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3PAGPipeline"),
     frozenset({"text_encoder_3"}),
+    guidance=7.0,
 )  # fmt: skip
 FLUX = Family(
     "flux", "Flux.1", "FluxPipeline", "transformer",
@@ -109,12 +116,14 @@ FLUX = Family(
      "text_encoder_2": _T5},
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _T5_WORDS},
     ("flux", "Flux"), ("FluxImg2ImgPipeline",),
+    guidance=3.5,
 )  # fmt: skip
 PIXART = Family(
     "pixart-sigma", "PixArt-Sigma", "PixArtSigmaPipeline", "transformer",
     {"transformer": "PixArtTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _T5},
     {"tokenizer": _T5_WORDS},
     ("pixart", "PixArtSigma"), ("PixArtSigmaPAGPipeline",),
+    guidance=4.5,
 )  # fmt: skip
 PIXART_ALPHA = replace(
     PIXART, name="pixart-alpha", title="PixArt-alpha", pipeline="PixArtAlphaPipeline",
@@ -127,18 +136,21 @@ HUNYUAN_DIT = Family(
     {"tokenizer": ANY_WORDS, "tokenizer_2": ANY_WORDS},
     ("hunyuan_dit", "HunyuanDiT"), ("HunyuanDiTPAGPipeline",),
     arguments={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+    guidance=5.0,
 )  # fmt: skip
 COGVIEW3 = Family(
     "cogview3-plus", "CogView3-Plus", "CogView3PlusPipeline", "transformer",
     {"transformer": "CogView3PlusTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _T5},
     {"tokenizer": _T5_WORDS},
     ("cogview", "CogView3Plus"),
+    guidance=5.0,
 )  # fmt: skip
 COGVIEW4 = Family(
     "cogview4", "CogView4", "CogView4Pipeline", "transformer",
     {"transformer": "CogView4Transformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("cogview", "CogView4"),
+    guidance=5.0,
 )  # fmt: skip
 AURA_FLOW = Family(
     "aura-flow", "AuraFlow", "AuraFlowPipeline", "transformer",
@@ -146,18 +158,21 @@ AURA_FLOW = Family(
      "text_encoder": "UMT5EncoderModel"},
     {"tokenizer": ANY_WORDS},
     ("aura_flow", "AuraFlow"),
+    guidance=3.5,
 )  # fmt: skip
 CHROMA = Family(
     "chroma", "Chroma", "ChromaPipeline", "transformer",
     {"transformer": "ChromaTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _T5},
     {"tokenizer": _T5_WORDS},
     ("flux_kin", "Chroma"), ("ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
+    guidance=5.0,
 )  # fmt: skip
 OVIS = Family(
     "ovis-image", "Ovis-Image", "OvisImagePipeline", "transformer",
     {"transformer": "OvisImageTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("flux_kin", "OvisImage"),
+    guidance=5.0,
 )  # fmt: skip
 LONGCAT = Family(
     "longcat-image", "LongCat-Image", "LongCatImagePipeline", "transformer",
@@ -165,12 +180,14 @@ LONGCAT = Family(
     {"tokenizer": ANY_WORDS},
     ("flux_kin", "LongCatImage"),
     arguments={"text_processor": None},
+    guidance=4.5,
 )  # fmt: skip
 BRIA = Family(
     "bria", "Bria 3", "BriaPipeline", "transformer",
     {"transformer": "BriaTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": _T5},
     {"tokenizer": _T5_WORDS},
     ("flux_kin", "Bria"),
+    guidance=5.0,
 )  # fmt: skip
 KANDINSKY5 = Family(
     "kandinsky5", "Kandinsky 5 image", "Kandinsky5T2IPipeline", "transformer",
@@ -178,6 +195,7 @@ KANDINSKY5 = Family(
      "text_encoder_2": _CLIP},
     {"tokenizer": ANY_WORDS, "tokenizer_2": _CLIP_WORDS},
     ("kandinsky5", "Kandinsky5"), ("Kandinsky5I2IPipeline",),
+    guidance=3.5,
 )  # fmt: skip
 QWEN_IMAGE = Family(
     "qwen-image", "Qwen-Image", "QwenImagePipeline", "transformer",
@@ -185,18 +203,21 @@ QWEN_IMAGE = Family(
      "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("qwen_image", "QwenImage"), ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
+    guidance=4.0,
 )  # fmt: skip
 Z_IMAGE = Family(
     "z-image", "Z-Image", "ZImagePipeline", "transformer",
     {"transformer": "ZImageTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("z_image", "ZImage"), ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
+    guidance=5.0,
 )  # fmt: skip
 FLUX2_KLEIN = Family(
     "flux2-klein", "Flux.2 klein", "Flux2KleinPipeline", "transformer",
     {"transformer": "Flux2Transformer2DModel", "vae": "AutoencoderKLFlux2", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("flux2", "Flux2Klein"), ("Flux2KleinInpaintPipeline",),
+    guidance=4.0,
 )  # fmt: skip
 FLUX2 = replace(
     FLUX2_KLEIN, name="flux2", title="Flux.2 dev", pipeline="Flux2Pipeline",
@@ -207,22 +228,26 @@ LUMINA = Family(
     {"transformer": "LuminaNextDiT2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("lumina", "Lumina"),
+    guidance=4.0,
 )  # fmt: skip
 LUMINA2 = Family(
     "lumina2", "Lumina-Image 2", "Lumina2Pipeline", "transformer",
     {"transformer": "Lumina2Transformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("lumina2", "Lumina2"),
+    guidance=4.0,
 )  # fmt: skip
 SANA = Family(
     "sana", "Sana", "SanaPipeline", "transformer",
     {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("sana", "Sana"), ("SanaPAGPipeline",),
+    guidance=4.5,
 )  # fmt: skip
 SANA_SPRINT = replace(
     SANA, name="sana-sprint", title="Sana Sprint", pipeline="SanaSprintPipeline",
     backbone=("sana", "SanaSprint"), also=("SanaSprintImg2ImgPipeline",),
+    steps=2,
 )  # fmt: skip
 
 SAMPLED = {"AutoencoderKL": "diffusers",

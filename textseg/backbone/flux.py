@@ -6,6 +6,8 @@ arXiv 2210.03142, for guidance distillation.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .families import FLUX
@@ -33,6 +35,11 @@ class Flux(FlowTransformer):
         if guided:
             self.distilled_guidance = 1.0
         self.tokenizer, self.max_tokens = self.pipe.tokenizer_2, 512 if guided else 256
+
+    def _usual(self) -> dict[str, Any]:
+        """Flux.1 schnell, which has no guidance, is made for four steps."""
+        distilled = self.distilled_guidance is None
+        return {"guidance_scale": 1.0, "steps": 4} if distilled else super()._usual()
 
     def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
         sequence, pooled, scale = self._unpack(embedding)

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from ..errors import InputError, ModelError
-from ..options import ContrastOptions, RefineOptions
+from ..options import ContrastOptions, EditOptions, RefineOptions
 from . import autoencoders
 from .base import Backbone
 from .conditions import pack, replace_last, unpack
 from .families import Family
 from .noised import Noised
-from .schedulers import nearest_timestep, reference_signal, signal_powers
+from .schedulers import nearest_timestep, reference_signal, signal_powers, strength_of_cells
 
 MAX_ASPECT = 16.0
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -124,7 +124,8 @@ class LatentModel(Backbone):
         self._words = None if words is None else frozenset(w.lower() for w in words)
         self._embeddings: OrderedDict[str, torch.Tensor] = OrderedDict()
         self.expand_prompt: Callable[[str], str] = str
-        self.contrast_defaults = self._defaults(ContrastOptions, "contrast")
+        strength = strength_of_cells(self.native_size / self.factor)
+        self.contrast_defaults = self._defaults(ContrastOptions, "contrast", strength=strength)
         self.refine_defaults = self._defaults(RefineOptions, "refine")
         presence = self.calibration.get("presence")
         if presence is not None and not {"weights", "offset"} <= set(presence):
@@ -133,6 +134,11 @@ class LatentModel(Backbone):
                 f"needed, got {presence!r}"
             )
         self._configure()
+        usual = self._usual()
+        if usual["guidance_scale"] != EditOptions.guidance_scale:
+            edit = {"guidance_scale": usual["guidance_scale"]}
+            self.calibration["edit"] = edit | self.calibration.get("edit", {})
+            self.calibration["generate"] = usual | self.calibration.get("generate", {})
 
     def fit_size(self, height: int, width: int) -> tuple[int, int]:
         """The size (H, W) an image is brought to.
@@ -291,6 +297,11 @@ class LatentModel(Backbone):
         sequence, vector = unpack(embedding, self._pooled + distilled)
         return sequence, vector[:, : self._pooled], vector[:, -1] if distilled else None
 
+    def _usual(self) -> dict[str, Any]:
+        """Guidance and, of a model made for few, steps, where its `textseg.json` says none."""
+        steps = {"steps": self.kind.steps} if self.kind.steps else {}
+        return {"guidance_scale": self.kind.guidance, **steps}
+
     def _configure(self) -> None:
         """Set what the family has beyond this class; called last when it is made."""
 
@@ -333,8 +344,8 @@ class LatentModel(Backbone):
                 f"supported are diffusion schedulers predicting {', '.join(PREDICTION_TYPES)}"
             )
 
-    def _defaults(self, kind: Any, key: str) -> Any:
-        fields = self.calibration.get(key, {})
+    def _defaults(self, kind: Any, key: str, **unless_told: Any) -> Any:
+        fields = unless_told | self.calibration.get(key, {})
         try:
             return kind(**fields)
         except (TypeError, InputError) as error:

@@ -71,6 +71,23 @@ def nearest_timestep(alphas: torch.Tensor, alpha: float) -> int:
     return int(distance.argmin())
 
 
+def strength_of_cells(cells: float) -> float:
+    """The strength at which a model of so many latent cells along its native side sees as much as
+    Stable Diffusion 1 does at 0.5, of 64 cells.
+
+    The mean over a patch of an image takes away the more noise the more cells the patch has, so
+    that the same signal-to-noise ratio hides less of a larger picture. The ratio that hides as much
+    falls as 1 / cells^2 (Hoogeboom et al. 2023, arXiv 2301.11093; Esser et al. 2024, arXiv
+    2403.03206, find the shift of 3 that this gives to be best in training). Never below 0.5.
+
+    >>> [strength_of_cells(cells) for cells in (32, 64, 96, 128)]
+    [0.5, 0.5, 0.62, 0.69]
+    """
+    alphas = reference_signal()
+    ratio = alphas[500] / (1 - alphas[500]) / max(1.0, cells / 64) ** 2
+    return round(sum(a / (1 - a) > ratio for a in alphas) / len(alphas), 2)
+
+
 def make_scheduler(backbone: Backbone, name: str, steps: int) -> Any:
     """A diffusers scheduler of the class `name` with the model's own noise schedule.
 
