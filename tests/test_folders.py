@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from tiny_models import Tiny
 
 import textseg
 from textseg.backbone.families import ALL
-from textseg.backbone.folders import check_model, find_family
+from textseg.backbone.folders import check_model, find_family, weigh_model
+from textseg.cli import main
 from textseg.errors import ModelError
 
 
@@ -128,3 +131,57 @@ def test_half_precision_files_alone_load(folders: Callable[[str], Path], tmp_pat
         (folder / part / f"{stem}.safetensors").rename(folder / part / f"{stem}.fp16.safetensors")
     assert set(check_model(folder).values()) == {"fp16"}
     assert textseg.load(folder, device="cpu").family == "sdxl"
+
+
+def told_by_check(name: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = main(["models", "check", str(name)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize("family", ["sd3", "kandinsky5"])
+def test_check_tells_numbers_and_memory(
+    family: str,
+    folders: Callable[[str], Path],
+    tiny: Callable[[str], Tiny],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pipe, backbone = tiny(family)
+    folder = folders(family)
+    half = full = 0
+    weights = weigh_model(folder)
+    for part, numbers in weights.items():
+        state = {t.data_ptr(): t for t in getattr(pipe, part).state_dict().values()}
+        assert numbers == {"F32": sum(t.numel() for t in state.values())}, part
+        half += numbers.total() * (4 if part == "vae" else 2)
+        full += numbers.total() * 4
+    code, said, _ = told_by_check(folder, capsys)
+    assert code == 0
+    assert f"{folder}: {backbone.kind.name} ({backbone.kind.title}), complete" in said
+    assert all(f"  {part} " in said for part in weights)
+    assert said.splitlines()[-1].split(": ")[1] == (
+        f"{half / 1000:.0f} KB in 16 bits (the default on cuda), {full / 1000:.0f} KB in float32"
+    )
+
+
+def test_check_tells_everything_that_is_missing(
+    folders: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(folders("sdxl"), tmp_path / "m")
+    gone = ["unet/config.json", "vae/diffusion_pytorch_model.safetensors",
+            "tokenizer_2/tokenizer.json"]  # fmt: skip
+    for name in gone:
+        (folder / name).unlink()
+    code, said, error = told_by_check(folder, capsys)
+    assert code == 2 and len(error.splitlines()) == 1
+    assert all(str((folder / name).parent) in said + error for name in gone)
+    assert "complete;" not in said
+
+
+def test_checking_loads_nothing_heavy(folders: Callable[[str], Path]) -> None:
+    code = (
+        "import sys; from textseg.cli import main; main(['models', 'check', sys.argv[1]]);"
+        "sys.exit(bool({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, folders("sd3")], capture_output=True)
+    assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ from tiny_models import Tiny, predicted
 
 import textseg
 from textseg.backbone.latent import LatentModel
+from textseg.cli import main
 from textseg.errors import InputError, ModelError, ModelNotFoundError
 
 FLUX_WIDTH = 3072
@@ -57,6 +58,22 @@ def file(tiny: Callable[[str], Tiny], tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return make
+
+
+def test_check_tells_what_a_file_is_like_and_what_it_lacks(
+    file: Callable[[str], Path],
+    folders: Callable[[str], Path],
+    nowhere: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, like = file("latent-unet"), "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert main(["models", "check", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert f"a single file like {like}, whose configurations are missing" in said
+    assert f"`textseg models download {like} --configs`" in said and "F32" in said
+    shutil.copytree(folders("latent-unet"), nowhere / like.replace("/", "--"))
+    assert main(["models", "check", str(path)]) == 0
+    assert f"whose configurations are in {nowhere}" in capsys.readouterr().out
 
 
 def test_pickles_and_strangers_are_refused(tmp_path: Path) -> None:

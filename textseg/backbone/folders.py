@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,24 +55,71 @@ def check_model(folder: Path, without: frozenset[str] = frozenset()) -> dict[str
         ModelError: names the first file that is missing, half-downloaded, truncated or a pickle, or
         the part that asks for code of its own.
     """
-    family = find_family(folder)
-    for part in family.networks:
-        config = read_json(folder / part / "config.json", folder)
-        if "auto_map" in config:
-            raise ModelError(f"{folder / part} asks for code of its own, which is never run")
-    read_json(folder / "scheduler" / "scheduler_config.json", folder)
-    parts = (*family.networks, *family.tokenizers)
-    unfinished = [path for part in parts for path in (folder / part).glob("*.incomplete")]
-    if unfinished:
-        raise ModelError(f"{unfinished[0]} is a half-finished download; fetch the model again")
-    variants = {
-        part: _check_weights(folder / part, stem)
-        for part, stem in family.weights.items()
-        if part not in without
-    }
-    for part, kind in family.tokenizers.items():
-        _check_tokenizer(folder / part, kind)
+    variants, problems = survey_model(folder, without)
+    if problems:
+        raise problems[0]
     return variants
+
+
+def survey_model(
+    folder: Path, without: frozenset[str] = frozenset()
+) -> tuple[dict[str, str | None], list[ModelError]]:
+    """As `check_model`, but with everything that is wrong in place of the first.
+
+    Raises:
+        ModelError: no pipeline folder, or an unsupported family.
+    """
+    family = find_family(folder)
+    variants: dict[str, str | None] = {}
+    problems: list[ModelError] = []
+
+    def check_config(part: str) -> None:
+        if "auto_map" in read_json(folder / part / "config.json", folder):
+            raise ModelError(f"{folder / part} asks for code of its own, which is never run")
+
+    def check_finished(part: str) -> None:
+        for path in (folder / part).glob("*.incomplete"):
+            raise ModelError(f"{path} is a half-finished download; fetch the model again")
+
+    def check_weights(part: str) -> None:
+        variants[part], files = _weight_files(folder / part, family.weights[part])
+        for path in files:
+            _check_safetensors(path)
+
+    networks, tokenizers = list(family.networks), list(family.tokenizers)
+    for check, parts in (
+        (check_config, networks),
+        (lambda _: read_json(folder / "scheduler" / "scheduler_config.json", folder), [""]),
+        (check_finished, [*networks, *tokenizers]),
+        (check_weights, [part for part in networks if part not in without]),
+        (lambda part: _check_tokenizer(folder / part, family.tokenizers[part]), tokenizers),
+    ):
+        for part in parts:
+            try:
+                check(part)
+            except ModelError as error:
+                problems.append(error)
+    return variants, problems
+
+
+def weigh_model(folder: Path) -> dict[str, Counter[str]]:
+    """Part of a checked pipeline folder -> dtype -> how many numbers of it its files hold, from the
+    files' headers."""
+    family = find_family(folder)
+    return {
+        part: weigh_files(_weight_files(folder / part, stem)[1])
+        for part, stem in family.weights.items()
+    }
+
+
+def weigh_files(paths: Iterable[Path]) -> Counter[str]:
+    """dtype, as safetensors writes it ("F32", "BF16"), -> how many numbers of it files hold."""
+    numbers: Counter[str] = Counter()
+    for path in paths:
+        for name, tensor in _header(path).items():
+            if name != "__metadata__":
+                numbers[tensor["dtype"]] += math.prod(tensor["shape"])
+    return numbers
 
 
 def check_weights_file(path: Path, endings: tuple[str, ...]) -> None:
@@ -165,21 +214,20 @@ def read_calibration(folder: Path | None, loras: Iterable[Path] = ()) -> dict[st
     return calibration
 
 
-def _check_weights(folder: Path, stem: str) -> str | None:
+def _weight_files(folder: Path, stem: str) -> tuple[str | None, list[Path]]:
+    """The variant of a part's weights ("fp16" or None) and their files, which may be missing."""
     for variant in (None, "fp16"):
         suffix = f".{variant}" if variant else ""
         index = folder / f"{stem}.safetensors.index{suffix}.json"
         if index.is_file():
-            shards = set(read_json(index, folder).get("weight_map", {}).values())
-            for shard in sorted(shards):
+            shards = sorted(set(read_json(index, folder).get("weight_map", {}).values()))
+            for shard in shards:
                 if Path(shard).name != shard or not shard.endswith(".safetensors"):
                     raise ModelError(f"{index} names {shard!r}, which is no file of weights")
-                _check_safetensors(folder / shard)
-            return variant
+            return variant, [folder / shard for shard in shards]
         path = folder / f"{stem}{suffix}.safetensors"
         if path.exists():
-            _check_safetensors(path)
-            return variant
+            return variant, [path]
     path = folder / f"{stem}.safetensors"
     if path.is_symlink():
         raise ModelError(f"{path} is missing; the model is incomplete, fetch it again")
@@ -189,6 +237,12 @@ def _check_weights(folder: Path, stem: str) -> str | None:
             f"{pickles[0]} is a pickle, which can run code when loaded; {path.name} is needed"
         )
     raise ModelError(f"{path} is missing; the model is incomplete")
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a whole safetensors file."""
+    with path.open("rb") as file:
+        return json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
 
 
 def _check_safetensors(path: Path) -> None:

@@ -275,9 +275,7 @@ def _check_packages(beside: Beside, where: torch.device) -> None:
 
 def _config_of(path: Path) -> Path:
     """The folder, on this machine, of the model that diffusers takes a checkpoint's layout from."""
-    from diffusers.loaders.single_file_utils import fetch_diffusers_config
-
-    like = fetch_diffusers_config(_shapes(path))["pretrained_model_name_or_path"]
+    like = layout_of(path)
     try:
         return find_model(like)
     except ModelNotFoundError:
@@ -285,6 +283,13 @@ def _config_of(path: Path) -> Path:
             f"{path} needs the configurations of {like!r}; get them with `textseg models download "
             f"{like} --configs`, or give a folder that has them as config="
         ) from None
+
+
+def layout_of(path: Path) -> str:
+    """The hub id of the model that diffusers takes a safetensors file's layout from."""
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+
+    return fetch_diffusers_config(_shapes(path))["pretrained_model_name_or_path"]
 
 
 def _shapes(path: Path) -> dict[str, torch.Tensor]:

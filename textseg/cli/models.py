@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
+from pathlib import Path
 
 from .options_arguments import add_alias
 
@@ -47,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                "beside it")  # fmt: skip
     download.set_defaults(action=_download)
 
-    check = actions.add_parser("check", help="read a model's files and compare their digests")
+    check = actions.add_parser(
+        "check", help="family, dtype, memory needed and what is missing; compares digests"
+    )
     check.add_argument("name", metavar="NAME")
     check.set_defaults(action=_check)
 
@@ -115,14 +119,60 @@ def _download(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from ..backbone.folders import check_model, find_family, verify_model
-    from ..backbone.registry import find_model
+    from ..backbone.folders import (
+        check_model,
+        find_family,
+        survey_model,
+        verify_model,
+        weigh_files,
+        weigh_model,
+    )
+    from ..backbone.registry import find_source
 
-    folder = find_model(args.name)
-    check_model(folder)
-    compared = verify_model(folder)
+    source = find_source(args.name)
+    if source.is_file():
+        print(f"{args.name}: {_layout(source)}")
+        _print_weights({"weights": weigh_files([source])})
+        return
+    family = find_family(source)
+    for problem in survey_model(source)[1][1:]:
+        print(f"{args.name}: {family.name}; {problem}")
+    check_model(source)
+    compared = verify_model(source)
     digests = f"{compared} files are what was published" if compared else "it has no digests"
-    print(f"{args.name}: {find_family(folder).name}, complete; {digests}")
+    print(f"{args.name}: {family.name} ({family.title}), complete; {digests}")
+    _print_weights(weigh_model(source))
+
+
+def _layout(path: Path) -> str:
+    """Which model a single file is laid out like, and whether its configurations are here."""
+    from ..backbone.loading import layout_of
+    from ..backbone.registry import find_model
+    from ..errors import ModelNotFoundError
+
+    like = layout_of(path)
+    try:
+        return f"a single file like {like}, whose configurations are in {find_model(like)}"
+    except ModelNotFoundError:
+        return (
+            f"a single file like {like}, whose configurations are missing: "
+            f"`textseg models download {like} --configs`"
+        )
+
+
+def _print_weights(parts: dict[str, Counter[str]]) -> None:
+    """Each part's numbers and dtype, and what all take in memory: the autoencoder always in 32
+    bits."""
+    width = max(map(len, parts))
+    for part, numbers in parts.items():
+        total, dtypes = sum(numbers.values()), ", ".join(sorted(numbers))
+        print(f"  {part:{width}}  {total / 1e6:10.1f} million numbers  {dtypes}")
+    half, full = (
+        sum(sum(n.values()) * (4 if part == "vae" else each) for part, n in parts.items())
+        for each in (2, 4)
+    )
+    print(f"  memory for the weights: {_size(half)} in 16 bits (the default on cuda), "
+          f"{_size(full)} in float32")  # fmt: skip
 
 
 def _path(args: argparse.Namespace) -> None:
