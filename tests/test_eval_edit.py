@@ -169,7 +169,8 @@ def test_runs_side_by_side_say_what_differs_and_show_it(
     evaluate_edits(replace(plan, guidances=(1.0,), draws=3), fake, other)
     compared = compare_edits([first, other], replicates=20)
     assert compared["settings"] == {"guidances": [[7.5], [1.0]], "draws": [2, 3]}
-    assert len(compared["runs"][0]["rows"]) == 1 + 3 * 2
+    rows = compared["runs"][0]["rows"]
+    assert [(row["method"], row["ratio"]) for row in rows] == [s[:2] for s in plan.settings()]
     tables = {table.name: table for table in compared_tables(compared)}
     assert tables["settings"].rows[0] == ["guidances", "7.5", "1.0"]
     assert {"took", "psnr", "margin"} < tables.keys()
@@ -186,3 +187,29 @@ def test_runs_side_by_side_say_what_differs_and_show_it(
     rows = compare_edits([first, tmp_path / "both"], replicates=5)["runs"][1]["rows"]
     assert {row["guidance"] for row in rows} == {None, 7.5}
     assert all(gap["value"] == 0 for row in rows for gap in row["difference"].values())
+
+
+def test_intervals_of_shares_stay_within_them(tmp_path: Path) -> None:
+    setting = Setting("sdedit", 0.5, None, 3.0)._asdict()
+    about = {"dataset": {"name": "d", "fingerprint": "f"}, "pairs": {}, "seed": 0, "model": "m"}
+    for name, values in (("a", [1, 0, 1, 0, 1, 0]), ("b", [1, 1, 1, 1, 1, 0])):
+        (tmp_path / name).mkdir()
+        results = {"format": 1, "kind": "edit", "run": about, "versions": {}, "failed": 0,
+                   "rows": [setting]}  # fmt: skip
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+        lines = [
+            json.dumps({"image_id": n, "part": "test",
+                        "rows": [setting | {"took": took, "margin": 100.0 * took}]})
+            for n, took in enumerate(values)
+        ]  # fmt: skip
+        (tmp_path / name / "per_image.jsonl").write_text("\n".join(lines) + "\n")
+    first, other = (
+        run["rows"][0]
+        for run in compare_edits([tmp_path / "a", tmp_path / "b"], replicates=300)["runs"]
+    )
+    assert first["figures"]["took"]["value"] == 0.5
+    # The margins are the same values a hundredfold, and have no bounds.
+    assert first["figures"]["took"]["low"] == 0 > first["figures"]["margin"]["low"]
+    assert other["figures"]["took"]["high"] <= 1
+    assert other["difference"]["took"]["value"] == pytest.approx(1 / 3)
+    assert first["figures"]["margin"]["value"] == 50

@@ -96,6 +96,12 @@ def test_csv_has_numbers_in_full_and_an_interval_in_columns():
     assert comma_separated(Table("t", "t", ["a", "b"], [])) == "a,b\n"
 
 
+def test_what_is_rounded_to_nothing_has_no_sign():
+    assert str(Figure(-0.0004, -0.0006, 0.0)) == "0.000 (-0.001 to 0.000)"
+    assert str(Figure(-0.001, digits=0, percent=True)) == "0%"
+    assert str(Figure(-0.1, digits=1)) == "-0.1"
+
+
 def test_markdown_and_html_keep_the_columns():
     table = Table("t", "t", ["a|b", "c"], [["x | y\nz", Figure(0.5, 0.4, 0.6)]], bar=1)
     lines = markdown(table).splitlines()

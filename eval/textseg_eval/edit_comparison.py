@@ -16,6 +16,7 @@ from .counters import ratio, replicate_weights
 from .edit_pictures import lead, margins
 from .edit_plan import Setting
 from .edit_run import FIGURES
+from .edit_tables import SHARES
 from .records import RecordFile
 from .run import RECORDS, load_results
 
@@ -65,7 +66,8 @@ def compare_edits(
     # One scale a run is an option in which runs may differ; several are settings of their own.
     scales = any(len(about.get("guidances", ())) > 1 for about in loaded)
     values = [_values(run, common, bootstrap, scales) for run in runs]
-    settings = [key for key in values[0] if all(key in each for each in values)]
+    order = [_setting(row, scales) for row in results[0]["rows"]]
+    settings = [key for key in order if all(key in each for each in values)]
     if not settings:
         raise InputError("runs must have a method, ratio and threshold in common, got none")
     names, shown = run_names(runs), _shown(results)
@@ -128,9 +130,7 @@ def _values(run: Path, common: set[int | str], bootstrap: Bootstrap, scales: boo
                 continue
             weights = replicate_weights(record["image_id"], bootstrap.seed, bootstrap.replicates)
             for row in record["rows"]:
-                scale = row.get("guidance") if scales else None
-                setting = Setting(row["method"], row["ratio"], row["level"], scale)
-                figures = sums.setdefault(setting, {})
+                figures = sums.setdefault(_setting(row, scales), {})
                 for name in FIGURES:
                     if row.get(name) is not None:
                         part = np.outer([row[name], 1.0], weights)
@@ -140,22 +140,28 @@ def _values(run: Path, common: set[int | str], bootstrap: Bootstrap, scales: boo
     }
 
 
+def _setting(row: Mapping[str, Any], scales: bool) -> Setting:
+    scale = row.get("guidance") if scales else None
+    return Setting(row["method"], row["ratio"], row["level"], scale)
+
+
 def _row(
     setting: Setting,
     values: Mapping[str, np.ndarray],
     base: Mapping[str, np.ndarray] | None,
     bootstrap: Bootstrap,
 ) -> dict[str, Any]:
-    def interval(each: np.ndarray) -> dict[str, float | None]:
-        return bootstrap.interval(each, -np.inf, np.inf)
+    def interval(name: str, each: np.ndarray, least: float) -> dict[str, float | None]:
+        share = name in SHARES
+        return bootstrap.interval(each, least if share else -np.inf, 1.0 if share else np.inf)
 
     row: dict[str, Any] = setting._asdict()
-    row["figures"] = {name: interval(each) for name, each in values.items()}
+    row["figures"] = {name: interval(name, each, 0.0) for name, each in values.items()}
     if base is not None:
         row["difference"] = {}
         for name in (name for name in values if name in base):
             gap = values[name] - base[name]
             draws = bootstrap.centred(gap)
             higher = float(np.mean(draws > 0)) if draws.size else None
-            row["difference"][name] = {**interval(gap), "higher": higher}
+            row["difference"][name] = {**interval(name, gap, -1.0), "higher": higher}
     return row

@@ -18,6 +18,8 @@ NAMES = {
     "clip": "CLIP score",
     "fid": "FID",
 }
+SHARES = ("took", "presence")
+"""Figures from 0 to 1, written as percentages."""
 AXES = {"method": "method", "ratio": "r", "level": "threshold", "guidance": "guidance"}
 """What a setting is made of."""
 
@@ -54,12 +56,8 @@ def _figure(value: Any, name: str) -> Figure | None:
     middle = value["mean"] if "mean" in value else value["value"]
     if middle is None:
         return None
-    return Figure(middle, *ends, digits=0 if _is_share(name) else 1 if name in ("psnr", "clip")
-                  else 3, percent=_is_share(name))  # fmt: skip
-
-
-def _is_share(name: str) -> bool:
-    return name in ("took", "presence")
+    digits = 0 if name in SHARES else 1 if name in ("psnr", "clip") else 3
+    return Figure(middle, *ends, digits=digits, percent=name in SHARES)
 
 
 def compared_tables(compared: Mapping[str, Any]) -> list[Table]:

@@ -89,6 +89,7 @@ pre { background: var(--card); padding: 12px; border-radius: 8px; white-space: p
   .charts { grid-template-columns: 1fr 1fr; gap: 14pt; }
   .shots { grid-template-columns: 1fr 1fr; gap: 12pt; }
   .wide .shots { grid-template-columns: 1fr; }
+  .wide .row img { max-height: 40mm; object-fit: contain; object-position: 0 0; }
   pre { font-size: 8pt; } details { display: none; }
 }
 """

@@ -59,7 +59,9 @@ class Figure:
         return self._text(self.value)
 
     def _text(self, value: float) -> str:
-        return f"{value:.{self.digits}{'%' if self.percent else 'f'}}"
+        text = f"{value:.{self.digits}{'%' if self.percent else 'f'}}"
+        # Nothing is written as less than 0 that is rounded to it.
+        return text if text.strip("-0.%") else text.lstrip("-")
 
     def __str__(self) -> str:
         return self.middle() + (f" ({self.ends()})" if self.ends() else "")
