@@ -141,6 +141,7 @@ def flags() -> dict[str, dict[str, tuple[Any, ...]]]:
 DIFFERENT = {
     "--batch": "of scenes in training, of requests in serving",
     "--encode-ratio": "a measurement takes several",
+    "--guidance-scale": "a measurement takes several",
     "--method": "a measurement takes several",
     "--output": "a folder, a file, or either",
     "-o": "a folder, a file, or either",

@@ -26,6 +26,12 @@ _SIDE = 160
 _COLOUR, _SCORE = 1.0, 0.3
 # How far a click reaches in these units, and its weight there in log odds.
 _REACH, _WEIGHT = 0.4, 6.0
+# The share by which all log odds move towards what a click says of a score that said the opposite,
+# of at most so much.
+_LEVEL, _MOST = 0.45, 1.5
+# The share of the mask, where its score is highest, that a click on what is none of the object does
+# not reach beyond, and how near to the click it does not lie.
+_CORE, _NEAR = 0.3, 0.12
 _CERTAIN = 0.999
 
 
@@ -39,10 +45,12 @@ def correct(
     """Cut what was measured, as `cut` does, corrected by clicks and boxes.
 
     A click reaches as far as the way from it crosses no edges: its influence falls with the
-    geodesic distance over the changes of colour and score. It shifts the log odds of the score;
-    the dense CRF then decides between score and colours, where the options have it on. The pixels
-    around a click take its label, and nothing outside all boxes is in the mask. With no points and
-    no boxes the result is that of `cut`.
+    geodesic distance over the changes of colour and score, and ends where clicks of the other kind
+    are nearer. Where the score is surer than where a click denied it, the object stays. Where the
+    score said the opposite of a click, all of it moves a little, too. All this shifts the log odds
+    of the score; the dense CRF then decides between score and colours, where the options have it
+    on. The pixels around a click take its label, and nothing outside all boxes is in the mask. With
+    no points and no boxes the result is that of `cut`.
 
     Args:
         measurement: of one query.
@@ -175,18 +183,23 @@ def _shifted(
 
     width, height = probability.shape[1], probability.shape[0]
     odds = np.log(probability / (1 - probability))
-    steps = _steps(probability, image)
-    for label, sign in ((1, 1.0), (0, -1.0)):
-        seeds = {
-            (int(y * steps.shape[0] / size[0]), int(x * steps.shape[1] / size[1]))
-            for x, y, kind in points
-            if kind == label
-        }
-        if seeds:
-            from skimage.graph import MCP_Geometric
-
-            near = np.exp(-MCP_Geometric(steps).find_costs(sorted(seeds))[0] / _REACH)
-            odds += sign * _WEIGHT * cv2.resize(near.astype(np.float32), (width, height))
+    if points:
+        steps = _steps(probability, image)
+        small = cv2.resize(odds, steps.shape[::-1], interpolation=cv2.INTER_AREA)
+        denied, meant = (
+            sorted({(int(y * steps.shape[0] / size[0]), int(x * steps.shape[1] / size[1]))
+                    for x, y, label in points if label == which})
+            for which in (0, 1)
+        )  # fmt: skip
+        # What the score said where it is now denied or meant.
+        too_high = max((small[cell] for cell in denied), default=0.0)
+        too_low = min((small[cell] for cell in meant), default=0.0)
+        odds = odds - _LEVEL * (np.clip(too_high, 0.0, _MOST) + np.clip(too_low, -_MOST, 0.0))
+        from_denied, from_meant = _distances(steps, denied), _distances(steps, meant)
+        core = _core(small, from_denied, too_high) if denied else []
+        from_object = np.minimum(from_meant, _distances(steps, core))
+        reached = _reached(from_meant, from_denied) - _reached(from_denied, from_object)
+        odds = odds + _WEIGHT * cv2.resize(reached.astype(np.float32), (width, height))
     shifted = 1 / (1 + np.exp(-odds))
     shifted = np.clip(shifted, 0.01, 0.99)
     sure = cv2.resize(_discs(size, points), (width, height), interpolation=cv2.INTER_NEAREST)
@@ -195,6 +208,30 @@ def _shifted(
     shifted[sure > 0] = _CERTAIN
     shifted[(sure < 0) | (inside == 0)] = 1 - _CERTAIN
     return shifted.astype(np.float32)
+
+
+def _core(odds: np.ndarray, from_denied: np.ndarray, too_high: float) -> list[tuple[int, int]]:
+    """The cells that stay the object's: those of highest score in the mask, surer than what was
+    denied and not near it."""
+    inside = odds > max(too_high, 0.0)
+    if not inside.any():
+        return []
+    sure = odds >= np.quantile(odds[odds > 0], 1 - _CORE)
+    return list(zip(*np.nonzero(inside & sure & (from_denied > _NEAR)), strict=True))
+
+
+def _distances(steps: np.ndarray, cells: Sequence[tuple[int, int]]) -> np.ndarray:
+    """What the cheapest way from any of the cells costs, infinite without cells."""
+    from skimage.graph import MCP_Geometric
+
+    return MCP_Geometric(steps).find_costs(cells)[0] if cells else np.full(steps.shape, np.inf)
+
+
+def _reached(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How much clicks count, 0 to 1, by the distance from them and from what speaks against them:
+    falling with distance, and from halfway to the other on down to nothing there."""
+    share = 1 / (1 + (own + 1e-6) / (other + 1e-6))
+    return np.exp(-own / _REACH) * np.minimum(1.0, 2 * np.where(np.isinf(other), 1.0, share))
 
 
 def _steps(probability: np.ndarray, image: np.ndarray) -> np.ndarray:
