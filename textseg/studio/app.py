@@ -163,7 +163,7 @@ class Wiring:
         page = self.page
         for kind, button in page.saves.items():
             saved = button.click(self.handlers.save(kind), self.mine, [page.file, page.status],
-                                 **self.always)  # fmt: skip
+                                 **self.always, trigger_mode="multiple")  # fmt: skip
             saved.success(None, [page.file], None, js=_FETCH)
 
 

@@ -2,6 +2,7 @@
 const LONG = 6;
 let stroke = null;
 let cross = null;
+let keyed = false;
 
 const over = () => element.querySelector("svg.ts-over");
 const size = () => over().viewBox.baseVal;
@@ -37,18 +38,17 @@ const point = (at, takes) => {
   trigger("input", { kind: "point", at, label: takes ? 0 : 1 });
 };
 
-element.addEventListener("contextmenu", (event) => {
-  if (event.target.closest("svg.ts-over")) event.preventDefault();
-});
+element.addEventListener("contextmenu", (event) => event.preventDefault());
 element.addEventListener("pointerdown", (event) => {
   if (!event.isPrimary || ![0, 2].includes(event.button) || !over()) return;
   const at = place(event);
+  keyed = false;
   if (!inside(at)) return;
   const other = event.shiftKey || event.button === 2;
   stroke = { start: event, path: [at], other, moved: false };
   // A finger that points may also scroll; the browser then cancels the pointer.
   if (event.pointerType !== "touch" || tool() === "box" || paints()) {
-    over().setPointerCapture(event.pointerId);
+    element.setPointerCapture(event.pointerId);
   }
   if (paints()) show(line([at, at], (tool() === "eraser") !== other));
 });
@@ -90,6 +90,7 @@ element.addEventListener("keydown", (event) => {
   const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   if (!event.target.closest("svg.ts-over") || !(step || event.key === "Enter")) return;
   event.preventDefault();
+  keyed = true;
   cross ??= [0.5, 0.5];
   if (step) {
     const far = event.shiftKey ? 0.05 : 0.01;
@@ -98,4 +99,10 @@ element.addEventListener("keydown", (event) => {
   } else {
     point(cross, (tool() === "minus") !== event.shiftKey);
   }
+});
+// Every answer draws the places anew: the keyboard goes on where it was.
+watch("value", () => {
+  if (!keyed || ![document.body, null].includes(document.activeElement)) return;
+  over().focus({ preventScroll: true });
+  show(dot(cross, "cross"));
 });

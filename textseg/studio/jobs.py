@@ -19,6 +19,7 @@ STAGES = {
     "naming": "Naming what is there",
     "encoding": "Encoding the picture",
     "decoding": "Decoding the edit",
+    "assessing": "Looking at what came of it",
     "fill": "Filling the region",
     "transport": "Changing the colours",
 }

@@ -130,7 +130,7 @@ def edit_panel(parts: dict[str, Any], edit: EditOptions) -> None:
         with gr.Row():
             parts["guidance"] = _slider(
                 EditOptions, "guidance_scale", value=edit.guidance_scale, min_width=150,
-                label="How closely the words are followed", elem_id="ts-guidance",
+                label="Closeness to the words", elem_id="ts-guidance",
             )  # fmt: skip
             parts["steps"] = _slider(EditOptions, "steps", value=edit.steps, label="Steps",
                                      min_width=150, elem_id="ts-edit-steps")  # fmt: skip

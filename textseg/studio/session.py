@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .history import History
-from .pictures import Picture
 from .work import Layer, Work
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ class Session:
         self.changes = 0
         self.view = "Overlay"
         self.told: tuple[Any, float] = (None, 0.0)
-        self._encoded: Picture | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         return self
@@ -67,7 +65,4 @@ class Session:
 
     def encode(self) -> None:
         """Bring the segmenter to the present picture; free if it is there already."""
-        picture = self.work.picture
-        if self._encoded is not picture:
-            self.segmenter.set_image(picture.pixels)
-            self._encoded = picture
+        self.segmenter.set_image(self.work.picture.pixels)

@@ -22,6 +22,11 @@ SIDE = 112
 SCRIPT = """element.addEventListener("click", ({ target }) => {
   const button = target.closest("button[data-step]");
   if (button) trigger("click", { step: Number(button.dataset.step) });
+});
+watch("value", () => {
+  const list = element.querySelector("ol"), now = list?.querySelector("[aria-current]");
+  const middle = (place, side) => now[`offset${place}`] - list[`client${side}`] / 2;
+  if (now) list.scrollTo(middle("Left", "Width"), middle("Top", "Height"));
 });"""
 
 _small: WeakKeyDictionary[Work, str] = WeakKeyDictionary()

@@ -39,8 +39,6 @@ def describe(
         now = session.work
         same_picture(now, work)
         session.history.amend(replace(now, picture=picture, caption=said.text))
-        if session._encoded is work.picture:
-            session._encoded = picture
     return Done(f"{said.model} says: {said.text}.", said.evaluations)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...options import EditOptions
+from ...progress import report
 from ..pictures import Picture
 from ..session import Session
 from ..work import Layer, Work
@@ -50,7 +52,7 @@ def edit(session: Session, prompt: str, progress: Progress | None = None, **chan
     given = _given(session, changes)
     done = edit_image(work.picture.pixels, layer.query, prompt.strip(), model=session.segmenter,
                       mask=layer.result, progress=progress, **given)  # fmt: skip
-    return _keep(session, work, done, given)
+    return _keep(session, work, done, progress, given)
 
 
 def remove_object(session: Session, progress: Progress | None = None) -> Done:
@@ -70,7 +72,7 @@ def recolour(session: Session, style: Picture, progress: Progress | None = None)
     work, layer = session.work, _approved(session)
     done = edit_image(work.picture.pixels, layer.query, model=session.segmenter,
                       mask=layer.result, style=style.pixels, progress=progress)  # fmt: skip
-    return _keep(session, work, done, {}, style)
+    return _keep(session, work, done, progress, style=style)
 
 
 def extend(session: Session, prompt: str, progress: Progress | None = None, **changes: Any) -> Done:
@@ -89,7 +91,7 @@ def extend(session: Session, prompt: str, progress: Progress | None = None, **ch
     given = _given(session, changes)
     done = outpaint(work.picture.pixels, prompt.strip(), model=session.segmenter,
                     progress=progress, **given)  # fmt: skip
-    return _keep(session, work, done, given)
+    return _keep(session, work, done, progress, given)
 
 
 def edit_options(session: Session) -> EditOptions:
@@ -116,18 +118,22 @@ def _keep(
     session: Session,
     work: Work,
     done: Edit,
-    given: dict[str, Any],
+    progress: Progress | None,
+    given: Mapping[str, Any] | None = None,
     style: Picture | None = None,
 ) -> Done:
     """Take the step to an edit, and say what a model sees of it."""
     from ...assessing import assess
 
-    outcome = assess(done, model=session.segmenter.model)
+    report(progress, 0, 1, "assessing")
+    # What was asked of the picture before is known; an extended one is another picture.
+    looks = session.segmenter if done.extended is None else session.segmenter.model
+    outcome = assess(done, model=looks)
     done = replace(done, input_xmp=work.picture.xmp, outcome=outcome)
 
     def alter(now: Work) -> Work:
         same_picture(now, work)
-        return replace(now, edit=done, given=given, style=style)
+        return replace(now, edit=done, given=given or {}, style=style)
 
     session.change(f"Tried {outcome.tried}", alter)
     notes = "".join(f" Note: {note}." for note in done.notes)
