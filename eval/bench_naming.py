@@ -5,7 +5,9 @@
 
 For every annotated noun that the model knows: its rank among all nouns over the cells of its mask
 (`Backbone.name_cells`), and whether the strongest cell of its contrast lies in its mask (the
-pointing game of Zhang et al. 2016, arXiv 1608.00507).
+pointing game of Zhang et al. 2016, arXiv 1608.00507). And how many of the nouns in the pictures'
+captions, chosen among the annotated categories, are annotated there (precision), and of the
+annotated ones are in the caption (recall).
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ import numpy as np
 import torch
 
 import textseg
+from textseg.captioning import caption
 from textseg.coco import noun_masks, read_coco
 from textseg.image import image_identity, load_image, resize_image
 from textseg.name_weights import names_of
 from textseg.predictions import Predictions
 
 INSIDE = 0.3
+LEAST = 0.5
+"""`caption`'s default `least_presence`."""
 
 
 def main() -> None:
@@ -38,13 +43,19 @@ def main() -> None:
     segmenter = textseg.Segmenter(model)
     coco = read_coco(args.annotations)
     labels = coco.categories
+    choice = [noun for noun in nouns if noun in labels.values()]
     t = model.timestep(model.contrast_defaults.strength[0])
     ranks: list[int] = []
     pointed: list[bool] = []
+    right = said = there = 0
     for record in coco.by_id()[: args.limit]:
         image = load_image(args.images / record.file_name)
         asked = [a for a in record.annotations if labels[a.category_id] in nouns and not a.crowd]
         masks = noun_masks(asked, labels, record.size)
+        found = caption(image, model=model, nouns=choice).nouns[:3]
+        named = {noun for noun, share in found if share >= LEAST}
+        truth = {labels[a.category_id] for a in record.annotations} & set(choice)
+        right, said, there = right + len(named & truth), said + len(named), there + len(truth)
         latents = model.encode(resize_image(image, model.fit_size(*image.shape[:2])))
         predictions = Predictions(model, latents, image_identity(image))
         segmenter.set_image(image)
@@ -61,6 +72,8 @@ def main() -> None:
     first, five = (float(np.mean(np.array(ranks) < n)) for n in (1, 5))
     print(f"{len(ranks)} objects: named first {first:.1%}, among the first five {five:.1%}; "
           f"contrast points at {np.mean(pointed):.1%}")  # fmt: skip
+    print(f"captions, among {len(choice)} nouns: {said} named, precision "
+          f"{right / max(said, 1):.1%}, recall {right / max(there, 1):.1%}")  # fmt: skip
 
 
 def _shrink(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fake_backbone import FakeBackbone
 
 from textseg.captioning import BlipCaptioner, caption, caption_of, is_blip, name_nouns
 from textseg.errors import CancelledError, InputError, ModelError, ModelNotFoundError
+from textseg.name_weights import rank_names
 from textseg.options import ContrastOptions
 
 NOUNS = ["dog", "ball", "cat", "boat"]
@@ -68,9 +70,13 @@ def test_batches_make_no_difference(seeing: FakeBackbone) -> None:
     assert name_nouns(seeing, _image(), NOUNS[:2]) == [w for w in whole if w[0] in NOUNS[:2]]
 
 
-def test_few_nouns_are_said_but_never_none(seeing: FakeBackbone) -> None:
+def test_few_nouns_are_said_and_none_where_the_model_is_unsure(seeing: FakeBackbone) -> None:
     assert caption(_image(), model=seeing, most=1).text == "a photograph of a dog"
-    assert caption(_image(), model=seeing, nouns=["boat"]).text == "a photograph of a boat"
+    unsure = caption(_image(), model=seeing, nouns=["boat"])
+    assert unsure.text == "a photograph of something"
+    assert [noun for noun, _ in unsure.nouns] == ["boat"]
+    sure = caption(_image(), model=seeing, nouns=["boat"], least_presence=0.0)
+    assert sure.text == "a photograph of a boat"
     assert caption(_image(), model=seeing, prefix="").text == "a dog and a ball"
 
 
@@ -86,7 +92,51 @@ def test_naming_can_be_watched_and_stopped(seeing: FakeBackbone) -> None:
         caption(_image(), model=seeing, progress=lambda *step: False)
 
 
+def test_names_are_ranked_against_one_another() -> None:
+    """A dog that is half a cat everywhere, a ball elsewhere, and nothing said of the boat."""
+    chances = np.zeros((4, 5, 8), np.float32)
+    dog, ball, cat, boat = chances
+    dog[:3, :4], cat[:3, :4] = 0.6, 0.3
+    ball[4, 6:] = 0.9
+    boat[0, 7] = 0.001
+    (first, dog_share), (second, ball_share) = rank_names(chances, 2)
+    assert (first, second) == (0, 1)
+    assert dog_share == pytest.approx(0.6 / 0.9, rel=1e-4)
+    assert ball_share == pytest.approx(1, rel=1e-4)
+    # The dog explains its cells wholly, so that nothing is left to the cat.
+    assert [index for index, _ in rank_names(chances, 9)] == [0, 1]
+    assert rank_names(np.zeros((3, 2, 4), np.float32), 5) == []
+    ((only, cat_share),) = rank_names(chances, 9, [2])
+    assert only == 2
+    assert cat_share == pytest.approx(0.3 / 0.9, rel=1e-4)
+
+
+def test_a_model_that_names_cells_is_asked_once_a_draw(seeing: FakeBackbone) -> None:
+    shown = np.full((1, 5, 4, 6), 0.01, np.float32)
+    shown[0, 0] = 0.2
+    shown[0, 1 + NOUNS.index("cat"), :2, :2] = 0.7
+    shown[0, 1 + NOUNS.index("boat"), 3, 4:] = 0.3
+    asked = []
+
+    def name_cells(noisy: torch.Tensor, t: int) -> torch.Tensor:
+        asked.append((noisy, t))
+        return torch.from_numpy(shown).log()
+
+    seeing.name_cells = name_cells  # type: ignore[method-assign]
+    said = caption(_image(), model=seeing, samples=3)
+    assert said.text == "a photograph of a cat and a boat"
+    # Four cells show the cat, two the boat, eighteen nothing.
+    share = (4 * 0.7 * 0.7 / 0.73 + 18 * 0.01 / 4 + 2 * 0.01 * 0.01 / 0.33) / (4 * 0.7 + 20 * 0.01)
+    assert dict(said.nouns)["cat"] == pytest.approx(share, rel=1e-4)
+    assert (said.evaluations, len(asked), seeing.calls) == (3, 3, [])
+    assert not torch.equal(asked[0][0], asked[1][0])
+    assert caption(_image(), model=seeing, nouns=["boat", "dog"]).text.endswith("of a boat")
+    # A noun the model does not know is asked for by contrast.
+    assert caption(_image(), model=seeing, nouns=["dog", "zebra"]).evaluations == 2 * 3
+
+
 def test_captions_of_nouns() -> None:
+    assert caption_of([]) == "a photograph of something"
     assert caption_of(["apple"]) == "a photograph of an apple"
     assert caption_of(["scissors", "dog", "boat"], "we see") == "we see scissors, a dog and a boat"
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BLIP = "Salesforce/blip-image-captioning-base"
 PREFIX = "a photograph of"
 KEPT_BYTES = 2**30
+RANKED = 10
+"""Nouns that a caption's record has at least, where there are so many."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,11 @@ class Caption:
     Attributes:
         text: the caption, e.g. "a photograph of a dog and a ball".
         model: who wrote it.
-        nouns: (noun, presence) pairs, most present first; empty for a captioning model.
-        evaluations: how often the diffusion model ran; 0 for a captioning model.
+        nouns: (noun, how sure) pairs, surest first, of more nouns than the text has; empty for a
+            captioning model. How sure is from 0 to 1: see `rank_nouns`, and for models that do not
+            tell what each cell shows `name_nouns`.
+        evaluations: how often the diffusion model ran, or the part of it that names cells; 0 for a
+            captioning model.
     """
 
     text: str
@@ -153,6 +158,51 @@ def name_nouns(
     return sorted(scored, key=lambda item: -item[1])
 
 
+def rank_nouns(
+    backbone: Backbone,
+    image: np.ndarray,
+    nouns: Sequence[str],
+    *,
+    most: int = RANKED,
+    samples: int = 2,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[tuple[str, float]] | None:
+    """Nouns ranked against one another by what a model says that each cell of an image shows.
+
+    Costs `samples` runs of the part of the model that names cells, whatever the number of nouns.
+
+    Args:
+        image: (H, W, 3) uint8.
+        nouns: to choose from.
+        most: nouns at most.
+        samples: noise draws, whose chances are averaged.
+
+    Returns:
+        (noun, share) pairs, surest first, see `name_weights.rank_names`; None where the model does
+        not name cells (`Backbone.name_cells`) or does not know each of the nouns.
+    """
+    from .name_weights import rank_names
+    from .predictions import Predictions
+
+    if not set(nouns) <= set(backbone.nouns):
+        return None
+    latents = backbone.encode(resize_image(image, backbone.fit_size(*image.shape[:2])))
+    predictions = Predictions(backbone, latents, image_identity(image), max_bytes=KEPT_BYTES)
+    t = backbone.timestep(backbone.contrast_defaults.strength[0])
+    draws = []
+    for draw in range(samples):
+        cells = predictions.cell_names(t, seed + draw)
+        if cells is None:
+            return None
+        draws.append(np.exp(cells[1:]))
+        report(progress, draw + 1, samples, "naming")
+    rows = [backbone.nouns.index(noun) for noun in nouns]
+    ranked = rank_names(np.mean(draws, axis=0), most, rows)
+    names = [(backbone.nouns[index], share) for index, share in ranked]
+    return sorted(names, key=lambda item: -item[1])
+
+
 def caption(
     image: ImageLike,
     *,
@@ -174,7 +224,8 @@ def caption(
         prefix: words the caption starts with.
         nouns: what a diffusion model chooses from; its own vocabulary if None.
         most: nouns in the caption at most.
-        least_presence: nouns less present are left out, but for the most present one.
+        least_presence: nouns that the model is less sure of are left out; where all are, the image
+            is said to show "something".
         samples: noise draws for the nouns.
         allow_url: whether `image` may be a URL to fetch.
 
@@ -200,22 +251,26 @@ def caption(
     if samples < 1 or most < 1:
         raise InputError(f"samples and most must be at least 1, got {samples} and {most}")
     with lock_of(model):
-        scored = name_nouns(model, pixels, candidates, samples=samples, progress=progress)
+        scored = rank_nouns(
+            model, pixels, candidates, most=max(most, RANKED), samples=samples, progress=progress
+        )
+        rows = samples
+        if not scored:
+            scored = name_nouns(model, pixels, candidates, samples=samples, progress=progress)
+            rows = samples * len(model.contrast_defaults.strength) * (1 + len(candidates))
     chosen = [noun for noun, found in scored[:most] if found >= least_presence]
-    text = caption_of(chosen or [scored[0][0]], prefix)
-    rows = samples * len(model.contrast_defaults.strength) * (1 + len(candidates))
-    return Caption(text, model.name, tuple(scored), rows)
+    return Caption(caption_of(chosen, prefix), model.name, tuple(scored), rows)
 
 
 def caption_of(nouns: Sequence[str], prefix: str = PREFIX) -> str:
-    """A caption from nouns.
+    """A caption from nouns; of "something" without any.
 
     >>> caption_of(["dog", "apple", "boat"])
     'a photograph of a dog, an apple and a boat'
     """
     from .english import with_article
 
-    things = [with_article(noun) for noun in nouns]
+    things = [with_article(noun) for noun in nouns] or ["something"]
     listed = " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
     return f"{prefix} {listed}".strip()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from .predictions import Predictions
 
 NAMING_FLOOR = 1e-6
+NEGLIGIBLE = 0.01
 
 
 def names_of(predictions: Predictions, noun: str, t: int, seed: int) -> np.ndarray | None:
@@ -85,3 +87,39 @@ def naming_features(contrast: np.ndarray, names: np.ndarray) -> np.ndarray:
     weight = cv2.resize(contrast, size, interpolation=cv2.INTER_AREA).astype(np.float64) ** 2
     chance = (weight * np.exp(names)).sum() / max(weight.sum(), 1e-24)
     return np.array([math.log(chance + NAMING_FLOOR), float(names.max())])
+
+
+def rank_names(
+    chances: np.ndarray, most: int, among: Sequence[int] | None = None
+) -> list[tuple[int, float]]:
+    """Nouns ranked against one another: each explains cells, which the ones after it do without.
+
+    The noun that explains most of the cells still unexplained is taken, with its share of what all
+    nouns make of the cells it explains; a cell is then explained by as much as its chance is of the
+    noun's largest. So a look-alike that is second everywhere is not named, while a second thing
+    elsewhere is.
+
+    Args:
+        chances: (K, h, w) float32 in [0, 1], how likely it is that a cell shows each noun.
+        most: nouns to take at most.
+        among: indices of the nouns to choose from; all if None.
+
+    Returns:
+        (index, share) pairs in the order they were taken, the share in [0, 1]; no noun twice, and
+        none that explains less than a hundredth of a cell.
+    """
+    open_cells = np.ones(chances.shape[1:], np.float64)
+    together = chances.sum(0, dtype=np.float64) + NAMING_FLOOR
+    choice = np.zeros(len(chances), bool)
+    choice[list(range(len(chances)) if among is None else among)] = True
+    taken: list[tuple[int, float]] = []
+    while choice.any() and len(taken) < most:
+        explained = np.where(choice, (chances * open_cells).sum((1, 2)), 0)
+        index = int(explained.argmax())
+        if explained[index] < NEGLIGIBLE:
+            break
+        weight = chances[index] * open_cells
+        choice[index] = False
+        taken.append((index, float((weight * chances[index] / together).sum() / weight.sum())))
+        open_cells = open_cells * (1 - chances[index] / chances[index].max())
+    return taken
