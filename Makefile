@@ -15,7 +15,7 @@ demo: $(VENV)/.user
 test: lint
 	$(BIN)/python -m pytest
 
-# The studio in a real browser: a Chromium or Chrome of the system, in TEXTSEG_CHROMIUM or on the path.
+# The studio and the reports in a real browser: a Chromium or Chrome of the system, in TEXTSEG_CHROMIUM or on the path.
 test-browser: $(VENV)/.browser
 	$(BIN)/python -m pytest tests/browser
 

@@ -191,6 +191,7 @@ def test_classes_are_counted(data, tmp_path):
     words = ["--method", "everything", "--fixed-threshold", "own", "--absent-queries", "1"]
     assert eval_("coco", *data, *words, "-o", tmp_path / "run", "--quiet") == 0
     found = {c["name"]: c for c in load_results(tmp_path / "run")["classes"]}
+    assert load_results(tmp_path / "run")["data"]["images"] == 8
     light, ball = found[NAMES[1]], found[NAMES[2]]
     assert (light["images"], light["own"]["asked"], light["own"]["missed"]) == (8, 8, 0)
     assert (ball["images"], ball["own"]["asked"]) == (4, 4)

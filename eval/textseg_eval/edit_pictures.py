@@ -13,6 +13,7 @@ from textseg.errors import ImageError, InputError
 from . import page
 from .edit_plan import RECONSTRUCT, SHIPPED
 from .edit_worker import ANNOTATED, BEFORE, FOUND, MASK, SIDE, picture_path
+from .tables import Figure
 
 LEGEND = ((FOUND, "region that is edited"), (ANNOTATED, "outline of the annotated region"))
 EXAMPLES = 2
@@ -80,7 +81,7 @@ def told(name: str, row: Mapping[str, Any]) -> str:
     """A line about one edit."""
     took = "took" if row["took"] else "did not take"
     psnr = "" if row.get("psnr") is None else f", background {row['psnr']:.1f} dB"
-    return f"{name}: {took}, margin {row['margin']:.3f}{psnr}"
+    return f"{name}: {took}, margin {Figure(row['margin']).middle()}{psnr}"
 
 
 def shot(folder: Path, what: str, record: Mapping[str, Any], words: str) -> str | None:

@@ -64,6 +64,7 @@ svg.key { width: 26px; height: 14px; flex: none; }
 figure { margin: 0; } figcaption { font-size: 13px; color: var(--soft); margin-top: 4px;
   overflow-wrap: anywhere; }
 .row { display: grid; gap: 3px; grid-template-columns: repeat(var(--count), minmax(0, 1fr)); }
+.wide .row { grid-template-columns: repeat(var(--count), minmax(0, 320px)); }
 .row > div { font-size: 12px; line-height: 1.35; color: var(--soft); overflow-wrap: anywhere; }
 .row img { width: 100%; height: auto; display: block; border-radius: 4px; }
 pre { background: var(--card); padding: 12px; border-radius: 8px; white-space: pre-wrap;
