@@ -1,11 +1,13 @@
-"""What one contrast costs at full size: SDXL and Stable Diffusion 3 medium with random weights.
+"""What one contrast costs at full size, with random weights: Stable Diffusion 1.5, SDXL, Stable
+Diffusion 3 medium and Flux.1 dev.
 
 Time and memory do not depend on what the weights are, so none are downloaded; the maps mean
 nothing. SD 3 is built without T5 (`text_encoder_3`), whose 4.7 billion weights take 9.5 GB in
-bfloat16 and run once per prompt.
+bfloat16 and run once per prompt; Flux with one narrow layer of it.
 
     python eval/bench_families.py sdxl
     python eval/bench_families.py sd3 --offload disk --output sd3.json
+    python eval/bench_families.py flux --device cuda --repeats 3 --compiled
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from textseg.backbone.families import SD3, SDXL
+from textseg.backbone.families import FLUX, LATENT_UNET, SD3, SDXL
+from textseg.backbone.flux import Flux
 from textseg.backbone.latent import LatentModel
-from textseg.backbone.offload import to_disk
+from textseg.backbone.latent_unet import LatentUNet
+from textseg.backbone.offload import offload, to_disk
 from textseg.backbone.quiet import quietly
 from textseg.backbone.registry import EMBEDDED
 from textseg.backbone.sd3 import MMDiT
@@ -35,6 +39,8 @@ from textseg.predictions import Predictions
 from textseg.prompts import PromptPair
 
 OFFLOAD = False
+PLACE = "cpu"
+"""Where parts are made."""
 
 
 def filled(make: Any, dtype: torch.dtype) -> Any:
@@ -43,7 +49,7 @@ def filled(make: Any, dtype: torch.dtype) -> Any:
     with torch.device("meta"):
         module = make()
     buffers = {name for name, _ in module.named_buffers()}
-    module = module.to(dtype).to_empty(device="cpu").eval().requires_grad_(False)
+    module = module.to(dtype).to_empty(device=PLACE).eval().requires_grad_(False)
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
             _fill(parameter)
@@ -51,7 +57,7 @@ def filled(make: Any, dtype: torch.dtype) -> Any:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
     for name, buffer in module.named_buffers():
         if name.endswith("position_ids"):
-            buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+            buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand_as(buffer))
         elif name in buffers:
             buffer.normal_(std=0.02)
     module.weights = sum(p.numel() for p in module.parameters())
@@ -62,7 +68,7 @@ def filled(make: Any, dtype: torch.dtype) -> Any:
 
 def _fill(parameter: torch.Tensor) -> None:
     """Repeat a million draws: as random as a benchmark needs, and a hundred times as fast."""
-    flat, pool = parameter.view(-1), torch.randn(2**20).to(parameter.dtype) * 0.02
+    flat, pool = parameter.view(-1), torch.randn(2**20).to(parameter) * 0.02
     for first in range(0, len(flat), len(pool)):
         flat[first : first + len(pool)] = pool[: len(flat) - first]
 
@@ -92,6 +98,26 @@ def autoencoder(channels: int, **options: Any) -> Any:
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=channels,
         sample_size=1024, **options,
+    )  # fmt: skip
+
+
+def sd15(dtype: torch.dtype) -> Any:
+    """The parts of Stable Diffusion 1.5, 1.1 billion weights."""
+    import diffusers
+
+    network: Any = diffusers.UNet2DConditionModel
+    pipeline: Any = diffusers.StableDiffusionPipeline
+    tokenizer = words()
+    return pipeline(
+        vae=filled(lambda: autoencoder(4), torch.float32),
+        text_encoder=filled(lambda: clip(tokenizer, 768, 12, 12, False), dtype),
+        tokenizer=tokenizer,
+        unet=filled(lambda: network(sample_size=64, cross_attention_dim=768), dtype),
+        scheduler=diffusers.DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+            clip_sample=False,
+        ),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 
@@ -149,6 +175,54 @@ def sd3(dtype: torch.dtype) -> Any:
     )  # fmt: skip
 
 
+def flux(dtype: torch.dtype) -> Any:
+    """The parts of black-forest-labs/FLUX.1-dev, 12 billion weights, with one layer of T5."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer = words()
+    narrow = T5Config(vocab_size=len(tokenizer), d_model=4096, d_ff=64, num_layers=1, num_heads=1)
+    return FluxPipeline(
+        vae=filled(lambda: autoencoder(16, scaling_factor=0.3611, shift_factor=0.1159,
+                                       use_quant_conv=False, use_post_quant_conv=False),
+                   torch.float32),
+        text_encoder=filled(lambda: clip(tokenizer, 768, 12, 12, False), dtype),
+        text_encoder_2=filled(lambda: T5EncoderModel(narrow), dtype),
+        tokenizer=tokenizer, tokenizer_2=tokenizer,
+        transformer=filled(lambda: FluxTransformer2DModel(guidance_embeds=True), dtype),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )  # fmt: skip
+
+
+KINDS: dict[str, tuple[Any, Callable[[torch.dtype], Any], type[LatentModel], int]] = {
+    "sd15": (LATENT_UNET, sd15, LatentUNet, 512),
+    "sdxl": (SDXL, sdxl, LatentUNetXL, 1024),
+    "sd3": (SD3, sd3, MMDiT, 1024),
+    "flux": (FLUX, flux, Flux, 1024),
+}
+"""Name -> family, builder, class and native side."""
+TINY = {"sd15": "latent-unet", "sdxl": "sdxl", "sd3": "sd3-without-t5", "flux": "flux"}
+"""Name -> its pipeline of `tests/tiny_models.py`."""
+
+
+def tiny(name: str) -> Any:
+    """The same parts, a few thousand weights: whether this script runs at all."""
+    import sys
+    import tempfile
+
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    import conftest
+    from tiny_models import build
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = conftest._tokenizer(Path(folder))
+        pipe = build(TINY[name], tokenizer, Path(folder) / "t5")
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.weights = sum(p.numel() for p in part.parameters())  # type: ignore[assignment]
+    return pipe
+
+
 def peak_gib(reset: bool = False) -> float:
     """Most memory the process has held, in GiB, since the last reset where Linux allows one."""
     if reset:
@@ -161,38 +235,63 @@ def peak_gib(reset: bool = False) -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
 
 
+def device_gib(device: torch.device) -> float | None:
+    """Most memory held on an accelerator since the last call, in GiB."""
+    if device.type != "cuda":
+        return None
+    most = torch.cuda.max_memory_allocated(device) / 2**30
+    torch.cuda.reset_peak_memory_stats(device)
+    return round(most, 2)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="one contrast at full size, random weights")
-    parser.add_argument("family", choices=("sdxl", "sd3"))
-    parser.add_argument("--offload", choices=("none", "disk", "both"), default="none",
+    parser.add_argument("family", choices=KINDS)
+    parser.add_argument("--offload", choices=("none", "model", "disk", "both"), default="none",
                         help="both: first without, then the same model moved to disk")  # fmt: skip
-    parser.add_argument("--side", type=int, default=1024, help="image side in pixels")
+    parser.add_argument("--side", type=int, help="image side in pixels (default: the native one)")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="bfloat16")
+    parser.add_argument("--repeats", type=int, default=1, help="contrasts; the fastest counts")
+    parser.add_argument("--compiled", action="store_true", help="compile the UNet or transformer")
+    parser.add_argument("--tiny", action="store_true", help="with a few weights, to try it out")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    global OFFLOAD
+    global OFFLOAD, PLACE
     OFFLOAD = args.offload == "disk"
+    PLACE = "cpu" if args.offload != "none" else str(args.device)
     torch.manual_seed(0)
-    family, build = (SDXL, sdxl) if args.family == "sdxl" else (SD3, sd3)
+    family, build, kind, side = KINDS[args.family]
+    dtype = getattr(torch, args.dtype)
     start = time.perf_counter()
     with quietly():
-        pipe = build(torch.bfloat16)
+        pipe = tiny(args.family) if args.tiny else build(dtype)
     built = {"build": round(time.perf_counter() - start, 1), "build_peak_gib": peak_gib()}
-    kind = LatentUNetXL if args.family == "sdxl" else MMDiT
-    model: LatentModel = kind(pipe, f"{args.family} with random weights")
-    model.device, model.dtype = torch.device("cpu"), torch.bfloat16
-    parts = [getattr(pipe, part) for part in family.networks if getattr(pipe, part) is not None]
+    parts = {part: getattr(pipe, part) for part in family.networks if getattr(pipe, part)}
+    if args.tiny:
+        for part, network in parts.items():
+            network.to(args.device, torch.float32 if part == "vae" else dtype)
+    calibration = {"native_size": 64} if args.tiny else None
+    model = kind(pipe, f"{args.family} with random weights", calibration)
+    model.device, model.dtype = args.device, dtype
+    if args.offload == "model":
+        offload(parts, args.device, "model")
+    if args.compiled:
+        model.unet.compile()
     records = []
-    for offload in ("none", "disk") if args.offload == "both" else (args.offload,):
-        if args.offload == "both" and offload == "disk":
-            for part in parts:
-                if part is not pipe.vae:
-                    to_disk(part, torch.device("cpu"))
+    for how in ("none", "disk") if args.offload == "both" else (args.offload,):
+        if args.offload == "both" and how == "disk":
+            for part, network in parts.items():
+                if part != "vae":
+                    to_disk(network, args.device)
             model._embeddings.clear()
         record = {
-            "model": model.name, "weights": sum(part.weights for part in parts),
-            "dtype": "bfloat16", "side": args.side, "offload": offload,
-            "threads": torch.get_num_threads(), **built, **measured(model, args.side),
+            "model": model.name, "weights": sum(network.weights for network in parts.values()),
+            "dtype": args.dtype, "side": args.side or (64 if args.tiny else side),
+            "offload": how, "compiled": args.compiled, "device": named(args.device),
+            "threads": torch.get_num_threads(), **built,
         }  # fmt: skip
+        record |= measured(model, record["side"], args.repeats)
         records.append(record)
         print(json.dumps(record), flush=True)
         if args.output:
@@ -200,29 +299,40 @@ def main() -> int:
     return 0
 
 
-def measured(model: LatentModel, side: int) -> dict[str, Any]:
-    """Seconds, CPU seconds and peak memory of encoding, embedding and one contrast."""
+def named(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def measured(model: LatentModel, side: int, repeats: int) -> dict[str, Any]:
+    """Seconds, CPU seconds and peak memory of encoding, embedding and one contrast; of several
+    contrasts, the fastest's, and the first's seconds beside them."""
     record: dict[str, Any] = {"held_gib": peak_gib(reset=True)}
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        begun, begun_cpu = time.perf_counter(), time.process_time()
-        result = work()
-        record[name] = {
-            "seconds": round(time.perf_counter() - begun, 1),
-            "cpu_seconds": round(time.process_time() - begun_cpu, 1),
-            "peak_gib": peak_gib(),
-        }
+    def timed(name: str, work: Callable[[], Any], repeats: int = 1) -> Any:
+        device_gib(model.device)
+        runs, result = [], None
+        for _ in range(repeats):
+            begun, begun_cpu = time.perf_counter(), time.process_time()
+            result = work()
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            runs.append((time.perf_counter() - begun, time.process_time() - begun_cpu))
+        seconds, cpu_seconds = min(runs)
+        record[name] = {"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 1),
+                        "first": round(runs[0][0], 3), "peak_gib": peak_gib(),
+                        "device_gib": device_gib(model.device)}  # fmt: skip
         return result
 
     latents = timed("encode", lambda: model.encode(image))
     timed("embed two prompts", lambda: model.embed(["the dog", ""]))
-    predictions = Predictions(model, latents, "bench")
     options = ContrastOptions(samples=1, batch_size=1)
-    [found] = timed(
-        "contrast, one draw, two prompts",
-        lambda: measure(predictions, [PromptPair("the dog", "", "null")], options),
-    )
+
+    def contrast() -> Any:
+        predictions = Predictions(model, latents, "bench")
+        return measure(predictions, [PromptPair("the dog", "", "null")], options)
+
+    [found] = timed("contrast, one draw, two prompts", contrast, repeats)
     return record | {"finite": bool(np.isfinite(found.contrast).all())}
 
 
