@@ -160,7 +160,7 @@ def _finish(
             continue
         if part == "vae":
             torch.nn.Module.to(network, torch.float32)
-        elif not (gguf and part == family.denoiser) and network.dtype != what:
+        elif not (gguf and part == family.denoiser) and getattr(network, "dtype", None) != what:
             # Else parts that a network keeps in float32 would lose their precision.
             torch.nn.Module.to(network, what)
     if beside.quantize is not None:

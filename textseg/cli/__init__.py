@@ -135,6 +135,8 @@ def command_parser(name: str) -> CommandParser:
 
 def _run(words: list[str], own_process: bool) -> int:
     commands = available_commands()
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
     if words and words[0] in commands:
         name, *rest = words
         parser = command_parser(name)
@@ -160,6 +162,9 @@ def _run(words: list[str], own_process: bool) -> int:
     )
     parser.add_argument("--version", action="version", version=f"textseg {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=[*commands], help=argparse.SUPPRESS)
+    if not words:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
     parser.parse_args(words)
     parser.error("the command must come first")
 
