@@ -64,6 +64,8 @@ def _one(
     timed("a new query on the same picture", lambda: actions.ask(session, things[1]))
     timed("threshold to new overlay", lambda: actions.retune(session, level=0.4))
     timed("two queries' final edges (CRF)", lambda: actions.settle(session))
+    timed("a click to new overlay", lambda: actions.point(session, 20, 20, 0))
+    timed("its final edges after a click", lambda: actions.settle(session))
     return steps
 
 

@@ -90,6 +90,10 @@ _SMALL = """() => [...document.querySelectorAll(
   .map((one) => [one.id || one.className, one.getBoundingClientRect()])
   .filter(([, box]) => box.width > 0 && (box.width < 44 || box.height < 44))
   .map(([name, box]) => `${name}: ${box.width} x ${box.height}`)"""
+_IN_SIGHT = """(part) => {
+  const { top } = document.querySelector(part).getBoundingClientRect();
+  return top > -5 && top < 100;
+}"""
 _COVERED = """() => {
   const over = document.querySelector("svg.ts-over"), box = over.getBoundingClientRect();
   const at = [0.02, 0.25, 0.5, 0.75, 0.98];
@@ -119,6 +123,9 @@ def test_on_a_phone_targets_are_large_and_the_picture_is_never_covered(visit: An
     at.takes("minus")
     at.page.touchscreen.tap(*at.at(0.1, 0.1))
     at.says("Took away a place")
+    at.page.locator("#ts-remove").tap()
+    at.says("tried to remove")
+    at.page.wait_for_function(_IN_SIGHT, arg="#ts-left")
     at.is_clean()
 
 
@@ -370,6 +377,8 @@ def test_remove_recolour_and_extend(visit: Any, tmp_path: Path) -> None:
     found = page.inner_text("#ts-found label.selected")
     page.click("#ts-remove")
     at.says(f"tried to remove {found}; mini sees")
+    page.wait_for_selector("#ts-after img[alt='Before the edit']")
+    page.wait_for_selector("#ts-after img[alt='After the edit']")
     at.turn("3 Save")
     removed = read_provenance(at.download("edit", tmp_path))
     assert removed is not None and removed["method"] == "fill"

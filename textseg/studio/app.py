@@ -28,6 +28,10 @@ _FETCH = """(file) => {
   link.click();
   link.remove();
 }"""
+_TURN_UP = """() => {
+  if (innerWidth <= 720) document.querySelector("#ts-left")?.scrollIntoView({ behavior: "smooth" });
+}"""
+"""On a phone, the picture is above what was pressed."""
 
 
 def build(model: Backbone, settings: StudioSettings) -> gr.Blocks:
@@ -74,6 +78,8 @@ class Wiring:
         event = gr.on(listeners, self.handlers.job(action, **more), [*self.mine, *inputs],
                       self.everything, **self.always, trigger_mode=mode)  # fmt: skip
         event.then(**self.settled)
+        if "tab" in more:
+            event.success(None, None, None, js=_TURN_UP)
         return event
 
     def connect(self, blocks: gr.Blocks) -> None:

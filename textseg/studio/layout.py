@@ -166,7 +166,7 @@ def _stage(parts: dict[str, Any]) -> None:
         with gr.Tab("Before and after", id="after"):
             parts["after"] = gr.ImageSlider(
                 show_label=False, label="Before and after", interactive=False, format="png",
-                buttons=["fullscreen"], elem_id="ts-after", max_height=680,
+                buttons=[], elem_id="ts-after", max_height=680,
             )  # fmt: skip
     with gr.Row(elem_id="ts-foot"):
         parts["status"] = gr.HTML(elem_id="ts-status")

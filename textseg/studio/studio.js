@@ -27,6 +27,12 @@
     event.preventDefault();
     document.querySelector(event.shiftKey ? "#ts-redo" : "#ts-undo")?.click();
   });
+  // Gradio's slider says of neither picture what it is.
+  const name = () => document.querySelectorAll("#ts-after img").forEach((one, i) => {
+    one.alt = i ? "After the edit" : "Before the edit";
+  });
+  new MutationObserver(name).observe(document.querySelector("#ts-tabs"),
+    { childList: true, subtree: true });
   const holdsFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   document.addEventListener("dragover", (event) => {
     if (!holdsFiles(event)) return;
