@@ -3,8 +3,10 @@
 The latents have a mean of 0 and a deviation of 1 in each channel, and the decoder learns from
 latents with some noise on them: what a cell can say is bounded (as a variational autoencoder bounds
 it by a divergence), neighbouring latents mean alike pictures, and small errors of the denoiser do
-not show. Beside pixels, features of an image classifier are compared, so that detail is drawn
-where it matters rather than blurred (Johnson et al. 2016, arXiv 1603.08155).
+not show. In every other step latents made coarser must give the picture made coarser (Kouzelis et
+al. 2025, arXiv 2502.09509): the coarse part of a picture is then the coarse part of its latents,
+which a denoiser can settle first. Beside pixels, features of an image classifier are compared, so
+that detail is drawn where it matters rather than blurred (Johnson et al. 2016, arXiv 1603.08155).
 """
 
 from __future__ import annotations
@@ -137,6 +139,8 @@ class AutoencoderRun:
         x = self._draw()
         with torch.autocast(self.device.type, torch.bfloat16):
             z = self.norm(self.vae.encode(x).latent_dist.mean.float())
+            if self.step % 2:
+                z, x = F.avg_pool2d(z, 2), F.avg_pool2d(x, 2)
             y = self.vae.decode(z + NOISE * torch.randn_like(z)).sample.float()
             seen = _unlike(self.eye(y), self.eye(x))
         edges = sum(F.l1_loss(torch.diff(y, dim=d), torch.diff(x, dim=d)) for d in (2, 3))
