@@ -61,6 +61,12 @@ def distilled_scale() -> torch.Tensor:
     return pipeline.get_guidance_scale_embedding(None, torch.tensor([3.0 - 1.0]), 12)
 
 
+class Done(tuple[torch.Tensor, ...]):
+    """What a scheduler's step gives, whichever way a pipeline takes it."""
+
+    prev_sample: torch.Tensor
+
+
 def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch.Tensor:
     """What diffusers' own pipeline hands to its scheduler, run for one step at timestep t from the
     latents x (1, C, h, w), without guidance: its network's output, of that shape."""
@@ -78,11 +84,13 @@ def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch
 
     def step(output: torch.Tensor, t: Any, sample: torch.Tensor, **options: Any) -> Any:
         heard.append(output)
-        return sample, sample
+        done = Done((sample, sample))
+        done.prev_sample = sample
+        return done
 
     packed = hasattr(pipe, "_pack_latents")
     given = pixel_unshuffle(x, 2).flatten(2).transpose(1, 2) if packed else x
-    if "Flux2" in type(pipe).__name__:
+    if type(pipe).__name__.startswith(("Flux2", "ErnieImage")):
         given = pixel_unshuffle(x, 2)
     options = {"prompt": prompt, "latents": given, "num_inference_steps": 1, "height": 8 * h,
                "width": 8 * w, "output_type": "latent", "guidance_scale": 1.0,
@@ -108,6 +116,8 @@ def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch
         patch.setattr(pipe, "check_inputs", lambda *_, **__: None, raising=False)
         pipe(**{key: value for key, value in options.items() if key in taken})
     out = heard[0].float()
+    if out.shape[1:] == (4 * x.shape[1], h // 2, w // 2):
+        out = pixel_shuffle(out, 2)
     if out.ndim == 5:
         out = out[:, 0].permute(0, 3, 1, 2)
     if out.ndim == 3:

@@ -22,12 +22,13 @@ FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "sd3", "sd3-without
             "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
             "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
-            "longcat-image", "bria", "kandinsky5")  # fmt: skip
+            "longcat-image", "bria", "kandinsky5", "ernie-image")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
 FLOWS = ("sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
-         "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5")  # fmt: skip
+         "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
+         "ernie-image")  # fmt: skip
 Tiny = tuple[Any, LatentModel]
 """A pipeline and the backbone over it."""
 T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
@@ -396,6 +397,19 @@ def _flux2(words: Any, t5_words: Any) -> Any:
     )  # fmt: skip
 
 
+def _ernie_image(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.ErnieImageTransformer2DModel(
+        hidden_size=32, num_attention_heads=2, num_layers=2, ffn_hidden_size=32, in_channels=16,
+        out_channels=16, text_in_dim=32, rope_axes_dim=(4, 6, 6),
+    )  # fmt: skip
+    return d.ErnieImagePipeline(
+        transformer=transformer, vae=_flux2_autoencoder(), scheduler=flow_schedule(shift=4.0),
+        **_language("Mistral3Model"),
+    )  # fmt: skip
+
+
 def _lumina(words: Any, t5_words: Any) -> Any:
     import diffusers as d
 
@@ -453,7 +467,7 @@ def language_model(kind: str, words: Any, width: int = 32, layers: int = 2) -> A
             vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
                            "out_hidden_size": width, "fullatt_block_indexes": [0]},
         )  # fmt: skip
-    elif kind == "Mistral3ForConditionalGeneration":
+    elif kind.startswith("Mistral3"):
         config = transformers.Mistral3Config(
             text_config={**sizes, "model_type": "mistral"},
             vision_config={"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16,
@@ -643,6 +657,7 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "longcat-image": _longcat_image,
     "bria": _bria,
     "kandinsky5": _kandinsky5,
+    "ernie-image": _ernie_image,
     "sana-sprint": lambda words, t5_words: _sana(words, t5_words, sprint=True),
 }
 

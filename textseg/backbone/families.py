@@ -219,6 +219,15 @@ FLUX2_KLEIN = Family(
     ("flux2", "Flux2Klein"), ("Flux2KleinInpaintPipeline",),
     guidance=4.0,
 )  # fmt: skip
+ERNIE_IMAGE = Family(
+    "ernie-image", "ERNIE-Image", "ErnieImagePipeline", "transformer",
+    {"transformer": "ErnieImageTransformer2DModel", "vae": "AutoencoderKLFlux2",
+     "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("ernie_image", "ErnieImage"),
+    arguments={"pe": None, "pe_tokenizer": None},
+    guidance=4.0,
+)  # fmt: skip
 FLUX2 = replace(
     FLUX2_KLEIN, name="flux2", title="Flux.2 dev", pipeline="Flux2Pipeline",
     backbone=("flux2", "Flux2"), also=(),
@@ -259,7 +268,7 @@ AUTOENCODERS = SAMPLED | dict.fromkeys(
 )
 ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
        BRIA, PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4, KANDINSKY5,
-       QWEN_IMAGE, Z_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT)  # fmt: skip
+       QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(f"{family.title} ({family.pipeline})" for family in ALL)

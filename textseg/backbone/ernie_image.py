@@ -1,0 +1,36 @@
+"""ERNIE-Image: a flow-matching transformer over packed latents, told its text by Mistral 3.
+
+Source: https://github.com/huggingface/diffusers, `pipeline_ernie_image.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from .families import ERNIE_IMAGE
+from .flow import ToldByTokens
+
+
+class ErnieImage(ToldByTokens):
+    """The pipeline's own rewriting of prompts, by a second language model, is left out."""
+
+    kind = ERNIE_IMAGE
+    _packed = True
+    _longest = 512
+
+    def _told(
+        self, z: torch.Tensor, sigma: float, text: torch.Tensor, vector: torch.Tensor
+    ) -> torch.Tensor:
+        time = sigma * self.num_train_timesteps
+        out = self.unet(
+            hidden_states=pixel_unshuffle(z, 2),
+            timestep=torch.full((len(z),), time, device=z.device, dtype=z.dtype),
+            text_bth=text,
+            text_lens=torch.full((len(z),), text.shape[1], device=z.device),
+            return_dict=False,
+        )[0]
+        return pixel_shuffle(out, 2)
+
+    def _tokens(self, prompt: str) -> torch.Tensor:
+        return self.pipe.encode_prompt(prompt, self.device)[0]
