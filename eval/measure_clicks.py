@@ -133,7 +133,7 @@ def measure(example: Example, names: dict[int, str], segmenter: Segmenter, least
 
 
 def figures(records: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str, Any]:
-    """Mean IoU by method and number of clicks, resampled over photographs."""
+    """Mean IoU by method and number of clicks, and the difference, resampled over photographs."""
     records = [record for record in records if record["rows"]]
     rng = np.random.default_rng(bootstrap.seed)
     drawn = rng.multinomial(
@@ -141,12 +141,17 @@ def figures(records: Sequence[dict[str, Any]], bootstrap: Bootstrap) -> dict[str
     )
     weights = np.concatenate([np.ones((1, len(records))), drawn])
     counts = weights @ [len(record["rows"]) for record in records]
-    found: dict[str, Any] = {"images": len(records), "regions": int(counts[0])}
-    for name in ("text", "grabcut"):
-        sums = np.array([np.sum([row[name] for row in one["rows"]], axis=0) for one in records])
-        means = weights @ sums / counts[:, None]
-        found[name] = [bootstrap.interval(column) for column in means.T]
-    return found
+    text, alone = (
+        weights @ [np.sum([row[name] for row in one["rows"]], axis=0) for one in records]
+        / counts[:, None]
+        for name in ("text", "grabcut")
+    )  # fmt: skip
+    return {"images": len(records), "regions": int(counts[0])} | {
+        name: [bootstrap.interval(column, least) for column in means.T]
+        for name, means, least in (
+            ("text", text, 0.0), ("grabcut", alone, 0.0), ("difference", text - alone, -1.0)
+        )
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -184,10 +189,10 @@ def main() -> None:
     found = figures(records, Bootstrap())
     write_json(args.output / "figures.json", run | found)
     print(f"mean IoU of {found['regions']} classes on {found['images']} photographs")
-    print(f"{'':10}" + "".join(f"{n} clicks".rjust(24) for n in range(CLICKS + 1)))
-    for name in ("text", "grabcut"):
+    print(f"{'':12}" + "".join(f"{n} clicks".rjust(24) for n in range(CLICKS + 1)))
+    for name in ("text", "grabcut", "difference"):
         cells = (f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in found[name])
-        print(f"{name:10}" + "".join(cell.rjust(24) for cell in cells))
+        print(f"{name:12}" + "".join(cell.rjust(24) for cell in cells))
 
 
 if __name__ == "__main__":

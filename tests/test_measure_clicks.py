@@ -75,6 +75,8 @@ def test_figures_are_means_over_regions_resampled_over_photographs() -> None:
     for one, mean in zip(found["text"], rows[:3].mean(axis=0), strict=True):
         assert one["value"] == pytest.approx(mean)
         assert one["low"] <= mean <= one["high"]
+    gaps = [one["value"] for one in found["difference"]]
+    assert gaps == pytest.approx(rows[:3].mean(axis=0) - rows[3:].mean(axis=0))
     same = figures([records[0]] * 5, Bootstrap(replicates=50))["text"][0]
     assert same["low"] == same["high"] == pytest.approx(rows[0, 0])
 
