@@ -16,8 +16,13 @@ from tiny_models import predicted, write_gguf
 import textseg
 from textseg.errors import InputError, MissingDependencyError, ModelError
 
+WITH_LORA = ("latent-unet", "sdxl", "sd3", "flux", "flux2-klein", "chroma", "aura-flow", "cogview4",
+             "qwen-image", "z-image", "ernie-image", "lumina2", "sana")  # fmt: skip
+WITH_GGUF = ("sd3", "flux", "flux2-klein", "chroma", "aura-flow", "qwen-image", "z-image",
+             "ernie-image", "lumina2", "sana")  # fmt: skip
 
-@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "flux"])
+
+@pytest.mark.parametrize("family", WITH_LORA)
 def test_lora_is_its_product_added_to_the_weights(
     family: str, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -117,7 +122,7 @@ def test_a_transformer_from_a_file_of_its_own(
     assert textseg.load(folder, device="cpu", transformer=tmp_path / "tuned.safetensors")
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux"])
+@pytest.mark.parametrize("family", WITH_GGUF)
 def test_a_gguf_transformer(family: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="GGUF needs the extra 'models'")
     pytest.importorskip("accelerate", reason="GGUF needs the extra 'models'")

@@ -676,7 +676,7 @@ def write_gguf(network: torch.nn.Module, path: Path, architecture: str) -> Path:
     writer = gguf.GGUFWriter(path, architecture)
     for name, value in network.state_dict().items():
         array = value.numpy()
-        if array.ndim == 2 and array.shape[1] % 32 == 0:
+        if array.ndim == 2 and array.shape[0] > 1 and array.shape[1] % 32 == 0:
             kind = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
         else:
