@@ -14,7 +14,7 @@ from textseg.errors import InputError
 from textseg_eval.comparison import compare
 from textseg_eval.expressions import load_refer
 from textseg_eval.mask_folder import load_folder
-from textseg_eval.run import load_results
+from textseg_eval.results import load_results
 from textseg_eval.truth import ExpressionTruth
 
 NAMES = {1: "dog", 2: "red ball", 3: "cat"}
@@ -209,7 +209,7 @@ def test_old_names_of_flags_still_work(data, tmp_path, capsys):
 def test_sweep(data, tiny_folder, tmp_path, capsys):
     words = ["--model", tiny_folder, "--device", "cpu", "--limit", "3", "--fixed-threshold", "own"]
     words += ["--vary", "threshold=paper,otsu", "--no-crf", "--samples", "1"]
-    assert eval_("sweep", *data, *words, "-o", tmp_path / "sweep") == 0
+    assert eval_("sweep", *data, *words, "--format", "csv", "-o", tmp_path / "sweep") == 0
     shown = capsys.readouterr().out
     assert shown.count("\n|") == 4 and "| threshold=otsu |" in shown
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["rows"]
@@ -217,6 +217,9 @@ def test_sweep(data, tiny_folder, tmp_path, capsys):
     assert rows[0]["own"] == rows[1]["own"]
     assert "threshold=otsu" in look(tmp_path / "sweep" / "report.html").text
     look(tmp_path / "sweep" / "threshold=otsu" / "report.html")
+    header, *lines = (tmp_path / "sweep" / "tables" / "sweep.csv").read_text().splitlines()
+    assert header.startswith('setting,"mIoU, own rule","mIoU, own rule low"') and len(lines) == 3
+    assert (tmp_path / "sweep" / "base" / "tables" / "figures.csv").is_file()
 
 
 def test_compare(data, tmp_path, capsys):

@@ -19,7 +19,7 @@ from textseg_eval.aggregate import Bootstrap, Tally
 from textseg_eval.comparison import compare, differ_most, differing
 from textseg_eval.counters import count_mask, histogram, pack_histogram, to_bins
 from textseg_eval.page import table as html
-from textseg_eval.run import image_iou, load_results
+from textseg_eval.results import image_iou, load_results
 from textseg_eval.tables import Figure, Table, comma_separated, latex, markdown, tex
 
 NAMES = {1: "traffic_light & 50%", 2: "red | ball", 3: "cat"}

@@ -17,7 +17,8 @@ from textseg_eval.datasets import load_coco, with_given_masks, with_tags
 from textseg_eval.methods import MethodSpec
 from textseg_eval.protocols import LabelMap, Present
 from textseg_eval.records import RecordFile
-from textseg_eval.run import Run, Split, Variant, evaluate, load_results
+from textseg_eval.results import load_results
+from textseg_eval.run import Run, Split, Variant, evaluate
 
 SIZES = {1: (10, 20), 2: (8, 12), 3: (6, 9)}
 NAMES = {1: "cat", 2: "dog", 3: "bird"}

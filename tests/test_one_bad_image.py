@@ -25,7 +25,7 @@ from textseg.records import RecordFile
 from textseg.segmenter import Segmenter
 from textseg.workers import spread
 from textseg_eval.methods import Answer, Method
-from textseg_eval.run import load_results
+from textseg_eval.results import load_results
 
 REPO = Path(__file__).parent.parent
 DOG = (0.25, 0.1, 0.75, 0.4)

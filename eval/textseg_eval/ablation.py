@@ -14,7 +14,8 @@ from textseg.errors import InputError
 from . import tables
 from .methods import MethodSpec
 from .methods.noise_contrast import CONTRAST_FIELDS, REFINE_FIELDS
-from .run import Variant, failed_in
+from .results import failed_in
+from .run import Variant
 from .tables import Figure, Table
 
 COLUMNS = {

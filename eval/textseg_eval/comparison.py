@@ -15,7 +15,7 @@ from .aggregate import Bootstrap, Tally
 from .methods import METHODS
 from .protocols import BACKGROUND
 from .records import RecordFile
-from .run import RECORDS, RESULTS, failed_in, image_iou, load_results
+from .results import RECORDS, RESULTS, failed_in, image_iou, load_results
 
 FIGURES = ("miou", "image_iou", "query_iou")
 

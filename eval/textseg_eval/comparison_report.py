@@ -21,7 +21,7 @@ from .protocols import LabelMap
 from .records import RecordFile
 from .reopening import reopened
 from .report import write_page
-from .run import RECORDS, load_results
+from .results import RECORDS, load_results
 from .run_tables import pixel_chart, pixel_line, presence_chart, presence_line
 from .tables import Cell, Figure, Table, shown
 

@@ -18,7 +18,7 @@ from .edit_plan import Setting
 from .edit_run import FIGURES
 from .edit_tables import SHARES
 from .records import RecordFile
-from .run import RECORDS, load_results
+from .results import RECORDS, load_results
 
 Values = dict[Setting, dict[str, np.ndarray]]
 

@@ -14,7 +14,7 @@ from .edit_tables import AXES, NAMES, compared_tables, edit_table, figures_of
 from .edit_worker import BEFORE
 from .records import RecordFile
 from .report import write_page
-from .run import RECORDS
+from .results import RECORDS
 
 REPORT = "edit.html"
 DASHES = ("", "2 3", "8 3", "8 3 2 3")

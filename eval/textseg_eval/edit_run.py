@@ -22,7 +22,7 @@ from .edit_metrics import Scripted, frechet_distance
 from .edit_plan import EditRun
 from .edit_worker import EditJob, JudgeFiles, Judges, editor, image_path, record_of
 from .records import Record, RecordFile, keep, write_json
-from .run import IDENTITY, MOST_FAILURES, RECORDS, RESULTS, versions
+from .results import IDENTITY, MOST_FAILURES, RECORDS, RESULTS, versions
 
 if TYPE_CHECKING:
     from textseg.backbone.base import Backbone

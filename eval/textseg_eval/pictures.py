@@ -15,7 +15,7 @@ from textseg.masks import decode_rle
 from . import page
 from .datasets import Dataset, Example
 from .protocols import BACKGROUND, LabelMap, Protocol
-from .run import image_iou
+from .results import image_iou
 from .workers import read_stored
 
 SIDE = 320

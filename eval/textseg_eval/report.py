@@ -14,7 +14,7 @@ from .datasets import Dataset
 from .pictures import COLOURS, Masks, pictured
 from .protocols import Protocol
 from .records import RecordFile
-from .run import RECORDS, failed_in, load_results
+from .results import RECORDS, failed_in, load_results
 from .run_tables import FIGURE_NAMES, RULE_NAMES
 from .tables import Figure, figure
 

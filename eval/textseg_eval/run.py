@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +19,23 @@ from .counters import BINS, image_hash
 from .datasets import Dataset, Example, read_json
 from .methods import METHODS, MethodSpec
 from .protocols import BACKGROUND, Present, Protocol, Refer
-from .records import Record, RecordFile, keep, write_coco_results, write_json
+from .records import RecordFile, keep, write_coco_results, write_json
+from .results import (
+    COCO_RESULTS,
+    FORMAT,
+    IDENTITY,
+    MOST_FAILURES,
+    RECORDS,
+    RESULTS,
+    image_iou,
+    load_results,
+    versions,
+)
 from .taggers import TaggerSpec
 from .workers import Job, Task, peak_memory, work
 
-FORMAT = 1
-RECORDS, RESULTS, COCO_RESULTS, IDENTITY = (
-    "per_image.jsonl", "results.json", "coco_results.json", "run.json",
-)  # fmt: skip
-_KINDS = {"masks": "masks (eval coco, refer, folder or sweep)", "edit": "edits (eval edit)"}
-_KEYS = {"masks": {"data", "protocol", "method", "headline", "figures", "counts", "time"},
-         "edit": {"run", "rows"}}  # fmt: skip
 EXAMPLES = 6
 """Images listed in the results as best, as median and as worst."""
-MOST_FAILURES = 100
-"""Images that failed listed in the results; the records have all."""
 
 
 @dataclass(frozen=True)
@@ -417,21 +417,6 @@ def summarize(
     }  # fmt: skip
 
 
-def failed_in(results: Mapping[str, Any]) -> int:
-    """How many images of a run failed."""
-    return results["counts"]["failed"] + results["counts"]["failed_in_calibration"]
-
-
-def image_iou(record: Record | Mapping[str, Any], rule: str) -> float | None:
-    """Mean IoU over the objects of one image by a rule; None without objects."""
-    values = []
-    for row in record["rows"]:
-        if row.get("truth") and not row.get("below") and row[rule] is not None:
-            inside, predicted = row[rule][:2]
-            values.append(inside / (predicted + row["truth"] - inside))
-    return sum(values) / len(values) if values else None
-
-
 def _examples(ranked: Sequence[int | str]) -> dict[str, list[int | str]]:
     count = min(EXAMPLES, len(ranked))
     middle = max(0, (len(ranked) - count) // 2)
@@ -440,33 +425,3 @@ def _examples(ranked: Sequence[int | str]) -> dict[str, list[int | str]]:
         "median": list(ranked[middle : middle + count]),
         "worst": list(ranked[:count]),
     }
-
-
-def versions() -> dict[str, str]:
-    """What the figures were made with."""
-    found = {"textseg": __version__, "python": platform.python_version()}
-    for package in ("torch", "diffusers", "transformers", "numpy", "pycocotools",
-                    "opencv-python-headless", "scikit-image", "pillow"):  # fmt: skip
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def load_results(run: Path, kind: str = "masks") -> dict[str, Any]:
-    """The results of a finished run of a kind, "masks" or "edit".
-
-    Raises:
-        InputError: no finished run lies there, or one of another kind or format.
-    """
-    path = run / RESULTS
-    if not path.is_file():
-        raise InputError(f"run must be a folder with {RESULTS}, got {run}")
-    value, _ = read_json(path, "run")
-    found = value if isinstance(value, dict) else {}
-    if found.get("format") != FORMAT:
-        raise InputError(f"run must have format {FORMAT}, got {found.get('format')!r} in {run}")
-    if found.get("kind", "masks") != kind or not found.keys() >= _KEYS[kind]:
-        raise InputError(f"run must be of {_KINDS[kind]}, got another in {run}")
-    return found

@@ -278,7 +278,7 @@ def say(args: argparse.Namespace, results: Mapping[str, Any], folder: Path) -> N
 
 def summary(results: Mapping[str, Any]) -> str:
     """The main figures of a run as lines of text."""
-    from ..run import failed_in
+    from ..results import failed_in
     from ..tables import figure
 
     counts = results["counts"]
@@ -301,7 +301,7 @@ def summary(results: Mapping[str, Any]) -> str:
 
 def complain(out: Progress, results: Mapping[str, Any], folder: Path) -> None:
     """One line on standard error where images failed: how many, the first, where tracebacks are."""
-    from ..run import failed_in
+    from ..results import failed_in
 
     failed, counts = failed_in(results), results["counts"]
     if not failed:
@@ -327,7 +327,7 @@ def exit_code(runs: Iterable[tuple[int, int]]) -> int:
 
 def exit_code_of(results: Iterable[Mapping[str, Any]]) -> int:
     """`exit_code` of runs by their results."""
-    from ..run import failed_in
+    from ..results import failed_in
 
     return exit_code((each["counts"]["scored"], failed_in(each)) for each in results)
 

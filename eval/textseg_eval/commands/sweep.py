@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from ..records import write_json
     from ..report import REPORT, write_report
     from ..run import Run, evaluate
+    from ..run_tables import run_tables
     from ..sweep_report import write_sweep
     from ..tables import FOLDER, write_tables
     from .shared import Ticker, command_line, complain, split_of, textseg_options
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     text = markdown(records)
     (args.output / "sweep.md").write_text(text + "\n")
     write_tables(args.output / FOLDER, [sweep_table(records)], args.formats)
+    for variant in runs:
+        write_tables(variant.folder / FOLDER, run_tables(results[variant.name]), args.formats)
     if not args.no_report:
         for variant in runs:
             write_report(variant.folder, dataset, protocol)
