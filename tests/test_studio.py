@@ -989,6 +989,29 @@ def test_handlers_answer_errors_in_a_sentence(
 
 
 @needs_gradio
+def test_before_and_after_are_sent_once(session: Session, model: FakeBackbone) -> None:
+    gradio = pytest.importorskip("gradio", reason="needs the extra textseg[studio]")
+    from textseg.studio.display import Display
+    from textseg.studio.layout import build_page
+
+    with gradio.Blocks(analytics_enabled=False):
+        page = build_page("fake", actions.edit_options(session))
+    display = Display(page, model)
+    actions.ask(session, "the dog")
+    assert page.after not in display.show(session)
+    actions.remove_object(session)
+    edit = session.work.edit
+    assert edit is not None
+    before, after = display.show(session)[page.after]
+    assert np.array_equal(np.asarray(before), session.work.picture.pixels)
+    assert np.array_equal(np.asarray(after), edit.image)
+    actions.correct(session, Correction("grow", 1))
+    assert page.after not in display.show(session)
+    session.history.go(0)
+    assert display.show(session)[page.after] is None
+
+
+@needs_gradio
 def test_a_picture_shown_again_is_not_written_over_the_one_being_read(
     pixels: np.ndarray, tmp_path: Path
 ) -> None:

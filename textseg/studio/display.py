@@ -49,9 +49,6 @@ class Display:
             page.undo: gr.update(interactive=session.history.at > 0),
             page.redo: gr.update(interactive=session.history.at < len(session.history.steps) - 1),
             page.go_on: gr.update(interactive=work.edit is not None),
-            page.after: None
-            if edit is None or edit.source is None
-            else (apart(edit.source), apart(edit.image)),
             **self.approval(session),
             **self._queries(session),
         }
@@ -61,7 +58,15 @@ class Display:
         for kind in ("mask", "cutout", "coco"):
             updates[page.saves[kind]] = gr.update(interactive=layer is not None)
         updates[page.saves["edit"]] = gr.update(interactive=work.edit is not None)
-        return updates | (self._controls(session) if controls else {})
+        if controls:
+            updates |= self._controls(session)
+        # Both pictures are sent at their full size: once is enough.
+        if edit is not session.compared:
+            updates[page.after] = None
+            if edit is not None and edit.source is not None:
+                updates[page.after] = (apart(edit.source), apart(edit.image))
+            session.compared = edit
+        return updates
 
     def stage(self, session: Session) -> Updates:
         """The picture as the session looks at it."""

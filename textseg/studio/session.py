@@ -11,6 +11,7 @@ from .work import Layer, Work
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
+    from ..masks import Edit
 
 SESSION_CACHE_BYTES = 2**26
 
@@ -28,6 +29,7 @@ class Session:
         cutting: held while masks are settled.
         changes: how many steps were ever taken; tells whether something happened since.
         view: how the picture is looked at.
+        compared: the edit that the page shows before and after.
         told: the last `Done` and the seconds it took, said again when masks settle.
     """
 
@@ -43,6 +45,7 @@ class Session:
         self.cutting = threading.Lock()
         self.changes = 0
         self.view = "Overlay"
+        self.compared: Edit | None = None
         self.told: tuple[Any, float] = (None, 0.0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
