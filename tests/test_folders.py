@@ -27,7 +27,7 @@ def test_unsupported_pipelines_get_one_line(folders: Callable[[str], Path], tmp_
         (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
         with pytest.raises(ModelError) as error:
             textseg.load(folder)
-        assert all(family.pipeline in one_line(error) for family in ALL)
+        assert all(family.title in one_line(error) for family in ALL)
 
 
 def test_the_refiner_is_refused_with_a_reason(

@@ -271,7 +271,7 @@ ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OV
        QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
-SUPPORTED = ", ".join(f"{family.title} ({family.pipeline})" for family in ALL)
+SUPPORTED = ", ".join(family.title for family in ALL)
 
 
 def refusal(index: Mapping[str, Any]) -> str | None:

@@ -90,7 +90,7 @@ class OvisImage(FluxKin):
         return torch.stack([torch.zeros(length), place, place], 1)
 
 
-class LongCatImage(FluxKin):
+class LongCatImage(OvisImage):
     """Told its text by Qwen2.5-VL; quoted words are spelled letter by letter. The pipeline's own
     rewriting of prompts is left out."""
 
@@ -99,10 +99,6 @@ class LongCatImage(FluxKin):
 
     def _cell_ids(self, rows: int, columns: int) -> torch.Tensor:
         return position_ids(rows, columns) + torch.tensor([1, self._longest, self._longest])
-
-    def _token_ids(self, length: int) -> torch.Tensor:
-        place = torch.arange(length).float()
-        return torch.stack([torch.zeros(length), place, place], 1)
 
     def _encoded(self, prompt: str) -> tuple[torch.Tensor, ...]:
         with quietly():

@@ -29,7 +29,10 @@ def find_family(folder: Path) -> Family:
     name = index.get("_class_name")
     family = BY_PIPELINE.get(name) if isinstance(name, str) else None
     if family is None:
-        raise ModelError(f"{folder} holds a {name}; supported families: {SUPPORTED}")
+        raise ModelError(
+            f"{folder} holds a {name}; supported families: {SUPPORTED} (docs/models.md says of "
+            "every pipeline why it is or is not)"
+        )
     reason = refusal(index)
     if reason:
         raise ModelError(f"{folder} holds {reason}")
