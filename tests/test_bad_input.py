@@ -257,9 +257,12 @@ def test_bad_device_and_dtype(
 def test_output_below_a_file(
     model: FakeBackbone, park: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for output in (park, park / "deep"):
-        line = fails(["segment", park, "-q", "dog", "-o", output], capsys)
-        assert "output folder cannot be made" in line
+    line = fails(["segment", park, "-q", "dog", "-o", park / "deep"], capsys)
+    assert "output folder cannot be made" in line
+    before = park.read_bytes()
+    line = fails(["segment", park, "-q", "dog", "-o", park], capsys)
+    assert "output must not be the image itself" in line
+    assert park.read_bytes() == before
     assert model.calls == []
 
 

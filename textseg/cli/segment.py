@@ -185,6 +185,9 @@ class _Output:
         got = f"got {args.output!r}"
         refuse(suffix in right, f"output must end in {', '.join(right)} for {kind}, {got}")
         refuse(path.parent.is_dir(), f"output must lie in a folder that is there, {got}")
+        image = Path(args.images[0])
+        same = path.exists() and image.exists() and path.samefile(image)
+        refuse(not same, f"output must not be the image itself, {got}")
         return cls(formats, file=path)
 
     def path(self, stem: str, slug: str, kind: str) -> Path:
