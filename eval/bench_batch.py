@@ -149,7 +149,7 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
 def masks_of(path: Path) -> Iterator[np.ndarray]:
     """The masks of a COCO file, one per image and category."""
     from textseg.coco import read_json, to_coco, union_mask
-    from textseg.masks import decode_rle
+    from textseg.rle import decode_rle
 
     data, _ = read_json(path, "annotations")
     if isinstance(data, list):
@@ -167,7 +167,8 @@ def storage(args: argparse.Namespace) -> dict[str, Any]:
 
     import cv2
 
-    from textseg.masks import Segmentation, encode_rle
+    from textseg.masks import Segmentation
+    from textseg.rle import encode_rle
     from textseg.saving import encode_picture
 
     found: dict[str, list[int]] = {}

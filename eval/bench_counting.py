@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as rle
 
-from textseg.masks import decode_rle
+from textseg.rle import decode_rle
 from textseg_eval.aggregate import Bootstrap
 from textseg_eval.datasets import load_coco, with_given_masks
 from textseg_eval.methods import MethodSpec

@@ -27,8 +27,9 @@ from textseg.batch.storage import Folder
 from textseg.cli import main
 from textseg.cutting import cut
 from textseg.errors import InputError, OutputError
-from textseg.masks import Segmentation, decode_rle
+from textseg.masks import Segmentation
 from textseg.options import RefineOptions
+from textseg.rle import decode_rle
 
 DOG = (0.25, 0.1, 0.75, 0.4)
 REPO = Path(__file__).parent.parent

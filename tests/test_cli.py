@@ -23,8 +23,9 @@ from textseg import cli
 from textseg.cli import main
 from textseg.cli.options_arguments import given_options
 from textseg.file_names import image_stems, query_slugs
-from textseg.masks import Segmentation, decode_rle
+from textseg.masks import Segmentation
 from textseg.options import ContrastOptions, EditOptions, RefineOptions
+from textseg.rle import decode_rle
 
 DOG = (0.25, 0.1, 0.75, 0.4)
 

@@ -15,8 +15,8 @@ from PIL import Image
 from textseg.assessing import assess
 from textseg.cli import main
 from textseg.editing import edit
+from textseg.edits import Edit
 from textseg.filling import grow_region
-from textseg.masks import Edit
 from textseg.options import EditOptions
 from textseg.outpainting import outpaint
 from textseg.provenance import COMPOSITE, TRAINED, read_label

@@ -23,10 +23,12 @@ from pycocotools.coco import COCO
 
 import textseg
 from textseg.drawing import _fit, draw_labels, parse_color
+from textseg.edits import Edit
 from textseg.errors import ImageError, InputError, OutputError
-from textseg.masks import Edit, Segmentation, decode_rle, overlay_many, write_atomic
+from textseg.masks import Segmentation, overlay_many
 from textseg.options import ContrastOptions, EditOptions, RefineOptions
-from textseg.saving import read_provenance
+from textseg.rle import decode_rle
+from textseg.saving import read_provenance, write_atomic
 
 HEIGHT, WIDTH = 30, 44
 MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))

@@ -12,8 +12,8 @@ from fake_backbone import FakeBackbone
 from PIL import Image, PngImagePlugin
 
 from textseg.editing import edit
+from textseg.edits import Edit
 from textseg.errors import ImageError
-from textseg.masks import Edit
 from textseg.provenance import (
     ALTERED,
     COMPOSITE,

@@ -19,7 +19,7 @@ from server_tools import DOG, HeldBackbone, Live, encode, live, multipart, png
 
 import textseg
 from textseg.errors import InputError
-from textseg.masks import decode_rle
+from textseg.rle import decode_rle
 from textseg.server import ServerOptions
 from textseg.server.settings import is_loopback
 
@@ -134,7 +134,7 @@ def test_edit_and_its_forms(server: Live):
 def test_edit_of_a_given_region(server: Live):
     region = np.zeros((40, 64), bool)
     region[8:24, 32:56] = True
-    rle = textseg.masks.encode_rle(region)
+    rle = textseg.rle.encode_rle(region)
     plain = {"image": B64, "prompt": "a cat", "options": {"steps": 2, "seam": 0}}
     by_rle = server.post("/v1/edit", plain | {"mask_rle": rle}, Accept="image/png")
     as_png = base64.b64encode(encode(region)).decode()

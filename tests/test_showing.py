@@ -14,9 +14,10 @@ from PIL import Image, ImageShow
 
 import textseg
 from textseg.cutting import Measurement
+from textseg.edits import Edit
 from textseg.errors import InputError, MissingDependencyError
 from textseg.generation import Generation
-from textseg.masks import Edit, Segmentation
+from textseg.masks import Segmentation
 from textseg.options import ContrastOptions, GenerateOptions, RefineOptions
 from textseg.saving import read_provenance
 from textseg.segmenter import Segmenter

@@ -23,9 +23,9 @@ from scipy.ndimage import distance_transform_edt
 import textseg
 from textseg.cli import main
 from textseg.errors import CancelledError, InputError, MissingDependencyError
-from textseg.masks import decode_rle
 from textseg.options import ContrastOptions, RefineOptions
 from textseg.provenance import TRAINED, read_label
+from textseg.rle import decode_rle
 from textseg.saving import read_provenance
 from textseg.segmenter import Segmenter
 from textseg.studio import (

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from .client import Client
     from .cutting import Measurement, cut
     from .editing import edit
+    from .edits import Edit
     from .generation import generate
-    from .masks import Edit, Segmentation
+    from .masks import Segmentation
     from .outcome import Outcome
     from .outpainting import outpaint
     from .segmenter import Segmenter, segment
@@ -73,7 +74,7 @@ __all__ = [
 # Public name -> the module it is loaded from on first use.
 _HOMES = {
     "Client": "client",
-    "Edit": "masks",
+    "Edit": "edits",
     "Measurement": "cutting",
     "Outcome": "outcome",
     "Segmentation": "masks",

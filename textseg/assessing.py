@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .backbone.base import Backbone
-    from .masks import Edit, Segmentation
+    from .edits import Edit
+    from .masks import Segmentation
     from .segmenter import Segmenter
 
 THERE = 0.1

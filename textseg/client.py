@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from .arguments import EditArguments, GenerateArguments, OutpaintArguments, QueryArguments
     from .captioning import Caption
     from .clicks import Box, Point
+    from .edits import Edit
     from .generation import Generation
     from .image import ImageLike
-    from .masks import Edit, Segmentation
+    from .masks import Segmentation
     from .progress import Progress
 
 
@@ -191,8 +192,9 @@ class Client:
         **overrides: Unpack[EditArguments],
     ) -> Edit:
         """`textseg.edit` on the server; arguments and errors as there and in `segment`."""
+        from .edits import Edit
         from .image import load_image
-        from .masks import Edit, Segmentation
+        from .masks import Segmentation
         from .saving import encode_picture
 
         data = _encoded(image, allow_url)
@@ -232,8 +234,8 @@ class Client:
         **overrides: Unpack[OutpaintArguments],
     ) -> Edit:
         """`textseg.outpaint` on the server; arguments and errors as there and in `segment`."""
+        from .edits import Edit
         from .image import load_image
-        from .masks import Edit
         from .outpainting import NO_PART, Pads, on_white
 
         data = _encoded(image, allow_url)

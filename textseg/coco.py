@@ -17,7 +17,7 @@ import numpy as np
 
 from .errors import InputError
 from .image import MAX_PIXELS
-from .masks import check_rle, decode_rle
+from .rle import check_rle, decode_rle
 
 FARTHEST = 100
 """Polygons may leave the image by this many of its longer sides."""

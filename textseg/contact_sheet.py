@@ -11,7 +11,7 @@ from .image import resize_image
 
 if TYPE_CHECKING:
     from .editing import Steps
-    from .masks import Edit
+    from .edits import Edit
 
 LONGER_SIDE = 384
 COLUMNS = 3

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from .arguments import EditArguments
     from .backbone.base import Backbone
+    from .edits import Edit
     from .image import ImageLike
-    from .masks import Edit, Segmentation
+    from .masks import Segmentation
     from .segmenter import Segmenter
 
 
@@ -164,7 +165,8 @@ def edit(
     Raises:
         InputError: a bad argument; CancelledError: `progress` returned False.
     """
-    from .masks import Edit, Segmentation
+    from .edits import Edit
+    from .masks import Segmentation
 
     own = field_names(EditOptions)
     finding: dict[str, Any] = {k: v for k, v in overrides.items() if k not in own or k == "seed"}

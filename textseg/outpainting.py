@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from .arguments import OutpaintArguments
     from .backbone.base import Backbone
+    from .edits import Edit
     from .image import ImageLike
-    from .masks import Edit
     from .progress import Progress
     from .segmenter import Segmenter
 
@@ -94,7 +94,7 @@ def outpaint(
     Raises:
         InputError: a bad argument; CancelledError: `progress` returned False.
     """
-    from .masks import Edit
+    from .edits import Edit
     from .segmenter import Segmenter
 
     check_text("prompt", prompt)

@@ -10,7 +10,7 @@ import numpy as np
 
 from textseg.drawing import PALETTE, tint
 from textseg.errors import ImageError, InputError
-from textseg.masks import decode_rle
+from textseg.rle import decode_rle
 
 from . import page
 from .datasets import Dataset, Example

@@ -15,7 +15,7 @@ import numpy as np
 
 from textseg.english import with_article
 from textseg.errors import InputError
-from textseg.masks import encode_rle
+from textseg.rle import encode_rle
 
 from .counters import (
     BINS,

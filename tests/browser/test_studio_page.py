@@ -16,8 +16,8 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 import textseg
-from textseg.masks import decode_rle
 from textseg.provenance import read_label
+from textseg.rle import decode_rle
 from textseg.saving import read_provenance
 from textseg.studio import StudioSettings
 from textseg.studio.pictures import SAMPLES

@@ -31,7 +31,8 @@ from .streams import standard_input
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..masks import Edit, Segmentation
+    from ..edits import Edit
+    from ..masks import Segmentation
     from .progress import Progress
 
 DESCRIPTION = """\

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _inspect(path: str) -> dict[str, Any]:
     """What one file says; of results that are no pictures, only textseg's own record."""
-    from ..masks import Edit, Segmentation
+    from ..edits import Edit
+    from ..masks import Segmentation
     from ..provenance import read_label
     from ..saving import read_provenance
 

@@ -25,7 +25,6 @@ from starlette.requests import Request
 
 from ..edit_methods import EDIT_METHODS
 from ..errors import InputError
-from ..masks import decode_rle
 from ..option_table import option_table
 from ..options import (
     THRESHOLD,
@@ -36,6 +35,7 @@ from ..options import (
     RefineOptions,
 )
 from ..outpainting import NO_PART, OUTPAINT_METHODS
+from ..rle import decode_rle
 from .answers import Refusal
 
 MAX_QUERIES = 16

@@ -33,8 +33,9 @@ from .pictures import key_of, read_picture
 
 if TYPE_CHECKING:
     from ..captioning import Caption
+    from ..edits import Edit
     from ..generation import Generation
-    from ..masks import Edit, Segmentation
+    from ..masks import Segmentation
     from ..progress import Progress
 
 PIXEL = (
@@ -409,7 +410,7 @@ def _record(result: Segmentation, polygons: bool) -> dict[str, Any]:
 
 
 def _rle(result: Edit) -> dict[str, Any]:
-    from ..masks import encode_rle
+    from ..rle import encode_rle
 
     return encode_rle(result.mask)
 

@@ -13,7 +13,7 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
-    from ..masks import Edit
+    from ..edits import Edit
     from ..progress import Progress
 
 Origin = Literal["upload", "sample", "generated", "edited"]

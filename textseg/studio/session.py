@@ -11,7 +11,7 @@ from .work import Layer, Work
 
 if TYPE_CHECKING:
     from ..backbone.base import Backbone
-    from ..masks import Edit
+    from ..edits import Edit
 
 SESSION_CACHE_BYTES = 2**26
 

@@ -17,7 +17,7 @@ from .session import Session
 from .work import Layer, Work
 
 if TYPE_CHECKING:
-    from ..masks import Edit
+    from ..edits import Edit
 
 
 def python_code(session: Session) -> str:

@@ -15,7 +15,7 @@ from .views import overlay
 from .work import Work
 
 if TYPE_CHECKING:
-    from ..masks import Edit
+    from ..edits import Edit
 
 SIDE = 112
 """Longest side of a small picture in pixels."""

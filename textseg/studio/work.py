@@ -19,7 +19,8 @@ from .pictures import Picture
 
 if TYPE_CHECKING:
     from ..cutting import Measurement
-    from ..masks import Edit, Segmentation
+    from ..edits import Edit
+    from ..masks import Segmentation
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from .cutting import settle
 from .words import Done
 
 if TYPE_CHECKING:
-    from ...masks import Edit
+    from ...edits import Edit
     from ...progress import Progress
 
 

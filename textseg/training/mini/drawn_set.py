@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...masks import bounding_box, encode_rle
+from ...rle import bounding_box, encode_rle
 from ..photo_scenes import Scene
 from .nouns import NOUNS
 from .scenes import SceneOptions, Sprites, compose

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ...coco import read_coco
-from ...masks import bounding_box
+from ...rle import bounding_box
 from ..photo_scenes import Photo, Scene, photo_scene, read_photo
 from .scenes import Sprites, camera
 
