@@ -9,7 +9,7 @@ import pytest
 from fake_backbone import FakeBackbone
 
 from textseg import Edit, Outcome, Segmenter, assess, edit
-from textseg.errors import InputError
+from textseg.errors import CancelledError, InputError
 from textseg.filling import grow_region, push_pull
 from textseg.image import load_image
 from textseg.outcome import CAVEAT, Sight
@@ -76,6 +76,15 @@ def test_it_is_not_said_what_the_model_cannot_tell(mini: Segmenter, swapped: Edi
     assert str(recoloured).endswith("mini cannot tell whether it took")
     with pytest.raises(InputError, match="edit must hold its source"):
         assess(replace(swapped, source=None), model=mini)
+
+
+def test_it_can_be_watched_and_stopped(swapped: Edit) -> None:
+    fake = FakeBackbone({"dog": (0.2, 0.2, 0.6, 0.8)})
+    seen: list[str] = []
+    assess(swapped, model=fake, progress=lambda done, total, stage: seen.append(stage))
+    assert set(seen) == {"contrast", "refine"}
+    with pytest.raises(CancelledError):
+        assess(swapped, model=fake, progress=lambda *_: False)
 
 
 def test_a_presence_without_a_threshold_gives_numbers_and_no_verdict(swapped: Edit) -> None:

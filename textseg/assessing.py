@@ -18,13 +18,19 @@ if TYPE_CHECKING:
     from .backbone.base import Backbone
     from .edits import Edit
     from .masks import Segmentation
+    from .progress import Progress
     from .segmenter import Segmenter
 
 THERE = 0.1
 """Least overlap of a thing's mask and the region, as a share of the smaller, for it to be there."""
 
 
-def assess(edit: Edit, *, model: Backbone | Segmenter | str | os.PathLike[str] = "mini") -> Outcome:
+def assess(
+    edit: Edit,
+    *,
+    model: Backbone | Segmenter | str | os.PathLike[str] = "mini",
+    progress: Progress | None = None,
+) -> Outcome:
     """Ask a model for what was edited, and for what it was to become, before and after the edit.
 
     The view is the model's own: one that finds nothing in photographs finds it gone from all of
@@ -33,6 +39,8 @@ def assess(edit: Edit, *, model: Backbone | Segmenter | str | os.PathLike[str] =
     Args:
         edit: a result of `edit` or `outpaint` that holds its source.
         model: who looks: a name, a loaded model, or a `Segmenter`, whose image becomes the source.
+        progress: called as progress(done, total, stage) in each of at most four queries; returning
+            False stops.
 
     Returns:
         the outcome. `took` is None where the model knows no word of what is looked for, where the
@@ -40,7 +48,8 @@ def assess(edit: Edit, *, model: Backbone | Segmenter | str | os.PathLike[str] =
         presence has no threshold (`min_presence` 0).
 
     Raises:
-        InputError: the edit holds no source; ModelError: the model cannot be loaded.
+        InputError: the edit holds no source; ModelError: the model cannot be loaded;
+        CancelledError: `progress` returned False.
     """
     from .segmenter import Segmenter
 
@@ -56,9 +65,9 @@ def assess(edit: Edit, *, model: Backbone | Segmenter | str | os.PathLike[str] =
     after = Segmenter(backbone, segmenter.contrast, segmenter.refine).set_image(edit.image)
     source = target = None
     if edit.query and not edit.options.invert_mask:
-        source = _sight(edit.query, edit.mask, segmenter, after)
+        source = _sight(edit.query, edit.mask, (segmenter, after), progress)
     if not removes:
-        target = _sight(edit.prompt, edit.mask, segmenter, after)
+        target = _sight(edit.prompt, edit.mask, (segmenter, after), progress)
     took = _took(source, target, removes) if segmenter.refine.min_presence > 0 else None
     return Outcome(tried, backbone.name, source, target, took)
 
@@ -69,10 +78,15 @@ def _took(source: Sight | None, target: Sight | None, removes: bool) -> bool | N
     return None if target is None or target.there_before else target.there_after
 
 
-def _sight(query: str, region: np.ndarray, before: Segmenter, after: Segmenter) -> Sight | None:
+def _sight(
+    query: str,
+    region: np.ndarray,
+    pictures: tuple[Segmenter, Segmenter],
+    progress: Progress | None,
+) -> Sight | None:
     """None where the query cannot be asked, or the model knows no word of it."""
     try:
-        first, second = before.query(query), after.query(query)
+        first, second = (picture.query(query, progress=progress) for picture in pictures)
     except InputError:
         return None
     if find_unknown_note(first.notes):

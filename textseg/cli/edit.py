@@ -342,7 +342,9 @@ def assessed(args: argparse.Namespace, done: Edit, model: Any, progress: Progres
     recolours = EDIT_METHODS[done.method].recolours
     if not args.assess or args.quiet or recolours or not isinstance(model, Segmenter):
         return done
-    outcome = assess(done, model=model)
+    outcome = assess(
+        done, model=model, progress=lambda done, total, _: progress.start("assessing", done, total)
+    )
     if not args.json:
         progress.line(f"textseg: {outcome}", error=True)
     return replace(done, outcome=outcome)

@@ -141,7 +141,7 @@ def edit_task(engine: Engine, body: EditBody, max_pixels: int) -> Task:
             progress=progress,
             **given,
         )
-        return _assessed(done, segmenter) if body.assess else done
+        return _assessed(done, segmenter, progress) if body.assess else done
 
     return Task(call, _edit_renderer(body.visible_label), (JSON, PNG, ZIP), key)
 
@@ -169,15 +169,15 @@ def outpaint_task(engine: Engine, body: OutpaintBody, max_pixels: int) -> Task:
             **given,
         )
         assessed = body.assess and body.prompt and done.method != "fill"
-        return _assessed(done, segmenter) if assessed else done
+        return _assessed(done, segmenter, progress) if assessed else done
 
     return Task(call, _edit_renderer(body.visible_label), (JSON, PNG, ZIP))
 
 
-def _assessed(done: Edit, segmenter: Segmenter) -> Edit:
+def _assessed(done: Edit, segmenter: Segmenter, progress: Progress) -> Edit:
     from ..assessing import assess
 
-    return dataclasses.replace(done, outcome=assess(done, model=segmenter))
+    return dataclasses.replace(done, outcome=assess(done, model=segmenter, progress=progress))
 
 
 def _edit_renderer(visible_label: bool) -> Callable[[Edit, str], Response]:
