@@ -39,8 +39,8 @@ ICONS = ("mdi", "fa6-solid", "game-icons", "icon-park", "ph")
 """Of `@iconify-json`; an icon serves whose name is a noun, and at most one of `MANNERS`."""
 MANNERS = ("side", "solid", "fill", "duotone", "one", "two", "1", "2")
 DRAWN_SIDE = 96
-SIDE = 128
-VIEWS = 6
+SIDE = 192
+VIEWS = 4
 """Pictures composed of each drawing."""
 HELD_OUT = 5
 
@@ -58,8 +58,8 @@ def load_eyes() -> torch.nn.Module:
 
 @torch.inference_mode()
 def features_of(eyes: Any, images: Sequence[np.ndarray]) -> torch.Tensor:
-    """(N, D) float32 of images (H, W, 3) uint8, each first made as small as a painter's, so that
-    sharpness says nothing."""
+    """(N, D) float32, square roots of mean activations, of images (H, W, 3) uint8, each first made
+    as small as a painter's, so that sharpness says nothing."""
     found = []
     for start in range(0, len(images), 32):
         small = [
@@ -68,7 +68,7 @@ def features_of(eyes: Any, images: Sequence[np.ndarray]) -> torch.Tensor:
         ]
         pixels = to_pixels(torch.from_numpy(np.stack(small)))
         pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bicubic", align_corners=False)
-        found.append(eyes.extract_features(pixels).mean((2, 3)))
+        found.append(eyes.extract_features(pixels).mean((2, 3)).sqrt())
     return torch.cat(found)
 
 
@@ -120,7 +120,7 @@ def every_fifth(nouns: np.ndarray) -> np.ndarray:
     return held
 
 
-def fit_linear(x: torch.Tensor, y: torch.Tensor, decay: float = 3e-3) -> dict[str, np.ndarray]:
+def fit_linear(x: torch.Tensor, y: torch.Tensor, decay: float = 1e-2) -> dict[str, np.ndarray]:
     """Softmax regression with a penalty, each noun of equal weight."""
     mean, scale = x.mean(0), x.std(0) + 1e-3
     x = (x - mean) / scale
@@ -128,7 +128,7 @@ def fit_linear(x: torch.Tensor, y: torch.Tensor, decay: float = 3e-3) -> dict[st
     shares = (1 / counts)[y]
     weight = torch.zeros(x.shape[1], len(NOUNS), requires_grad=True)
     bias = torch.zeros(len(NOUNS), requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=150, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
