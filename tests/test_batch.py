@@ -227,13 +227,32 @@ def test_other_options_in_the_same_output_are_refused(
     assert main(words) == 0
     before = tree(tmp_path / "out")
     for more, what in ((["--samples", "3"], "contrast"), (["--no-refine"], "refine"),
-                       (["--format", "rle"], "formats")):  # fmt: skip
+                       (["--format", "rle"], "formats"),
+                       (["-q", "ball"], "queries")):  # fmt: skip
         capsys.readouterr()
         assert main([*words, *more]) == 2
         message = capsys.readouterr().err
         assert f"with another {what}" in message and message.count("\n") == 1
     assert main([*words[:1], str(photos / "sub"), *words[2:]]) == 2
     assert tree(tmp_path / "out") == before
+
+
+def test_the_last_line_counts_the_masks_and_the_empty_ones(
+    model: FakeBackbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = str(draw(tmp_path / "one.png", 1))
+    at = ["-o", str(tmp_path / "one"), "--workers", "0", "--min-presence", "0.4"]
+    assert main(["batch", photo, "-q", "dog", *at]) == 0
+    assert capsys.readouterr().out.startswith("1 image, 1 mask: ")
+    at[1] = str(tmp_path / "three")
+    words = ["batch", photo, "-q", "dog", "-q", "a boat", "-q", "a unicorn", *at]
+    assert main(words) == 0
+    areas = [np.asarray(Image.open(path)).sum() for path in (tmp_path / "three").glob("*.png")]
+    assert len(areas) == 3 and areas.count(0) == 2
+    assert capsys.readouterr().out.startswith("1 image, 3 masks (2 empty): ")
+    assert main([*words, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["masks"], summary["empty"]) == (3, 2)
 
 
 def test_a_second_call_does_nothing_again(

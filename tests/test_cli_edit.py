@@ -16,6 +16,7 @@ from textseg.assessing import assess
 from textseg.cli import main
 from textseg.editing import edit
 from textseg.edits import Edit
+from textseg.errors import InputError
 from textseg.filling import grow_region
 from textseg.options import EditOptions
 from textseg.outpainting import outpaint
@@ -220,7 +221,7 @@ def test_what_is_not_found_is_not_edited(picture: Path, model: FakeBackbone, cap
             ["-q", "the dog", "--from-prompt", "a dog"],
             "give an IMAGE or --from-prompt, and not both",
         ),
-        (["-q", "the dog", "-o", "out.bmp"], "path must end in .png"),
+        (["-q", "the dog", "-o", "out.bmp"], "output must end in .png"),
         (
             ["-q", "the dog", "-o", "no/such/folder/out.png"],
             "output must lie in a folder that is there",
@@ -398,3 +399,22 @@ def test_inspect_shows_the_label_and_the_record(
     assert record["digital_source_type"] == COMPOSITE and COMPOSITE in record["xmp"]
     assert main(["inspect", str(picture)]) == 1
     assert main(["inspect", str(picture.with_name("none.png"))]) == 2
+
+
+def test_inspect_names_a_file_that_is_no_picture(tmp_path: Path, capsys: Any) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    assert main(["inspect", str(text)]) == 2
+    said = "image is in no known format, or its header is damaged"
+    assert capsys.readouterr().err == f"textseg: error: {said}: {str(text)!r}\n"
+    with pytest.raises(InputError, match=r"^cannot read '.*text\.png': it is in no known image"):
+        read_provenance(text)
+
+
+@pytest.mark.parametrize("name", ["most", "samples"])
+def test_caption_refuses_a_bad_number_once_and_loads_nothing(
+    name: str, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("textseg.backbone.load", lambda *_, **__: pytest.fail("loaded"))
+    assert main(["caption", str(picture), str(picture), f"--{name}", "0"]) == 2
+    assert capsys.readouterr().err == f"textseg: error: {name} must be at least 1, got 0\n"

@@ -414,3 +414,12 @@ def test_folders(tmp_path, capsys):
     assert dict(four.categories) == {1: "dog", 2: "red ball"} and len(four.examples) == 1
     with pytest.raises(InputError, match="no pair"):
         load_folder(images, images / ".." / "nested" / "dog")
+
+
+def test_too_few_images_to_calibrate_name_the_flags(data, tmp_path, capsys):
+    words = ["coco", *data, "--method", "truth", "--limit", "1", "-o", tmp_path / "one"]
+    assert eval_(*words) == 2
+    error = capsys.readouterr().err
+    assert "got none among 0; take more images, raise --calibration" in error
+    assert "give --fixed-threshold own" in error and error.count("\n") == 1
+    assert eval_(*words[:-1], tmp_path / "two", "--fixed-threshold", "own") == 0

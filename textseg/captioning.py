@@ -248,8 +248,9 @@ def caption(
             f"nouns must be given for model {model.name!r}, which brings none; "
             "or caption with the model 'blip'"
         )
-    if samples < 1 or most < 1:
-        raise InputError(f"samples and most must be at least 1, got {samples} and {most}")
+    for name, value in (("samples", samples), ("most", most)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
     with lock_of(model):
         scored = rank_nouns(
             model, pixels, candidates, most=max(most, RANKED), samples=samples, progress=progress

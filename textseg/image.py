@@ -226,7 +226,8 @@ def _from_file_object(
 
 def _decode(file: BinaryIO, name: str, max_pixels: int, upright: bool) -> np.ndarray:
     if not file.read(1):
-        raise ImageError(f"image is empty (0 bytes): {name}")
+        where = "" if name == "0 bytes" else f": {name}"
+        raise ImageError(f"image is empty (0 bytes){where}")
     file.seek(0)
     file = without_long_texts(file)
     try:

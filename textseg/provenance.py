@@ -93,6 +93,9 @@ def read_label(source: Any) -> Label:
                 return _label_of(image)
     except FileNotFoundError as error:
         raise ImageError(f"image must be a readable file, got {str(source)!r}") from error
+    except Image.UnidentifiedImageError:
+        where = f": {str(source)!r}" if start is None else ""
+        raise ImageError(f"image is in no known format, or its header is damaged{where}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"image cannot be read: {error}") from error
     finally:

@@ -93,12 +93,14 @@ def _remove(path: Path) -> None:
 
 
 def picture_suffix(
-    path: str | os.PathLike[str], allowed: tuple[str, ...] = PICTURE_SUFFIXES
+    path: str | os.PathLike[str],
+    allowed: tuple[str, ...] = PICTURE_SUFFIXES,
+    name: str = "path",
 ) -> str:
-    """The path's suffix in lower case, if it is one of `allowed`."""
+    """The path's suffix in lower case, if it is one of `allowed`; `name` is the argument's."""
     suffix = Path(path).suffix.lower()
     if suffix not in allowed:
-        raise InputError(f"path must end in {', '.join(allowed)}, got {str(path)!r}")
+        raise InputError(f"{name} must end in {', '.join(allowed)}, got {str(path)!r}")
     return suffix
 
 
@@ -161,6 +163,8 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any] | None:
                 comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT, b"")
                 if isinstance(comment, bytes) and comment.startswith(b"ASCII\0\0\0{"):
                     text = comment[8:].decode("ascii", "replace")
+    except Image.UnidentifiedImageError:
+        raise InputError(f"cannot read {str(path)!r}: it is in no known image format") from None
     except Exception as error:
         # A damaged file raises almost anything in Pillow's format readers.
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

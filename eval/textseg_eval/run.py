@@ -243,8 +243,8 @@ def _evaluate(
     clock = _Clock(run, files, progress)
     parts = [run.split.part(example) for example in run.dataset.examples]
     if "test" not in parts:
-        raise InputError("test images must be at least one, got none; lower the calibration "
-                         "fraction or change the split seed")  # fmt: skip
+        raise InputError("test images must be at least one, got none; lower "
+                         "--calibration or change --split-seed")  # fmt: skip
     if run.split.rule == "calibrate":
         _work(run, job, files, "calibration", dict.fromkeys(files), clock)
         lost = {name for name, file in files.items() if _all_failed(file, "calibration")}
@@ -256,8 +256,8 @@ def _evaluate(
             if best is None:
                 raise InputError(
                     "calibration images must show at least one object, got none among "
-                    f"{parts.count('calibration')}; raise the calibration fraction, change the "
-                    "split seed, or give a threshold"
+                    f"{parts.count('calibration')}; take more images, raise --calibration, change "
+                    "--split-seed, or give --fixed-threshold own"
                 )
             thresholds[name] = best
         clock.files = {name: file for name, file in files.items() if name not in lost}

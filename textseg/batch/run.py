@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +66,8 @@ class Summary:
         images: in the plan.
         before: done by earlier calls.
         failed: could not be done.
-        masks: not empty, of all images.
+        masks: of all images, empty ones too.
+        empty: how many of them are empty.
         seconds: time taken.
         files: that cover the whole run, by name.
         log: where the tracebacks of this call's failures are, by name; "" without any.
@@ -76,6 +77,7 @@ class Summary:
     before: int
     failed: int
     masks: int
+    empty: int
     seconds: float
     files: tuple[str, ...]
     log: str = ""
@@ -85,7 +87,8 @@ def run_batch(
     job: Job,
     plan: Plan,
     engine: Engine,
-    sources: list[str],
+    sources: Sequence[str],
+    queries: Sequence[str] = (),
     *,
     progress: Callable[[Progress], None] | None = None,
     failed: Callable[[Item, str], None] | None = None,
@@ -94,7 +97,7 @@ def run_batch(
 
     Args:
         job, plan, engine: what to do, to which images, and where.
-        sources: as given, for the record: another set of them needs another output.
+        sources, queries: as given, for the record: others need another output.
         progress: called after every image.
         failed: called with each image that cannot be done, and why.
 
@@ -105,8 +108,10 @@ def run_batch(
     """
     folder = Folder(job.output)
     places = [place if scheme_of(place) else os.path.abspath(place) for place in sources]
+    asked = list(dict.fromkeys(queries))
+    identity = {**job.identity(), "sources": places, "queries": asked}
     start = time.monotonic()
-    with Journal(folder, {**job.identity(), "sources": places}) as journal:
+    with Journal(folder, identity) as journal:
         keys = {job.key(item): item for item in plan.items}
         left = [item for key, item in keys.items() if not journal.done(key)]
         before, broken, log = len(keys) - len(left), 0, ""
@@ -124,8 +129,17 @@ def run_batch(
                         rate = number / max(time.monotonic() - start, 1e-9)
                         progress(Progress(before + number, len(keys), broken, rate))
         files = write_index(job, plan, journal, folder)
-        masks = sum(_masks(journal.get(key)) for key in keys)
-    return Summary(len(keys), before, broken, masks, time.monotonic() - start, tuple(files), log)
+        areas = [area for key in keys for area in _areas(journal.get(key))]
+    return Summary(
+        images=len(keys),
+        before=before,
+        failed=broken,
+        masks=len(areas),
+        empty=areas.count(0),
+        seconds=time.monotonic() - start,
+        files=tuple(files),
+        log=log,
+    )
 
 
 def _run(job: Job, items: list[Item], engine: Engine) -> Generator[Record, None, None]:
@@ -136,5 +150,5 @@ def _run(job: Job, items: list[Item], engine: Engine) -> Generator[Record, None,
     return run_ray(job, items, address=engine.address, actors=engine.actors, workers=engine.workers)
 
 
-def _masks(record: dict[str, Any] | None) -> int:
-    return sum(bool(result["area"]) for result in (record or {}).get("results", ()))
+def _areas(record: dict[str, Any] | None) -> list[int]:
+    return [result["area"] for result in (record or {}).get("results", ())]

@@ -138,7 +138,8 @@ def run(args: argparse.Namespace) -> int:
             bar.line(f"textseg: error: {where}{one_line(error)}", error=True)
 
         bar.start(f"0/{len(plan.items)} images", 0, len(plan.items))
-        summary = run_batch(job, plan, engine, args.sources, progress=progress, failed=failed)
+        summary = run_batch(job, plan, engine, args.sources, args.queries,
+                            progress=progress, failed=failed)  # fmt: skip
     _report(summary, plan, args)
     return 0 if not summary.failed else 2 if summary.failed == summary.images else 1
 
@@ -147,18 +148,21 @@ def _report(summary: Summary, plan: Plan, args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps({
             "images": summary.images, "done_before": summary.before, "failed": summary.failed,
-            "masks": summary.masks, "unasked": plan.unasked, "left_out": plan.left_out,
-            "seconds": round(summary.seconds, 3), "output": args.output,
+            "masks": summary.masks, "empty": summary.empty, "unasked": plan.unasked,
+            "left_out": plan.left_out, "seconds": round(summary.seconds, 3), "output": args.output,
             "files": list(summary.files), "log": summary.log,
         }))  # fmt: skip
     elif not args.quiet:
         from ..picture_files import described
 
-        notes = [f"{summary.before} done before"] * bool(summary.before)
+        notes = [f"{summary.empty} empty"] * bool(summary.empty)
+        notes += [f"{summary.before} done before"] * bool(summary.before)
         log = f", tracebacks in {summary.log}" * bool(summary.log)
         notes += [f"{summary.failed} failed{log}"] * bool(summary.failed)
         notes += [f"{plan.unasked} without a category left out"] * bool(plan.unasked)
         notes += [f"left out {described(plan.left_out)}"] * bool(plan.left_out)
         tail = f" ({', '.join(notes)})" if notes else ""
-        print(f"{summary.images} images, {summary.masks} masks{tail}: "
+        counts = ((summary.images, "image"), (summary.masks, "mask"))
+        made = ", ".join(f"{count} {noun}{'s' * (count != 1)}" for count, noun in counts)
+        print(f"{made}{tail}: "
               f"{args.output.rstrip('/')}/{summary.files[0]}")  # fmt: skip

@@ -12,6 +12,7 @@ from .options_arguments import (
     add_picture_arguments,
     add_report_arguments,
     comma_list,
+    refuse,
 )
 from .progress import Progress, report_failure
 from .streams import standard_input
@@ -59,6 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    for name in ("most", "samples"):
+        value = getattr(args, name)
+        refuse(value >= 1, f"{name} must be at least 1, got {value}")
+
     from ..captioning import BLIP, BlipCaptioner, caption, is_blip
 
     if is_blip(args.model):

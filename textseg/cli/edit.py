@@ -357,7 +357,7 @@ def check_output(name: str, *more_suffixes: str, json: bool) -> Path:
     if name == "-":
         refuse(not json, "-o - cannot go with --json: both write to standard output")
         return Path(name)
-    picture_suffix(name, (*PICTURE_SUFFIXES, *more_suffixes))
+    picture_suffix(name, (*PICTURE_SUFFIXES, *more_suffixes), "output")
     if not Path(name).parent.is_dir():
         raise InputError(f"output must lie in a folder that is there, got {name!r}")
     return Path(name)
