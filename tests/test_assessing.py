@@ -74,6 +74,8 @@ def test_it_is_not_said_what_the_model_cannot_tell(mini: Segmenter, swapped: Edi
     assert (recoloured.source, recoloured.target, recoloured.took) == (None, None, None)
     assert "the colours" not in str(recoloured)
     assert str(recoloured).endswith("mini cannot tell whether it took")
+    with pytest.raises(InputError, match="edit must be of class Edit, got NoneType"):
+        assess(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="edit must hold its source"):
         assess(replace(swapped, source=None), model=mini)
 

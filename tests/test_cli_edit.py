@@ -105,10 +105,29 @@ def test_outpaint_reads_and_writes_streams(
     np.testing.assert_array_equal(shown, outpaint(picture, top=9, method="fill").image)
 
 
+def test_outpaint_refuses_before_a_model_is_loaded(
+    picture: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("textseg.backbone.load", lambda *_, **__: pytest.fail("loaded"))
+    out = ["-o", str(picture.with_name("wide.png"))]
+    assert main(["outpaint", str(picture), "--left", "abc", *out]) == 2
+    assert main(["outpaint", str(picture.with_name("none.png")), "--left", "9", *out]) == 2
+
+
+def test_edit_takes_one_query_and_several_are_refused(
+    model: FakeBackbone, picture: Path, capsys: Any
+) -> None:
+    out = picture.with_name("out.png")
+    command = ["edit", str(picture), "-q", "the dog", "-q", "the ball", "-p", "", "-o", str(out)]
+    assert main(command) == 2
+    assert "query must be one, got several" in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "left, right, top or bottom must be above 0"),
+        ([], "left, right, top or bottom must add a pixel or more"),
         (["--left", "much"], 'left must be a whole number of pixels of at least 0, or as "25%"'),
         (["--left", "5", "--steps", "0"], "steps must be"),
         (["--left", "5", "--grow", "0.1"], "--grow"),

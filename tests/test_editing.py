@@ -22,7 +22,7 @@ from textseg.edit_methods import (
     poisson,
     sdedit,
 )
-from textseg.editing import Steps, composite, edit, latent_mask
+from textseg.editing import UNUSED_PROMPT, Steps, composite, edit, latent_mask
 from textseg.errors import CancelledError, InputError, ModelError
 from textseg.options import EditOptions
 from textseg.segmenter import Segmenter
@@ -277,12 +277,38 @@ def _region() -> np.ndarray:
 @pytest.mark.parametrize("method", [m for m in EDIT_METHODS if m != "inpaint"])
 def test_edit_changes_the_mask_only(method: str, fake: FakeBackbone) -> None:
     image, mask = _image(), _region()
-    done = edit(image, None, "a cat", model=fake, mask=mask, method=method, steps=4, patch=image)
+    way = EDIT_METHODS[method]
+    patch = image if way.recolours or method == "poisson" else None
+    done = edit(image, None, "a cat", model=fake, mask=mask, method=method, steps=4, patch=patch)
     assert done.image.shape == image.shape
     np.testing.assert_array_equal(done.image[~mask], image[~mask])
     assert (done.image[mask] != image[mask]).mean() > 0.3
     np.testing.assert_array_equal(done.source, image)
-    assert (done.method, done.prompt, done.query) == (method, "a cat", "")
+    assert (done.method, done.query) == (method, "")
+    assert (done.prompt, done.notes) == (("", (UNUSED_PROMPT,)) if way.fills else ("a cat", ()))
+
+
+@pytest.mark.parametrize("method", ["fill", "opencv-inpaint"])
+def test_nothing_is_filled_from_nothing(method: str, fake: FakeBackbone) -> None:
+    for arguments in ({"mask": np.ones((50, 83), bool)}, {"prompt": "an oil painting"}):
+        given: dict[str, Any] = arguments
+        with pytest.raises(InputError, match="region must leave a part of the picture for method"):
+            edit(_image(), model=fake, method=method, **given)
+
+
+def test_a_patch_is_blended_in_and_never_ignored(fake: FakeBackbone) -> None:
+    image, mask = _image(), _region()
+    done = edit(image, mask=mask, patch=image[::-1], model=fake)
+    assert done.method == "poisson"
+    with pytest.raises(InputError, match="patch must go with method poisson, got method 'fill'"):
+        edit(image, mask=mask, patch=image, method="fill", model=fake)
+
+
+def test_a_prompt_of_spaces_is_an_empty_one(fake: FakeBackbone) -> None:
+    image, mask = _image(), _region()
+    blank = edit(image, mask=mask, prompt="  ", model=fake, steps=2)
+    np.testing.assert_array_equal(blank.image, edit(image, mask=mask, model=fake, steps=2).image)
+    assert blank.prompt == ""
 
 
 def test_edit_finds_the_region_by_its_name(fake: FakeBackbone) -> None:
@@ -441,6 +467,10 @@ def test_edit_warns_of_a_prompt_that_is_cut_and_notes_unknown_words(fake: FakeBa
         ({"mask": _region(), "threshold": "otsu"}, "got 'threshold'"),
         ({"mask": _region(), "prompt": None}, "prompt must be a text, got a NoneType"),
         ({"mask": _region(), "method": "poisson"}, "patch must be an image"),
+        ({"mask": np.full((50, 83), 0.3)}, "mask must be bool, or 0 and 1, got 0.3 to 0.3"),
+        ({"mask": np.full((50, 83), np.nan)}, "mask must be bool, or 0 and 1, got nan to nan"),
+        ({"query": ["a dog"]}, "query must be a text, got a list"),
+        ({"query": "a dog", "options": 5}, "options must be of class EditOptions, got int"),
         ({"mask": _region(), "method": "inpaint"}, "method 'inpaint' must be given the folder"),
         ({"prompt": ""}, "query must name what to edit when no mask is given, got none"),
         ({"query": "a dog", "method": "inpaint"}, "mask must be given for method 'inpaint'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .checks import check_is
 from .edit_methods import EDIT_METHODS
 from .editing import removal_prompt
 from .errors import InputError
@@ -48,11 +49,13 @@ def assess(
         presence has no threshold (`min_presence` 0).
 
     Raises:
-        InputError: the edit holds no source; ModelError: the model cannot be loaded;
+        InputError: it is no edit, or holds no source; ModelError: the model cannot be loaded;
         CancelledError: `progress` returned False.
     """
+    from .edits import Edit
     from .segmenter import Segmenter
 
+    check_is("edit", edit, Edit)
     if edit.source is None:
         raise InputError("edit must hold its source to be assessed, got one without")
     segmenter = model if isinstance(model, Segmenter) else Segmenter(model)

@@ -42,6 +42,12 @@ def check_text(name: str, text: object) -> str:
     return text
 
 
+def check_is(name: str, value: object, kind: type) -> None:
+    """Raise InputError unless a value is of a class."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be of class {kind.__name__}, got {type(value).__name__}")
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is an int or a float other than NaN; a bool is neither."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

@@ -67,6 +67,9 @@ class Client:
     >>> client.segment("park.jpg", "the dog").save("dog.png")       # doctest: +SKIP
     """
 
+    def __repr__(self) -> str:
+        return f"Client({self.url!r})"
+
     def __init__(
         self,
         url: str = "http://127.0.0.1:8300",

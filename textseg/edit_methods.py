@@ -238,11 +238,13 @@ class EditMethod:
             and patch to an image; with a "checkpoint" of its own, see `inpaint`.
         over: which of these.
         recolours: whether it keeps shapes and only changes colours; the region does not grow then.
+        fills: whether it makes the region from what lies around it, whatever the prompt.
     """
 
     run: Callable[..., Any]
     over: Literal["latents", "pixels", "checkpoint"] = "latents"
     recolours: bool = False
+    fills: bool = False
 
 
 EDIT_METHODS: dict[str, EditMethod] = {
@@ -251,8 +253,8 @@ EDIT_METHODS: dict[str, EditMethod] = {
     "encode-decode": EditMethod(encode_decode),
     "sdedit": EditMethod(sdedit),
     "inpaint": EditMethod(inpaint, "checkpoint"),
-    "fill": EditMethod(fill, "pixels"),
-    "opencv-inpaint": EditMethod(opencv_inpaint, "pixels"),
+    "fill": EditMethod(fill, "pixels", fills=True),
+    "opencv-inpaint": EditMethod(opencv_inpaint, "pixels", fills=True),
     "poisson": EditMethod(poisson, "pixels"),
     "reinhard": EditMethod(reinhard, "pixels", recolours=True),
     "transport": EditMethod(transport, "pixels", recolours=True),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import check_text
+from .checks import check_is, check_text
 from .edit_methods import EDIT_METHODS, LatentTask
 from .errors import ImageError, InputError
 from .filling import grow_region
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .image import ImageLike
     from .masks import Segmentation
     from .segmenter import Segmenter
+
+
+UNUSED_PROMPT = "the prompt was not used: the region is filled from its surroundings"
 
 
 @dataclass
@@ -147,8 +150,8 @@ def edit(
         mask: (H, W) bool of the image's size, which grows only if `grow` is given by name, or a
             `Segmentation`; found from the query if None.
         method: one of `EDIT_METHODS`; "inpaint" needs an inpainting checkpoint as `model`. None is
-            "transport" with `style`; "fill" for a removal by a model that does not paint; else
-            "diffedit".
+            "transport" with `style`; "poisson" with `patch`; "fill" for a removal by a model that
+            does not paint; else "diffedit".
         style: a picture whose colours the region, or the whole, is given: "transport" or
             "reinhard".
         options: `EditOptions`; the model's or the paper's defaults if None.
@@ -169,11 +172,15 @@ def edit(
     from .masks import Segmentation
 
     own = field_names(EditOptions)
+    if isinstance(prompt, str):
+        prompt = prompt.strip()
+    if options is not None:
+        check_is("options", options, EditOptions)
     finding: dict[str, Any] = {k: v for k, v in overrides.items() if k not in own or k == "seed"}
     whole = mask is None and not query and bool(prompt or style is not None)
     _check(query, prompt, mask is None and not whole, method, finding)
-    if style is not None:
-        method, patch = _style_method(method, prompt, patch), style
+    method = _method_of(method, prompt, style, patch)
+    patch = patch if style is None else style
     if is_url(image):
         image = fetch_image(image, allow_url=allow_url)
     xmp = input_xmp(image)
@@ -203,6 +210,14 @@ def edit(
     )  # fmt: skip
     if not unchanged.mask.any():
         return _noting(unchanged, "the region is empty: the image is unchanged")
+    if way.fills:
+        if unchanged.mask.all():
+            raise InputError(
+                f"region must leave a part of the picture for method {method!r} to fill it from, "
+                "got the whole picture"
+            )
+        if prompt:
+            unchanged = replace(_noting(unchanged, UNUSED_PROMPT), prompt="")
     if segmenter is not None and way.over == "latents":
         edited = _edit_latents(segmenter, unchanged, progress, keep)
     elif way.over == "pixels":
@@ -229,6 +244,8 @@ def _check(
     if method is not None and method not in EDIT_METHODS:
         raise InputError(f"method must be one of {', '.join(EDIT_METHODS)}, got {method!r}")
     check_text("prompt", prompt)
+    if query is not None:
+        check_text("query", query)
     if to_find and not query:
         raise InputError("query must name what to edit when no mask is given, got none")
     if to_find and method and EDIT_METHODS[method].over == "checkpoint":
@@ -239,13 +256,19 @@ def _check(
         )
 
 
-def _style_method(method: str | None, prompt: str, patch: object) -> str:
-    """The method for a `style`."""
-    if prompt or patch is not None:
-        raise InputError("style must be given without a prompt and a patch, got both")
-    if method not in (None, "reinhard", "transport"):
-        raise InputError(f"method must be reinhard or transport with a style, got {method!r}")
-    return method or "transport"
+def _method_of(method: str | None, prompt: str, style: object, patch: object) -> str | None:
+    """The method where a second picture is given; else as it is."""
+    if style is not None:
+        if prompt or patch is not None:
+            raise InputError("style must be given without a prompt and a patch, got both")
+        if method not in (None, "reinhard", "transport"):
+            raise InputError(f"method must be reinhard or transport with a style, got {method!r}")
+        return method or "transport"
+    if patch is None:
+        return method
+    if method not in (None, "poisson", "reinhard", "transport"):
+        raise InputError(f"patch must go with method poisson, got method {method!r}")
+    return method or "poisson"
 
 
 def _default_method(segmenter: Segmenter | None, prompt: str) -> str:
@@ -294,6 +317,8 @@ def _region(mask: np.ndarray, image: np.ndarray, options: EditOptions, grows: bo
         raise InputError(f"mask must have the image's size {(height, width)}, got {mask.shape}")
     if mask.dtype != bool:
         values = np.unique(mask)
+        if mask.dtype.kind == "f" and not np.isin(values, (0, 1)).all():
+            raise InputError(f"mask must be bool, or 0 and 1, got {values[0]:g} to {values[-1]:g}")
         if len(values) > 2 or (len(values) == 2 and values[0] != 0):
             raise InputError(
                 f"mask must be bool, or 0 and one other value, got {len(values)} values"

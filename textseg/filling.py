@@ -89,6 +89,22 @@ def extend(
     done, below, sigma = sharp.astype(np.float32), 0.0, 1.0
     while below < wanted.max():
         weight = ((wanted - below) / (sigma - below)).clip(0, 1)[..., None]
-        done += weight * (cv2.GaussianBlur(sharp, (0, 0), sigma).astype(np.float32) - done)
+        done += weight * (_blurred(sharp, sigma) - done)
         below, sigma = sigma, 2 * sigma
     return np.where(new[..., None] > 0, np.rint(done).astype(np.uint8), sharp)
+
+
+def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    """A picture under a Gaussian, (H, W, 3) float32; a wide one at a half of its size, or less."""
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = 1
+    while sigma / scale >= 8 and min(height, width) >= 16 * scale:
+        scale *= 2
+    small = image.astype(np.float32)
+    if scale > 1:
+        size = (-(-width // scale), -(-height // scale))
+        small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(small, (0, 0), sigma / scale)
+    return cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR) if scale > 1 else soft

@@ -6,7 +6,7 @@ may carry calibrated ones (`Backbone.contrast_defaults`, `Backbone.refine_defaul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
@@ -252,9 +252,9 @@ def field_names(*kinds: type) -> frozenset[str]:
     return frozenset(field.name for kind in kinds for field in fields(kind))
 
 
-def unknown_option(name: str, *kinds: type) -> InputError:
-    """The error to raise on an option that none of the dataclasses has."""
-    allowed = sorted(field_names(*kinds))
+def unknown_option(name: str, *kinds: type, without: Collection[str] = ()) -> InputError:
+    """The error to raise on an option that none of the dataclasses has, or that is left out."""
+    allowed = sorted(field_names(*kinds) - set(without))
     close = get_close_matches(name, allowed, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return InputError(f"option must be one of {', '.join(allowed)}, got {name!r}{hint}")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .checks import check_text
+from .checks import check_is, check_text
 from .edit_methods import EDIT_METHODS
-from .editing import edit, edit_defaults, input_xmp
+from .editing import UNUSED_PROMPT, edit, edit_defaults, input_xmp
 from .errors import InputError
 from .filling import extend
 from .image import MAX_PIXELS, fetch_image, is_url, load_image
@@ -99,7 +99,9 @@ def outpaint(
 
     check_text("prompt", prompt)
     if unknown := sorted(overrides.keys() - (field_names(EditOptions) - NO_PART)):
-        raise unknown_option(unknown[0], EditOptions)
+        raise unknown_option(unknown[0], EditOptions, without=NO_PART)
+    if options is not None:
+        check_is("options", options, EditOptions)
     if method is not None and method not in OUTPAINT_METHODS:
         raise InputError(f"method must be one of {', '.join(OUTPAINT_METHODS)}, got {method!r}")
     if is_url(image):
@@ -123,7 +125,8 @@ def outpaint(
     )  # fmt: skip
     if method == "fill":
         report(progress, 1, 1, method)
-        return replace(extended, image=extend(pixels, *pads))
+        notes = (UNUSED_PROMPT,) if prompt else ()
+        return replace(extended, image=extend(pixels, *pads), prompt="", notes=notes)
     rounds = _rounds(pixels.shape[:2], pads)
     for number, pad in enumerate(rounds, 1):
         stage = f"round {number} of {len(rounds)}: " if len(rounds) > 1 else ""
@@ -147,7 +150,8 @@ def count_pads(size: tuple[int, ...], *, max_pixels: int = MAX_PIXELS, **given: 
     sides = {"left": width, "right": width, "top": height, "bottom": height}
     pads = Pads(**{name: _pixels(name, value, sides[name]) for name, value in given.items()})
     if not any(pads):
-        raise InputError("left, right, top or bottom must be above 0, got none")
+        said = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise InputError(f"left, right, top or bottom must add a pixel or more, got {said}")
     area = (width + pads.left + pads.right) * (height + pads.top + pads.bottom)
     if area > max_pixels:
         raise InputError(f"extended picture must have at most {max_pixels} pixels, got {area}")
@@ -156,18 +160,19 @@ def count_pads(size: tuple[int, ...], *, max_pixels: int = MAX_PIXELS, **given: 
 
 def _pixels(name: str, amount: Any, side: int) -> int:
     """A number of pixels, or a percentage of a side of so many."""
+    pixels: Any = amount
     if isinstance(amount, str):
         number = amount.strip().removesuffix("%")
         try:
-            value = float(number) / 100 * side if number != amount.strip() else int(number)
-            amount = round(value)
+            pixels = int(number) if number == amount.strip() else round(float(number) / 100 * side)
         except (ValueError, OverflowError):
-            pass
-    if not isinstance(amount, int) or isinstance(amount, bool) or amount < 0:
+            pixels = None
+    if not isinstance(pixels, (int, np.integer)) or isinstance(pixels, bool) or pixels < 0:
         raise InputError(
-            f'{name} must be a whole number of pixels of at least 0, or as "25%", got {amount!r}'
+            f'{name} must be a whole number of pixels of at least 0, or as "25%", '
+            f"got {repr(amount)[:40]}"
         )
-    return amount
+    return int(pixels)
 
 
 def on_white(pixels: np.ndarray, pads: Pads) -> tuple[np.ndarray, np.ndarray]:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Change what a query names in an image, by prompt. The rest of the image keeps its pixels, bit for
-bit (in PNG and WebP; JPEG loses some everywhere). The file says that it was edited with AI."""
+bit (as 8-bit RGB, in PNG and WebP; JPEG loses some everywhere). The file says that it was edited
+with AI."""
 EXAMPLES = """\
 An empty prompt removes what the query names. The steps of --save-steps go to OUT's name with
 .steps.png, the overlay of --approve to the same with .overlay.png, and the image of --from-prompt,
@@ -65,7 +66,9 @@ _FIRST = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="image file; - is stdin")
-    parser.add_argument("-q", "--query", metavar="TEXT", help='what to change, as "the dog"')
+    parser.add_argument(
+        "-q", "--query", action="append", metavar="TEXT", help='what to change, as "the dog"'
+    )
     parser.add_argument(
         "-p",
         "--prompt",
@@ -90,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="M",
         help=f"how: {', '.join(EDIT_METHODS)} (default: diffedit; transport with --style; "
-        "fill to remove with a model that does not paint)",
+        "poisson with --patch; fill to remove with a model that does not paint)",
     )
     parser.add_argument(
         "--approve",
@@ -123,6 +126,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.query is not None:
+        refuse(len(args.query) == 1, "query must be one, got several; edit one after the other")
+        (args.query,) = args.query
     changes = given_options(args, EditOptions)
     # Bad options are refused here, before a model is loaded.
     EditOptions(**changes)

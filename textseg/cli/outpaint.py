@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..options import EditOptions
-from ..outpainting import NO_PART, OUTPAINT_METHODS, outpaint
+from ..outpainting import NO_PART, OUTPAINT_METHODS, count_pads, outpaint
 from .edit import add_assess_switch, assessed, check_output, report_edit, write_stdout
 from .options_arguments import (
     PICTURE,
@@ -23,8 +23,8 @@ from .options_arguments import (
 from .streams import standard_input
 
 DESCRIPTION = """\
-Extend an image beyond its borders, by prompt. The image itself keeps its pixels, bit for bit (in
-PNG and WebP; JPEG loses some everywhere). Wide extensions are painted in rounds."""
+Extend an image beyond its borders, by prompt. The image itself keeps its pixels, bit for bit (as
+8-bit RGB, in PNG and WebP; JPEG loses some everywhere). Wide extensions are painted in rounds."""
 EXAMPLES = """\
 Amounts are pixels, or percentages of the image's width (left, right) or height (top, bottom). A
 model that does not paint, as mini, goes on with the border's colours (--method fill).
@@ -86,17 +86,21 @@ def run(args: argparse.Namespace) -> int:
     EditOptions(**changes)
     out = check_output(args.output, ".npz", json=args.json)
 
+    from ..image import load_image
     from ..segmenter import Segmenter
     from .progress import Progress
 
+    image = standard_input().read() if args.image == "-" else args.image
+    amounts = {"left": args.left, "right": args.right, "top": args.top, "bottom": args.bottom}
+    # What is wrong with the picture or the amounts is said before a model is loaded.
+    count_pads(load_image(image, allow_url=args.allow_url).shape[:2], **amounts)
     model: Any = args.model
     if args.method not in ("inpaint", "fill"):
         model = Segmenter(load_given(args))
-    image = standard_input().read() if args.image == "-" else args.image
     with Progress("step", quiet=args.quiet) as progress:
         done = outpaint(
-            image, args.prompt, left=args.left, right=args.right, top=args.top, bottom=args.bottom,
-            model=model, method=args.method, allow_url=args.allow_url,
+            image, args.prompt, **amounts, model=model, method=args.method,
+            allow_url=args.allow_url,
             progress=lambda done, total, stage: progress.start(stage, done, total), **changes,
         )  # fmt: skip
         for note in () if args.quiet or args.json else done.notes:
