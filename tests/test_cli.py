@@ -571,3 +571,8 @@ def test_models_list_path_and_remove(
     assert capsys.readouterr().out.startswith("removed me/tiny, ")
     assert not (tmp_path / "models" / "me--tiny").exists()
     assert main(["models", "remove", "me/tiny"]) == 2
+
+
+def test_a_flag_is_not_taken_for_a_longer_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["outpaint", "park.jpg", "--all", "10", "-o", "x.png"]) == 2
+    assert "unrecognized arguments: --all" in capsys.readouterr().err

@@ -23,6 +23,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
     def add_subparsers(self, **kwargs: Any) -> Any:
@@ -44,7 +45,7 @@ class CommandParser(argparse.ArgumentParser):
         flags = [*self._option_string_actions]
         for word in words[: words.index("--")] if "--" in words else words:
             name = word.partition("=")[0]
-            if re.fullmatch(r"--[\w-]+", name) and not any(flag.startswith(name) for flag in flags):
+            if re.fullmatch(r"--[\w-]+", name) and name not in flags:
                 self.refuse_unknown([word])
 
     def refuse_unknown(self, words: Sequence[str]) -> None:
