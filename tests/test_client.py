@@ -65,6 +65,12 @@ def test_several_queries_whole_options_and_exclusive(client):
     assert not (found[0].mask & found[1].mask).any()
 
 
+def test_an_unknown_option_is_told_which_there_are(client):
+    known = r"^options\.up is unknown; options are encode_ratio, .*; arguments are .*left, right"
+    with pytest.raises(InputError, match=known):
+        client.outpaint(PICTURE, up=4)
+
+
 @pytest.mark.parametrize("refine", [None, textseg.RefineOptions.off(threshold="otsu", level=0.2)])
 def test_a_number_as_threshold_equals_the_library(client, refine):
     given = {"refine": refine, "threshold": 0.75, "samples": 2}

@@ -275,12 +275,84 @@ def test_bodies_of_no_known_form(server: Live):
         assert (answer.status, answer.kind) == (status, kind), body[:40]
 
 
+AMOUNT = 'must be a whole number of pixels of at least 0, or as "25%", got'
+CLICK = "must be x, y and 1 on the object or 0 on what is none of it, got"
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "message"),
+    [
+        ("outpaint", {"left": 1.5}, f"left {AMOUNT} 1.5."),
+        ("outpaint", {"top": True}, f"top {AMOUNT} true."),
+        ("outpaint", {"left": float("nan")}, f"left {AMOUNT} NaN."),
+        ("outpaint", {"left": -3}, f"left {AMOUNT} -3."),
+        ("outpaint", {"left": "wide"}, f"left {AMOUNT} 'wide'"),
+        ("outpaint", {"right": [1] * 99}, f"right {AMOUNT} [{'1, ' * 12}...."),
+        ("outpaint", {"up": 4}, "up is unknown; arguments are model, image, prompt, left, right, "
+         "top, bottom, method, options, assess, visible_label."),
+        ("segment", {"image": 5}, "image must be a file, in JSON as base64, got 5."),
+        ("segment", {"image": "*" * 99},
+         f"image must be a file, in JSON as base64, got '{'*' * 36}...."),
+        ("segment", {"boxes": [[1, 2, 3]]},
+         "boxes[0] must be left, top, right and bottom, got [1, 2, 3]."),
+        ("segment", {"points": [[1, 2, 1], [1, 2, 5]]}, f"points[1] {CLICK} 5."),
+        ("segment", {"points": [[1, 2]]}, f"points[0] {CLICK} [1, 2]."),
+        ("segment", {"points": [[1, 2, 1]] * 65}, "points must be a list of at most 64, got 65."),
+        ("segment", {"query": 5}, "query must be a text or a list of texts, got 5."),
+        ("segment", {"query": ["a dog", None]}, "query[1] must be a text, got null."),
+        ("segment", {"exclusive": "maybe"}, "exclusive must be true or false, got 'maybe'."),
+        ("segment", {"options": {"samples": 0}}, "options.samples must be at least 1, got 0."),
+        ("segment", {"options": {"samples": 1.5}},
+         "options.samples must be a whole number, got 1.5."),
+        ("segment", {"options": {"strength": [0.5] * 9}},
+         "options.strength must be a list of at most 8, got 9."),
+        ("edit", {"mask_rle": [[[]]]}, "mask_rle must be an object, got [[[]]]."),
+        ("caption", {"most": 0}, "most must be at least 1, got 0."),
+        ("caption", {"image": None},
+         "image must be a file, in JSON as base64, got null."),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_argument_the_rule_and_the_value(server: Live, verb, change, message):
+    asked = {"image": B64} | ({"query": "the dog"} if verb in ("segment", "edit") else {}) | change
+    answer = server.post(f"/v1/{verb}", asked)
+    assert (answer.status, answer.kind) == (422, "bad_input")
+    assert answer.json["error"]["message"] == message
+
+
+def test_refusals_of_forms_and_of_the_address_show_values_too(server: Live):
+    def said(path, *parts):
+        answer = server.ask("POST", path, *multipart(*parts))
+        assert (answer.status, answer.kind) == (422, "bad_input")
+        return answer.json["error"]["message"]
+
+    dog = ("image", PICTURE), ("query", "the dog")
+    assert said("/v1/segment", dog[1]) == "image must be given."
+    latin = said("/v1/segment", *dog, ("caption", b"\xff" * 9))
+    assert latin == "caption must be a text in UTF-8, got 9 bytes."
+    deep = "[" * 900 + "]" * 900
+    nested = said("/v1/segment", *dog, ("options", deep))
+    assert nested == f"options must be an object, got {'[' * 37}...."
+    assert said("/v1/segment?async=perhaps", *dog) == "async must be true or false, got 'perhaps'."
+
+
 def test_methods_and_paths(server: Live):
     assert server.ask("GET", "/nothing").kind == "not_found"
     answer = server.ask("GET", "/v1/segment")
     assert (answer.status, answer.kind) == (405, "wrong_method")
     answer = server.post("/v1/segment", ASK, Accept="text/html")
     assert (answer.status, answer.kind) == (406, "not_acceptable")
+
+
+def test_a_wrong_method_is_told_which_is_right_beside_the_studio_too():
+    pytest.importorskip("gradio", reason="gradio is not installed; it comes with textseg[studio]")
+    with live(studio=True) as server:
+        for verb in ("segment", "edit", "outpaint", "generate", "caption"):
+            for method in ("GET", "DELETE", "OPTIONS"):
+                answer = server.ask(method, f"/v1/{verb}")
+                assert (answer.status, answer.kind) == (405, "wrong_method")
+                assert answer.headers["allow"] == "POST"
+        assert server.ask("PUT", "/v1/jobs/any").headers["allow"] == "DELETE, GET"
+        assert server.ask("GET", "/v1/nothing").kind == "not_found"
 
 
 def test_several_queries_at_once_get_what_each_gets_alone(server: Live):

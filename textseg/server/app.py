@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 
 from .. import __version__
 from ..errors import TextsegError
@@ -25,6 +25,7 @@ from .jobs import Jobs
 from .limits import Limits
 from .metrics import Measured, Metrics
 from .routes import Desk, job_routes, state_routes, verb_routes
+from .sentences import sentence
 from .settings import ServerOptions
 
 if TYPE_CHECKING:
@@ -75,13 +76,14 @@ def build(
     app.add_middleware(Gate, options=options)
     app.add_middleware(Measured, metrics=metrics)
     desk = Desk(engine, jobs, options)
-    for routes in (verb_routes(desk), job_routes(desk), state_routes(engine, metrics)):
-        app.include_router(routes)
+    routers = (verb_routes(desk), job_routes(desk), state_routes(engine, metrics))
+    for router in routers:
+        app.include_router(router)
     described = app.openapi
     app.openapi = lambda: openapi.complete(described())  # pyright: ignore[reportAttributeAccessIssue]
     mount_docs(app)
     if options.studio:
-        _mount_studio(app, model)
+        _mount_studio(app, model, [route for router in routers for route in router.routes])
     return app
 
 
@@ -98,25 +100,24 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_bad_parameter(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"][1:])
-    return Refusal(422, "bad_input", f"{name}: {first['msg']}.").response()
+    return Refusal(422, "bad_input", sentence({**first, "loc": first["loc"][1:]})).response()
 
 
-def _mount_studio(app: FastAPI, model: Backbone) -> None:
-    """Put the studio at "/", where Gradio and the studio are installed."""
+def _mount_studio(app: FastAPI, model: Backbone, served: Sequence[BaseRoute]) -> None:
+    """Put the studio at "/", where Gradio and the studio are installed, beside what is `served`."""
     if find_spec("gradio") is None or find_spec("textseg.studio") is None:
         return
     from ..studio import mount
 
     @app.api_route(
         "/v1/{rest:path}",
-        methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
         include_in_schema=False,
     )
     async def unknown(request: Request, rest: str) -> Response:
         # The studio's own pages take every path that is left.
         scope = dict(request.scope)
-        near = [route for route in app.routes if route.matches(scope)[0] is Match.PARTIAL]
+        near = [route for route in served if route.matches(scope)[0] is Match.PARTIAL]
         methods = {method for route in near for method in getattr(route, "methods", ())}
         if methods:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(methods))})

@@ -37,6 +37,7 @@ from ..options import (
 from ..outpainting import NO_PART, OUTPAINT_METHODS
 from ..rle import decode_rle
 from .answers import Refusal
+from .sentences import sentence
 
 MAX_QUERIES = 16
 MAX_TEXT = 2000
@@ -305,7 +306,7 @@ async def read_body(request: Request, kind: type[_Body]) -> _Body:
         if content in ("multipart/form-data", "application/x-www-form-urlencoded"):
             return kind.model_validate(await _read_form(request, kind))
     except ValidationError as error:
-        raise _explain(error) from None
+        raise _explain(error, kind) from None
     raise Refusal(
         415, "wrong_type", "Content-Type must be application/json or multipart/form-data."
     )
@@ -347,11 +348,9 @@ async def _read_form(request: Request, kind: type[BaseModel]) -> dict[str, Any]:
         raise
 
 
-def _explain(error: ValidationError) -> Refusal:
+def _explain(error: ValidationError, kind: type[BaseModel]) -> Refusal:
     """The first thing that is wrong, in one sentence."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    message = first["msg"].removeprefix("Value error, ")
+    first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
-        return Refusal(400, "bad_json", f"The body is no JSON: {message[:200]}.")
-    path = ".".join(str(part) for part in first["loc"])[:100] or "body"
-    return Refusal(422, "bad_input", f"{path}: {message[:300]}.")
+        return Refusal(400, "bad_json", f"The body is no JSON: {first['msg'][:200]}.")
+    return Refusal(422, "bad_input", sentence(first, kind))

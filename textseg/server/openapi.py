@@ -17,7 +17,7 @@ _ERROR = {
             "properties": {"kind": _TEXT, "message": _TEXT},
         }
     },
-    "example": {"error": {"kind": "bad_input", "message": "query: Field required."}},
+    "example": {"error": {"kind": "bad_input", "message": "query must be given."}},
 }
 _JOB = {
     "type": "object",
