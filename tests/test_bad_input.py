@@ -262,6 +262,9 @@ def test_output_below_a_file(
     before = park.read_bytes()
     line = fails(["segment", park, "-q", "dog", "-o", park], capsys)
     assert "output must not be the image itself" in line
+    line = fails(["segment", park, "-q", "dog", "-o", park.with_name("x.tif")], capsys)
+    assert "output must be a folder or end in .png, .json" in line
+    assert not park.with_name("x.tif").exists()
     assert park.read_bytes() == before
     assert model.calls == []
 

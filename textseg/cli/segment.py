@@ -16,6 +16,7 @@ from ..errors import OutputError
 from ..faults import Guard
 from ..file_names import image_stems, query_slugs
 from ..formats import SUFFIXES, coco_data, write_json, write_result
+from ..picture_files import picture_suffixes
 from ..vocabulary import find_unknown_note
 from .options_arguments import (
     Listed,
@@ -170,6 +171,10 @@ class _Output:
         """What -o and --format ask for; a folder is made."""
         path, given = Path(args.output), args.formats
         suffix = path.suffix.lower()
+        refuse(
+            suffix in _OF_SUFFIX or suffix not in picture_suffixes() or path.is_dir(),
+            f"output must be a folder or end in {', '.join(_OF_SUFFIX)}, got {args.output!r}",
+        )
         is_file = args.output != "-" and suffix in _OF_SUFFIX and not path.is_dir()
         if args.output != "-" and not is_file:
             return cls(given or ["mask"], folder=_make_folder(args.output))
