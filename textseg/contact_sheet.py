@@ -26,7 +26,8 @@ def contact_sheet(edit: Edit, steps: Steps | None = None) -> np.ndarray:
         steps: what `edit(..., keep=steps)` filled; panels without a picture are left out.
 
     Returns:
-        (H, W, 3) uint8; panels in rows of three, each about 384 pixels on its longer side.
+        (H, W, 3) uint8; panels in rows of three, four of them in two, each about 384 pixels on its
+        longer side.
     """
     source = edit.image if edit.source is None else edit.source
     height, width = source.shape[:2]
@@ -45,14 +46,14 @@ def contact_sheet(edit: Edit, steps: Steps | None = None) -> np.ndarray:
         for name, picture in panels
         if picture is not None
     ]
-    rows = -(-len(shown) // COLUMNS)
-    columns = min(COLUMNS, len(shown))
+    columns = 2 if len(shown) == 4 else min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
     sheet = np.full(
         (rows * (size[0] + _GAP) + _GAP, columns * (size[1] + _GAP) + _GAP, 3), 255, np.uint8
     )
     for number, panel in enumerate(shown):
-        top = _GAP + (number // COLUMNS) * (size[0] + _GAP)
-        left = _GAP + (number % COLUMNS) * (size[1] + _GAP)
+        top = _GAP + (number // columns) * (size[0] + _GAP)
+        left = _GAP + (number % columns) * (size[1] + _GAP)
         sheet[top : top + size[0], left : left + size[1]] = panel
     return sheet
 
