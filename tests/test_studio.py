@@ -486,7 +486,7 @@ def test_a_region_takes_the_colours_of_a_picture(session: Session, pixels: np.nd
 
 
 def test_a_picture_is_extended(session: Session, pixels: np.ndarray) -> None:
-    with pytest.raises(InputError, match="must be above 0"):
+    with pytest.raises(InputError, match="must add a pixel or more"):
         actions.extend(session, "a park")
     actions.extend(session, "a park", left="25%", method="fill")
     edit = session.work.edit
