@@ -84,6 +84,7 @@ class Wiring:
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Attach every event."""
+        gr.Button(elem_id="ts-wake").click(lambda: None, None, None, **self.always)
         blocks.load(self.handlers.start, None, [self.page.state, *self.everything], js=script(),
                     **self.always)  # fmt: skip
         self._pictures()

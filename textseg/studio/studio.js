@@ -13,6 +13,14 @@
   document.addEventListener("click", ({ target }) => {
     if (target.matches?.("input[type=file]")) target.value = "";
   }, true);
+  // Gradio closes its stream of answers when none is awaited; what is asked in that very moment is
+  // answered on the next stream, which asking for anything opens.
+  let waking;
+  const wake = () => {
+    clearTimeout(waking);
+    waking = setTimeout(() => document.querySelector("#ts-wake")?.click(), 1500);
+  };
+  for (const kind of ["pointerup", "keyup", "change"]) document.addEventListener(kind, wake, true);
   document.addEventListener("focusin", ({ target }) => {
     if (!target.matches?.("#ts-query input")) return;
     target.setAttribute("list", "ts-nouns");
