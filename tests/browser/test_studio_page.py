@@ -289,6 +289,7 @@ def test_what_is_saved_and_the_code_that_gives_it(
     assert page.locator("#ts-found label").count() == 2
     page.click(f"#ts-found label >> text={thing}")
     page.wait_for_selector(f"#ts-found label.selected >> text={thing}")
+    at.settles()
     at.turn("3 Save")
     mask = mask_in(at.download("mask", tmp_path))
     cutout = np.asarray(Image.open(at.download("cutout", tmp_path)))
