@@ -20,6 +20,7 @@ from .progress import Progress, report
 if TYPE_CHECKING:
     from .backbone.base import Backbone
     from .image import ImageLike
+    from .predictions import Predictions
     from .segmenter import Segmenter
 
 BLIP = "Salesforce/blip-image-captioning-base"
@@ -137,7 +138,7 @@ def name_nouns(
     from dataclasses import replace
 
     from .contrast import measure
-    from .predictions import Predictions, predict_ahead
+    from .predictions import predict_ahead
     from .prompts import pair_for
 
     own = backbone.contrast_defaults
@@ -145,8 +146,7 @@ def name_nouns(
     options = replace(
         own, reference=reference, samples=samples, batch_size=samples, seed=seed, stop_risk=0.0
     )
-    latents = backbone.encode(resize_image(image, backbone.fit_size(*image.shape[:2])))
-    predictions = Predictions(backbone, latents, image_identity(image), max_bytes=KEPT_BYTES)
+    predictions = _predictions_of(backbone, image)
     pairs = [pair_for(backbone, noun, reference) for noun in nouns]
     predict_ahead(
         [(predictions, pairs, options)],
@@ -183,12 +183,10 @@ def rank_nouns(
         not name cells (`Backbone.name_cells`) or does not know each of the nouns.
     """
     from .name_weights import rank_names
-    from .predictions import Predictions
 
     if not set(nouns) <= set(backbone.nouns):
         return None
-    latents = backbone.encode(resize_image(image, backbone.fit_size(*image.shape[:2])))
-    predictions = Predictions(backbone, latents, image_identity(image), max_bytes=KEPT_BYTES)
+    predictions = _predictions_of(backbone, image)
     t = backbone.timestep(backbone.contrast_defaults.strength[0])
     draws = []
     for draw in range(samples):
@@ -201,6 +199,14 @@ def rank_nouns(
     ranked = rank_names(np.mean(draws, axis=0), most, rows)
     names = [(backbone.nouns[index], share) for index, share in ranked]
     return sorted(names, key=lambda item: -item[1])
+
+
+def _predictions_of(backbone: Backbone, image: np.ndarray) -> Predictions:
+    """What a model says of an image (H, W, 3) uint8, at the model's own size."""
+    from .predictions import Predictions
+
+    latents = backbone.encode(resize_image(image, backbone.fit_size(*image.shape[:2])))
+    return Predictions(backbone, latents, image_identity(image), max_bytes=KEPT_BYTES)
 
 
 def caption(

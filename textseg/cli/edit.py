@@ -75,13 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help='what it is to become, as "a cat"; "" removes it; without -q, of the whole picture',
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="result: .png, .webp, .jpg, or .npz for everything; - writes a PNG to stdout",
-    )
+    add_output(parser)
     parser.add_argument(
         "--mask",
         metavar="FILE",
@@ -111,10 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--save-steps", action="store_true", help="also write a contact sheet of the steps"
     )
-    group.add_argument(
-        "--visible-label", action="store_true", help='write "Edited with AI" into the picture'
-    )
-    add_assess_switch(group)
+    add_edit_switches(group)
     add_options(parser, EditOptions, title="edit", first=_FIRST)
     add_alias(parser, "--ratio", "--encode-ratio")
     add_options(parser, ContrastOptions, title="contrast, finds the region", exclude=_SHARED)
@@ -327,8 +318,22 @@ def _approved(
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def add_assess_switch(parser: Any) -> None:
-    """The flags `--assess` and `--no-assess`."""
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The flag `--output` of an edited picture; `check_output` reads it."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="result: .png, .webp, .jpg, or .npz for everything; - writes a PNG to stdout",
+    )
+
+
+def add_edit_switches(parser: Any) -> None:
+    """The flags `--visible-label`, `--assess` and `--no-assess`."""
+    parser.add_argument(
+        "--visible-label", action="store_true", help='write "Edited with AI" into the picture'
+    )
     parser.add_argument(
         "--assess",
         action=argparse.BooleanOptionalAction,

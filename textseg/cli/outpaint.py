@@ -7,7 +7,14 @@ from typing import Any
 
 from ..options import EditOptions
 from ..outpainting import NO_PART, OUTPAINT_METHODS, count_pads, outpaint
-from .edit import add_assess_switch, assessed, check_output, report_edit, write_stdout
+from .edit import (
+    add_edit_switches,
+    add_output,
+    assessed,
+    check_output,
+    report_edit,
+    write_stdout,
+)
 from .options_arguments import (
     PICTURE,
     add_alias,
@@ -47,13 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-p", "--prompt", default="", metavar="TEXT", help="what the whole image shows"
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="result: .png, .webp, .jpg, or .npz for everything; - writes a PNG to stdout",
-    )
+    add_output(parser)
     parser.add_argument(
         "--method",
         choices=OUTPAINT_METHODS,
@@ -70,11 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_alias(parser, "--ratio", "--encode-ratio")
     add_picture_arguments(parser, captions=False)
-    group = add_group(parser, PICTURE)
-    add_assess_switch(group)
-    group.add_argument(
-        "--visible-label", action="store_true", help='write "Edited with AI" into the picture'
-    )
+    add_edit_switches(add_group(parser, PICTURE))
     add_report_arguments(parser)
     add_model_arguments(parser)
     add_beside_arguments(parser)
@@ -86,26 +83,27 @@ def run(args: argparse.Namespace) -> int:
     EditOptions(**changes)
     out = check_output(args.output, ".npz", json=args.json)
 
-    from ..image import load_image
+    from ..image import fetch_image, is_url, load_image
     from ..segmenter import Segmenter
     from .progress import Progress
 
     image = standard_input().read() if args.image == "-" else args.image
+    if is_url(image):
+        image = fetch_image(image, allow_url=args.allow_url)
     amounts = {"left": args.left, "right": args.right, "top": args.top, "bottom": args.bottom}
     # What is wrong with the picture or the amounts is said before a model is loaded.
-    count_pads(load_image(image, allow_url=args.allow_url).shape[:2], **amounts)
+    count_pads(load_image(image).shape[:2], **amounts)
     model: Any = args.model
     if args.method not in ("inpaint", "fill"):
         model = Segmenter(load_given(args))
     with Progress("step", quiet=args.quiet) as progress:
         done = outpaint(
             image, args.prompt, **amounts, model=model, method=args.method,
-            allow_url=args.allow_url,
             progress=lambda done, total, stage: progress.start(stage, done, total), **changes,
         )  # fmt: skip
         for note in () if args.quiet or args.json else done.notes:
             progress.line(f"textseg: warning: {note}", error=True)
-        if args.prompt and done.method != "fill":
+        if done.prompt:
             done = assessed(args, done, model, progress)
         if args.output == "-":
             write_stdout(done.to_bytes(".png", args.visible_label))

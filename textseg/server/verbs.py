@@ -168,8 +168,7 @@ def outpaint_task(engine: Engine, body: OutpaintBody, max_pixels: int) -> Task:
             **pads._asdict(),
             **given,
         )
-        assessed = body.assess and body.prompt and done.method != "fill"
-        return _assessed(done, segmenter, progress) if assessed else done
+        return _assessed(done, segmenter, progress) if body.assess and done.prompt else done
 
     return Task(call, _edit_renderer(body.visible_label), (JSON, PNG, ZIP))
 
