@@ -96,3 +96,21 @@ def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -
     mask = np.zeros((height, width), bool)
     mask[top:bottom, left:right] = True
     return mask
+
+
+def write_two_classes(folder: Path, count: int, names: dict[int, str]) -> tuple[Path, Path]:
+    """`count` images of 36 x 50 with class 1 in each and class 2 in every other one: their folder
+    and annotations."""
+    marks = []
+    for n in range(1, count + 1):
+        marks.append((n, 1, rle_of(box(36, 50, n, 5, n + 15, 30)), 0))
+        if n % 2:
+            marks.append((n, 2, [[32.0, 4, 45, 4, 45, 20, 32, 20]], 0))
+    return write_set(folder, dict.fromkeys(range(1, count + 1), (36, 50)), marks, names)
+
+
+def eval_(*words: object) -> int:
+    """`textseg eval` with those words: its exit code."""
+    from textseg.cli import main
+
+    return main(["eval", *map(str, words)])

@@ -6,10 +6,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from eval_tools import box, rle_of, write_set
+from eval_tools import box, eval_, rle_of, write_set, write_two_classes
 from PIL import Image
 
-from textseg.cli import main
 from textseg.errors import InputError
 from textseg_eval.comparison import compare
 from textseg_eval.expressions import load_refer
@@ -23,17 +22,8 @@ NAMES = {1: "dog", 2: "red ball", 3: "cat"}
 @pytest.fixture
 def data(tmp_path):
     """Ten images of 36 x 50 with a dog in each and a ball in every other one."""
-    marks = []
-    for n in range(1, 11):
-        marks.append((n, 1, rle_of(box(36, 50, n, 5, n + 15, 30)), 0))
-        if n % 2:
-            marks.append((n, 2, [[32.0, 4, 45, 4, 45, 20, 32, 20]], 0))
-    images, annotations = write_set(tmp_path, dict.fromkeys(range(1, 11), (36, 50)), marks, NAMES)
+    images, annotations = write_two_classes(tmp_path, 10, NAMES)
     return ["--images", str(images), "--annotations", str(annotations), "--replicates", "50"]
-
-
-def eval_(*words):
-    return main(["eval", *map(str, words)])
 
 
 class _Watcher(HTMLParser):

@@ -10,10 +10,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from eval_tools import box, rle_of, write_set
+from eval_tools import box, eval_, rle_of, write_two_classes
 from torchmetrics.functional.classification import binary_precision_recall_curve
 
-from textseg.cli import main
 from textseg_eval import charts
 from textseg_eval.aggregate import Bootstrap, Tally
 from textseg_eval.comparison import compare, differ_most, differing
@@ -28,17 +27,8 @@ NAMES = {1: "traffic_light & 50%", 2: "red | ball", 3: "cat"}
 @pytest.fixture
 def data(tmp_path):
     """Eight images of 36 x 50 with the first class in each and the second in every other one."""
-    marks = []
-    for n in range(1, 9):
-        marks.append((n, 1, rle_of(box(36, 50, n, 5, n + 15, 30)), 0))
-        if n % 2:
-            marks.append((n, 2, [[32.0, 4, 45, 4, 45, 20, 32, 20]], 0))
-    images, annotations = write_set(tmp_path, dict.fromkeys(range(1, 9), (36, 50)), marks, NAMES)
+    images, annotations = write_two_classes(tmp_path, 8, NAMES)
     return ["--images", str(images), "--annotations", str(annotations), "--replicates", "20"]
-
-
-def eval_(*words):
-    return main(["eval", *map(str, words)])
 
 
 def read_csv(path):
