@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,8 +206,11 @@ def test_the_denoiser_learns_to_paint_what_is_asked_for(tmp_path: Path) -> None:
     assert (means[[0, 3]] > 0.2).all() and (means[[1, 2]] < -0.2).all()
 
 
-def test_a_run_that_was_cut_short_goes_on_with_the_same_bits(tmp_path: Path) -> None:
-    whole, first = _run(tmp_path / "a.pt"), _run(tmp_path / "b.pt")
+def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = _run(tmp_path / "a.pt")
+    whole.save()
+    shutil.copy(tmp_path / "a.pt", tmp_path / "b.pt")
+    first = _run(tmp_path / "b.pt")
     for _ in range(4):
         whole.update(0.0)
     for _ in range(2):
@@ -216,14 +220,14 @@ def test_a_run_that_was_cut_short_goes_on_with_the_same_bits(tmp_path: Path) -> 
     assert (second.step, second.scenes) == (2, 32)
     for _ in range(2):
         second.update(0.0)
-    ids = [run.tokens(["a flat drawing of a fire truck"])[0].tolist() for run in (first, second)]
-    assert ids[0] == ids[1]
-    if [*whole.ids.flatten().tolist()] == [*second.ids.flatten().tolist()]:
-        for a, b in zip(whole.parameters, second.parameters, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert torch.equal(whole.ids, second.ids)
+    # Sums of float32 may come in another order where memory lies otherwise.
     for name in ("models", "averaged"):
-        for a, b in zip(second.parts[name], first.parts[name], strict=True):
-            assert not torch.equal(next(a.parameters()), next(b.parameters()))
+        for one, other, before in zip(*(run.parts[name] for run in (whole, second, first)),
+                                      strict=True):  # fmt: skip
+            for a, b in zip(one.parameters(), other.parameters(), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            assert not torch.equal(next(other.parameters()), next(before.parameters()))
 
 
 def test_the_rates_fall_in_the_last_quarter(tmp_path: Path) -> None:
