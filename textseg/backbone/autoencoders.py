@@ -28,23 +28,28 @@ def factor_of(vae: Any) -> int:
     return 2 ** (len(config.get("encoder_block_out_channels") or config["block_out_channels"]) - 1)
 
 
-def encode(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+def encode(vae: Any, pixels: torch.Tensor, norm_eps: float | None = None) -> torch.Tensor:
     """Pixels (N, 3, H, W) in [-1, 1] to latents (N, C, h, w) float32: the posterior's mean, in the
-    size the network was trained on."""
+    size the network was trained on.
+
+    Args:
+        norm_eps: added to the variance of a batch norm over latents; None: what the autoencoder's
+            configuration says.
+    """
     encoded = vae.encode(_framed(vae, pixels.to(vae.dtype)))
     if "latent_dist" in encoded:
         latents = encoded.latent_dist.mean
     else:
         latents = encoded.latents if "latents" in encoded else encoded.latent
-    mean, deviation = _size(vae, latents.device)
+    mean, deviation = _size(vae, latents.device, norm_eps)
     if hasattr(vae, "bn"):
         return pixel_shuffle((pixel_unshuffle(latents.float(), 2) - mean) / deviation, 2)
     return (_still(latents.float()) - mean) / deviation
 
 
-def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+def decode(vae: Any, latents: torch.Tensor, norm_eps: float | None = None) -> torch.Tensor:
     """Undo `encode`: latents (N, C, h, w) to pixels (N, 3, H, W) float32, about in [-1, 1]."""
-    mean, deviation = _size(vae, latents.device)
+    mean, deviation = _size(vae, latents.device, norm_eps)
     if hasattr(vae, "bn"):
         latents = pixel_shuffle(pixel_unshuffle(latents, 2) * deviation + mean, 2)
     else:
@@ -52,12 +57,14 @@ def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return _still(vae.decode(_framed(vae, latents.to(vae.dtype))).sample.float())
 
 
-def _size(vae: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _size(
+    vae: Any, device: torch.device, norm_eps: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of raw latents, each broadcasting against (N, C, h, w)."""
     config = vae.config
     if hasattr(vae, "bn"):
         mean, variance = vae.bn.running_mean, vae.bn.running_var
-        deviation = torch.sqrt(variance + config["batch_norm_eps"])
+        deviation = torch.sqrt(variance + (norm_eps or config["batch_norm_eps"]))
     else:
         mean = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0])
         deviation = torch.tensor(config.get("latents_std") or [1.0])

@@ -13,11 +13,14 @@ from .flow import ToldByTokens
 
 
 class ErnieImage(ToldByTokens):
-    """The pipeline's own rewriting of prompts, by a second language model, is left out."""
+    """The pipeline's own rewriting of prompts, by a second language model, is left out. Its batch
+    norm over latents has the epsilon of training, as in the pipeline; what the published
+    autoencoder's configuration says is another's."""
 
     kind = ERNIE_IMAGE
     _packed = True
     _longest = 512
+    _norm_eps = 1e-5
 
     def _told(
         self, z: torch.Tensor, sigma: float, text: torch.Tensor, vector: torch.Tensor

@@ -77,6 +77,8 @@ class LatentModel(Backbone):
     """Numbers of the pooled text vector in an embedding."""
     _end_tokens = 1
     """Tokens that the tokenizer adds after a prompt."""
+    _norm_eps: float | None = None
+    """Epsilon of the batch norm over latents, where it is not the autoencoder's own."""
     _native_cells = 64
     """Latent cells along a side of the native size, where no configuration says."""
 
@@ -174,11 +176,12 @@ class LatentModel(Backbone):
             )
         pixels = torch.from_numpy(np.array(image)).to(self.device)
         pixels = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
-        return autoencoders.encode(self.vae, pixels)[0].contiguous()
+        return autoencoders.encode(self.vae, pixels, self._norm_eps)[0].contiguous()
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        pixels = autoencoders.decode(self.vae, latents[None].to(self.device, torch.float32))[0]
+        batch = latents[None].to(self.device, torch.float32)
+        pixels = autoencoders.decode(self.vae, batch, self._norm_eps)[0]
         pixels = ((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
         return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
