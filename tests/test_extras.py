@@ -17,9 +17,9 @@ import textseg
 from textseg.errors import InputError, MissingDependencyError, ModelError
 
 WITH_LORA = ("latent-unet", "sdxl", "sd3", "flux", "flux2-klein", "chroma", "aura-flow", "cogview4",
-             "qwen-image", "z-image", "ernie-image", "lumina2", "sana")  # fmt: skip
+             "qwen-image", "z-image", "ernie-image", "lumina2", "sana", "krea2")  # fmt: skip
 WITH_GGUF = ("sd3", "flux", "flux2-klein", "chroma", "aura-flow", "qwen-image", "z-image",
-             "ernie-image", "lumina2", "sana")  # fmt: skip
+             "ernie-image", "lumina2", "sana", "krea2")  # fmt: skip
 
 
 @pytest.mark.parametrize("family", WITH_LORA)

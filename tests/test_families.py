@@ -98,7 +98,7 @@ def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch
                "complex_human_instruction": None, "clean_caption": False,
                "enable_prompt_rewrite": False}  # fmt: skip
     name = type(pipe).__name__
-    if name.startswith("ZImage"):
+    if name.startswith(("ZImage", "Krea2")):
         options["guidance_scale"] = 0.0
     if name.startswith("SanaSprint"):
         options |= {"guidance_scale": 4.5, "intermediate_timesteps": None}
@@ -510,7 +510,8 @@ def test_guidance_and_few_steps_are_those_of_diffusers() -> None:
     for family in ALL:
         taken = inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters
         name = "guidance_scale" if family.name != "qwen-image" else "true_cfg_scale"
-        assert family.guidance == taken[name].default, family.name
+        more = family.name == "krea2"  # where guidance counts from 0
+        assert family.guidance == taken[name].default + more, family.name
         steps = taken["num_inference_steps"].default
         assert family.steps == (steps if steps < 10 else 0), family.name
 
@@ -525,6 +526,14 @@ def test_a_model_is_edited_with_the_guidance_it_was_made_for(tiny: Callable[[str
         assert made.get("guidance_scale", 7.5) == guidance and made.get("steps", 50) == steps
         told = {"edit": {"guidance_scale": 2.0}, "native_size": 64}
         assert edit_defaults(type(backbone)(tiny(family)[0], family, told)).guidance_scale == 2.0
+
+
+def test_a_folder_says_that_krea_2_is_distilled(folders: Callable[[str], Path]) -> None:
+    loaded: Any = textseg.load(folders("krea2-turbo"), device="cpu")
+    assert edit_defaults(loaded).guidance_scale == 1.0
+    assert loaded.calibration["generate"] == {"guidance_scale": 1.0, "steps": 8}
+    levels = flow_levels("krea2-turbo", loaded.scheduler.config).sigmas[:-1].flip(0)
+    torch.testing.assert_close(loaded._sigmas().float(), levels, rtol=1e-4, atol=1e-5)
 
 
 def test_a_finer_picture_is_hidden_by_more_noise(tiny: Callable[[str], Tiny]) -> None:

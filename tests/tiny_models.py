@@ -22,13 +22,13 @@ FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "sd3", "sd3-without
             "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
             "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
-            "longcat-image", "bria", "kandinsky5", "ernie-image")  # fmt: skip
+            "longcat-image", "bria", "kandinsky5", "ernie-image", "krea2")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
 FLOWS = ("sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
          "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
-         "ernie-image")  # fmt: skip
+         "ernie-image", "krea2")  # fmt: skip
 Tiny = tuple[Any, LatentModel]
 """A pipeline and the backbone over it."""
 T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
@@ -459,10 +459,17 @@ def language_model(kind: str, words: Any, width: int = 32, layers: int = 2) -> A
         "num_hidden_layers": layers, "num_attention_heads": 2, "num_key_value_heads": 2,
         "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "max_position_embeddings": 4096,
     }  # fmt: skip
-    if kind == "Qwen2_5_VLForConditionalGeneration":
+    if kind.startswith("Qwen3VL"):
+        rope = {"mrope_section": [3, 3, 2], "rope_type": "default"}
+        config: Any = transformers.Qwen3VLConfig(
+            text_config={**sizes, "rope_scaling": rope},
+            vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
+                           "out_hidden_size": width, "deepstack_visual_indexes": [0]},
+        )  # fmt: skip
+    elif kind == "Qwen2_5_VLForConditionalGeneration":
         text = {k: v for k, v in sizes.items() if k != "head_dim"}
         rope = {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"}
-        config: Any = transformers.Qwen2_5_VLConfig(
+        config = transformers.Qwen2_5_VLConfig(
             text_config={**text, "rope_scaling": rope},
             vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
                            "out_hidden_size": width, "fullatt_block_indexes": [0]},
@@ -500,15 +507,37 @@ def _qwen_image(words: Any, t5_words: Any) -> Any:
         patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16,
         num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
-    vae = d.AutoencoderKLQwenImage(
-        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
-        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 2.0, 0.8, 1.0],
-    )  # fmt: skip
     return d.QwenImagePipeline(
-        transformer=transformer, vae=vae,
+        transformer=transformer, vae=_qwen_autoencoder(),
         scheduler=flow_schedule(use_dynamic_shifting=True, max_shift=0.9, shift_terminal=0.02,
                                 max_image_seq_len=8192),
         **_language("Qwen2_5_VLForConditionalGeneration"),
+    )  # fmt: skip
+
+
+def _qwen_autoencoder() -> Any:
+    import diffusers as d
+
+    return d.AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 2.0, 0.8, 1.0],
+    )  # fmt: skip
+
+
+def _krea2(words: Any, t5_words: Any, distilled: bool = False) -> Any:
+    import diffusers as d
+
+    transformer = d.Krea2Transformer2DModel(
+        in_channels=16, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=32,
+        num_text_layers=2, text_num_attention_heads=2, text_num_key_value_heads=2,
+        text_intermediate_size=32, num_layerwise_text_blocks=1, num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    return d.Krea2Pipeline(
+        transformer=transformer, vae=_qwen_autoencoder(), is_distilled=distilled,
+        scheduler=flow_schedule(use_dynamic_shifting=True, max_image_seq_len=6400),
+        text_encoder_select_layers=(1, 2), **_language("Qwen3VLModel"),
     )  # fmt: skip
 
 
@@ -618,6 +647,8 @@ def flow_levels(family: str, config: Any) -> Any:
     mu: Any = None
     if dynamic and family == "cogview4":
         mu = cogview4_shift(4096, *(config[key] for key in (keys[0], *keys[2:])))
+    elif dynamic and family == "krea2-turbo":
+        mu = 1.15
     elif dynamic and family.startswith("flux2"):
         mu = compute_empirical_mu(4096, 50)
     elif dynamic:
@@ -658,6 +689,8 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "bria": _bria,
     "kandinsky5": _kandinsky5,
     "ernie-image": _ernie_image,
+    "krea2": _krea2,
+    "krea2-turbo": lambda words, t5_words: _krea2(words, t5_words, distilled=True),
     "sana-sprint": lambda words, t5_words: _sana(words, t5_words, sprint=True),
 }
 
@@ -669,14 +702,15 @@ def predicted(model: Any, prompt: str = "the dog") -> torch.Tensor:
 
 
 def write_gguf(network: torch.nn.Module, path: Path, architecture: str) -> Path:
-    """A network's weights in a GGUF file, matrices of whole blocks in 8 bits (Q8_0)."""
+    """A network's weights in a GGUF file, layers' of whole blocks in 8 bits (Q8_0)."""
     import gguf
     import numpy as np
 
     writer = gguf.GGUFWriter(path, architecture)
     for name, value in network.state_dict().items():
         array = value.numpy()
-        if array.ndim == 2 and array.shape[0] > 1 and array.shape[1] % 32 == 0:
+        layer = name.endswith("weight") and array.ndim == 2 and array.shape[0] > 1
+        if layer and array.shape[1] % 32 == 0:
             kind = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
         else:

@@ -27,6 +27,7 @@ class Family:
         also: other diffusers classes whose folders hold the same.
         optional: text encoders that a folder may do without.
         arguments: what diffusers' pipeline is made with beside its parts.
+        settings: keys of `model_index.json` that the pipeline is made with, where they are there.
         bare: whether the parts are used without a pipeline, and are put into a
             `StableDiffusionPipeline` only to load LoRAs or words into them.
         mark: a key of the denoiser's config that, among the families of the same networks, only
@@ -45,6 +46,7 @@ class Family:
     also: tuple[str, ...] = ()
     optional: frozenset[str] = field(default_factory=frozenset)
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
     bare: bool = False
     mark: str = ""
     guidance: float = 7.5
@@ -98,7 +100,7 @@ SDXL = Family(
      "text_encoder_2": _CLIP_PROJECTED},
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS},
     ("sdxl", "LatentUNetXL"), ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLPAGPipeline"),
-    arguments={"add_watermarker": False},
+    arguments={"add_watermarker": False}, settings=("force_zeros_for_empty_prompt",),
     guidance=5.0,
 )  # fmt: skip
 SD3 = Family(
@@ -258,6 +260,15 @@ SANA_SPRINT = replace(
     backbone=("sana", "SanaSprint"), also=("SanaSprintImg2ImgPipeline",),
     steps=2,
 )  # fmt: skip
+KREA2 = Family(
+    "krea2", "Krea 2", "Krea2Pipeline", "transformer",
+    {"transformer": "Krea2Transformer2DModel", "vae": "AutoencoderKLQwenImage",
+     "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("krea2", "Krea2"),
+    settings=("text_encoder_select_layers", "is_distilled"),
+    guidance=5.5,
+)  # fmt: skip
 
 SAMPLED = {"AutoencoderKL": "diffusers",
            "SemanticAutoencoder": f"{__package__}.semantic_autoencoder"}  # fmt: skip
@@ -268,7 +279,8 @@ AUTOENCODERS = SAMPLED | dict.fromkeys(
 )
 ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
        BRIA, PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4, KANDINSKY5,
-       QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT)  # fmt: skip
+       QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT,
+       KREA2)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(family.title for family in ALL)

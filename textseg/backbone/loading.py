@@ -227,9 +227,7 @@ def _load_parts(
     if scheduler is None or not hasattr(scheduler, "set_timesteps"):
         raise ModelError(f"{folder} has an unknown scheduler {config.get('_class_name')!r}")
     parts["scheduler"] = scheduler.from_config(config)
-    if "force_zeros_for_empty_prompt" in index:
-        parts["force_zeros_for_empty_prompt"] = bool(index["force_zeros_for_empty_prompt"])
-    return parts
+    return parts | {key: index[key] for key in family.settings if key in index}
 
 
 def _assemble(family: Family, parts: dict[str, Any], to_change: bool) -> Any:
