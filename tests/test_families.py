@@ -178,7 +178,7 @@ def raw_clean(family: str, pipe: Any, x: torch.Tensor, t: int, a: float, prompt:
             ).sample
             u = pipe._unpack_latents(out, h * 8, w * 8, 8)
         return z - sigma * u
-    if family in ("pixart-alpha", "hunyuan-dit", "cogview3-plus"):
+    if family in ("pixart-alpha", "hunyuan-dit", "cogview3-plus", "kolors"):
         eps = said_by_pipeline(pipe, x, t, prompt)
     elif family == "pixart-sigma":
         tokens = pipe.tokenizer(prompt, padding="max_length", max_length=300, return_tensors="pt")

@@ -67,7 +67,7 @@ def test_networks_that_want_more_than_text_are_refused(tiny: Callable[[str], Tin
         type(tiny("pixart-sigma")[1])(pipe)
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "pixart-sigma"])
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "pixart-sigma", "kolors"])
 def test_every_missing_or_cut_file_is_named(
     family: str, folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -75,7 +75,8 @@ def test_every_missing_or_cut_file_is_named(
     kind = find_family(whole)
     files = [f"{part}/{stem}.safetensors" for part, stem in kind.weights.items()]
     files += [f"{part}/config.json" for part in kind.networks]
-    files += [f"{part}/tokenizer.json" for part in kind.tokenizers]
+    words = "tokenizer.model" if family == "kolors" else "tokenizer.json"
+    files += [f"{part}/{words}" for part in kind.tokenizers]
     files += ["scheduler/scheduler_config.json"]
     folder = shutil.copytree(whole, tmp_path / "m")
     for name in files:
@@ -112,6 +113,10 @@ def test_tampered_folders_are_refused(folders: Callable[[str], Path], tmp_path: 
     with pytest.raises(ModelError, match="asks for code of its own, which is never run"):
         textseg.load(folder)
     (folder / "unet/config.json").write_text(json.dumps(config))
+    # ChatGLM3's own configuration does, and is read by diffusers' class all the same.
+    told = shutil.copytree(folders("kolors"), tmp_path / "k") / "text_encoder/config.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"auto_map": {"x": "evil.Y"}}))
+    assert textseg.load(told.parent.parent, device="cpu").family == "kolors"
     weights = folder / "unet/diffusion_pytorch_model.safetensors"
     for outside in ("../../other.safetensors", "/etc/passwd", "evil.bin"):
         (folder / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(

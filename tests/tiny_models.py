@@ -6,7 +6,9 @@ channels) and text encoders of one or two narrow layers.
 
 from __future__ import annotations
 
+import io
 import json
+import string
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -18,8 +20,8 @@ import torch
 
 from textseg.backbone.latent import LatentModel
 
-FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "sd3", "sd3-without-t5", "sd3.5",
-            "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
+FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "kolors", "sd3", "sd3-without-t5",
+            "sd3.5", "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
             "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
             "longcat-image", "bria", "kandinsky5", "ernie-image", "krea2")  # fmt: skip
@@ -180,6 +182,43 @@ def _xl(words: Any, t5_words: Any, **options: Any) -> Any:
         scheduler=diffusion_schedule("EulerDiscreteScheduler", steps_offset=1),
         add_watermarker=False,
     )  # fmt: skip
+
+
+def _kolors(words: Any, t5_words: Any) -> Any:
+    from diffusers import KolorsPipeline
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+
+    glm_words = chatglm_tokenizer(Path(t5_words.name_or_path))
+    encoder: Any = ChatGLMModel(ChatGLMConfig(
+        num_layers=2, padded_vocab_size=len(glm_words), hidden_size=32, ffn_hidden_size=32,
+        kv_channels=8, num_attention_heads=4, seq_length=256, multi_query_attention=True,
+        multi_query_group_num=2, add_qkv_bias=True, original_rope=True,
+    ))  # fmt: skip
+    for parameter in encoder.parameters():
+        parameter.data.normal_(std=0.2)
+    network = unet(
+        encoder_hid_dim=32, encoder_hid_dim_type="text_proj", addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=32 + 6 * 8,
+    )  # fmt: skip
+    return KolorsPipeline(
+        vae=autoencoder(4), text_encoder=encoder, tokenizer=glm_words, unet=network,
+        scheduler=diffusion_schedule(beta_end=0.014, clip_sample=False, steps_offset=1),
+    )  # fmt: skip
+
+
+def chatglm_tokenizer(folder: Path) -> Any:
+    """ChatGLM3's, over pieces of `T5_WORDS`; it goes on reading its file."""
+    from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
+    from sentencepiece import SentencePieceTrainer
+
+    pieces = io.BytesIO()
+    SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
+        sentence_iterator=iter([" ".join(T5_WORDS), string.ascii_lowercase]), model_writer=pieces,
+        vocab_size=60, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    file = folder / "tokenizer.model"
+    file.write_bytes(pieces.getvalue())
+    return ChatGLMTokenizer(str(file))
 
 
 def _mmdit(words: Any, t5_words: Any, with_t5: bool = True, **options: Any) -> Any:
@@ -663,6 +702,7 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "lcm": _consistency,
     "sdxl": _xl,
     "sdxl-lcm": lambda words, t5_words: _xl(words, t5_words, time_cond_proj_dim=12),
+    "kolors": _kolors,
     "sd3": _mmdit,
     "sd3-without-t5": lambda words, t5_words: _mmdit(words, t5_words, with_t5=False),
     "sd3.5": lambda words, t5_words: _mmdit(

@@ -103,6 +103,13 @@ SDXL = Family(
     arguments={"add_watermarker": False}, settings=("force_zeros_for_empty_prompt",),
     guidance=5.0,
 )  # fmt: skip
+KOLORS = Family(
+    "kolors", "Kolors", "KolorsPipeline", "unet",
+    {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "ChatGLMModel"},
+    {"tokenizer": "ChatGLMTokenizer"},
+    ("kolors", "Kolors"), ("KolorsImg2ImgPipeline", "KolorsPAGPipeline"),
+    guidance=5.0,
+)  # fmt: skip
 SD3 = Family(
     "sd3", "Stable Diffusion 3 and 3.5", "StableDiffusion3Pipeline", "transformer",
     {"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL",
@@ -270,6 +277,10 @@ KREA2 = Family(
     guidance=5.5,
 )  # fmt: skip
 
+ELSEWHERE: Mapping[str, str] = dict.fromkeys(
+    ("ChatGLMModel", "ChatGLMTokenizer"), "diffusers.pipelines.kolors"
+)
+"""Text encoders and tokenizers that are not of transformers -> module."""
 SAMPLED = {"AutoencoderKL": "diffusers",
            "SemanticAutoencoder": f"{__package__}.semantic_autoencoder"}  # fmt: skip
 """Autoencoders that encode to a distribution, as most diffusers pipelines expect -> module."""
@@ -277,7 +288,7 @@ AUTOENCODERS = SAMPLED | dict.fromkeys(
     ("AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage"),
     "diffusers",
 )
-ALL = (LATENT_UNET, CONSISTENCY, SDXL, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
+ALL = (LATENT_UNET, CONSISTENCY, SDXL, KOLORS, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
        BRIA, PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4, KANDINSKY5,
        QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT,
        KREA2)  # fmt: skip

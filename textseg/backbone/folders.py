@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .families import ALL, BY_PIPELINE, SUPPORTED, Family, refusal
+from .families import ALL, BY_PIPELINE, ELSEWHERE, SUPPORTED, Family, refusal
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
@@ -77,7 +77,8 @@ def survey_model(
     problems: list[ModelError] = []
 
     def check_config(part: str) -> None:
-        if "auto_map" in read_json(folder / part / "config.json", folder):
+        told = read_json(folder / part / "config.json", folder)
+        if "auto_map" in told and family.networks[part] not in ELSEWHERE:
             raise ModelError(f"{folder / part} asks for code of its own, which is never run")
 
     def check_finished(part: str) -> None:
@@ -277,6 +278,7 @@ def _check_tokenizer(folder: Path, kind: str) -> None:
         if not any((folder / name).is_file() for name in lone):
             raise ModelError(f"{folder / 'tokenizer.json'} is missing; the model is incomplete")
         return
-    for name in ("spiece.model",) if kind.startswith("T5") else ("vocab.json", "merges.txt"):
+    files = {"T5": ("spiece.model",), "Ch": ("tokenizer.model",)}
+    for name in files.get(kind[:2], ("vocab.json", "merges.txt")):
         if not (folder / name).is_file():
             raise ModelError(f"{folder / name} is missing; the model is incomplete")

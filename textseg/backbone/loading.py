@@ -29,7 +29,7 @@ from .extras import (
     need,
     to_eight_bit,
 )
-from .families import ANY, AUTOENCODERS, BY_PIPELINE, LATENT_UNET, Family
+from .families import ANY, AUTOENCODERS, BY_PIPELINE, ELSEWHERE, LATENT_UNET, Family
 from .folders import check_model, check_weights_file, find_family, read_calibration, read_json
 from .latent import LatentModel, pick_device, pick_dtype
 from .lean import load_lean
@@ -201,7 +201,8 @@ def _load_parts(
             network = getattr(diffusers, kind)
             parts[part] = denoiser_from_file(network, beside.transformer, folder / part, dtype)
             continue
-        library: Any = transformers if part.startswith("text_encoder") else diffusers
+        reads_text = part.startswith("text_encoder")
+        library: Any = transformers if reads_text else diffusers
         if part == "vae":
             kind = read_json(folder / part / "config.json", folder).get("_class_name", kind)
             if kind not in AUTOENCODERS:
@@ -209,19 +210,20 @@ def _load_parts(
             library = importlib.import_module(AUTOENCODERS[kind])
         if kind == ANY:
             kind = _named(index, part, folder)
+        elif kind in ELSEWHERE:
+            library = importlib.import_module(ELSEWHERE[kind])
         precision = torch.float32 if part == "vae" else dtype
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True,
                                    "variant": variants[part]}  # fmt: skip
-        options["dtype" if library is transformers else "torch_dtype"] = precision
+        options["dtype" if reads_text else "torch_dtype"] = precision
         parts[part] = getattr(library, kind).from_pretrained(folder / part, **options)
         untouched = not (beside.lora or beside.embedding or beside.quantize)
         if beside.offload == "disk" and part != "vae" and untouched:
             # Before the next part is loaded, so that one part at a time is held.
             to_disk(parts[part].eval().requires_grad_(False), device)
     for part, kind in family.tokenizers.items():
-        parts[part] = getattr(transformers, kind).from_pretrained(
-            folder / part, local_files_only=True
-        )
+        library = importlib.import_module(ELSEWHERE.get(kind, "transformers"))
+        parts[part] = getattr(library, kind).from_pretrained(folder / part, local_files_only=True)
     config = read_json(folder / "scheduler" / "scheduler_config.json", folder)
     scheduler: Any = getattr(diffusers, str(config.get("_class_name")), None)
     if scheduler is None or not hasattr(scheduler, "set_timesteps"):

@@ -28,7 +28,7 @@ class LatentUNetXL(UNetModel):
     _told = frozenset({"addition_embed_type", "time_cond_proj_dim"})
 
     def _configure(self) -> None:
-        self._pooled = int(self.pipe.text_encoder_2.config.projection_dim)
+        self._pooled = self._pooled_width()
         if self.unet.config.get("time_cond_proj_dim") is not None:
             self.distilled_guidance = 3.0
 
@@ -56,6 +56,9 @@ class LatentUNetXL(UNetModel):
     def _text_width(self) -> int:
         return self.text_encoder.config.hidden_size + self.pipe.text_encoder_2.config.hidden_size
 
+    def _pooled_width(self) -> int:
+        return int(self.pipe.text_encoder_2.config.projection_dim)
+
     def _check_parts(self) -> None:
         kind = self.unet.config.get("addition_embed_type")
         if kind != "text_time":
@@ -65,7 +68,7 @@ class LatentUNetXL(UNetModel):
             )
         wanted = self.unet.config["projection_class_embeddings_input_dim"]
         given = 6 * self.unet.config["addition_time_embed_dim"]
-        given += self.pipe.text_encoder_2.config.projection_dim
+        given += self._pooled_width()
         if wanted != given:
             raise ModelError(
                 f"{self.name!r} has a UNet for size and text conditions of {wanted} numbers where "

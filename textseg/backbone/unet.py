@@ -153,9 +153,10 @@ class UNetModel(LatentModel):
         for key in _FURTHER_INPUTS:
             if unet.get(key) is not None and key not in self._told:
                 raise ModelError(f"{self.name!r} has a UNet with {key}, which is not supported")
-        if unet.get("cross_attention_dim") != self._text_width():
+        wanted = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim")
+        if wanted != self._text_width():
             raise ModelError(
                 f"{self.name!r} has a text encoder of width {self._text_width()} "
-                f"where its UNet takes {unet.get('cross_attention_dim')}"
+                f"where its UNet takes {wanted}"
             )
         self._check_schedule()
