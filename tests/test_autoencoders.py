@@ -44,3 +44,16 @@ def test_ernies_batch_norm_has_the_epsilon_of_its_pipeline(
     seen = pipe.vae.encode(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1)
     expected = pixel_shuffle((pixel_unshuffle(seen.latent_dist.mean, 2) - mean) / deviation, 2)
     torch.testing.assert_close(model.encode(image), expected[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_kandinsky_3s_latents_are_movqs_own(tiny: Callable[[str], Tiny]) -> None:
+    pipe, backbone = tiny("kandinsky3")
+    assert pipe.movq.config.scaling_factor != 1  # which its pipeline leaves out
+    latents = torch.randn(4, 6, 8)
+    pixels = pipe.movq.decode(latents[None], force_not_quantize=True).sample[0]
+    expected = np.clip((pixels.permute(1, 2, 0).numpy() + 1) * 127.5, 0, 255)
+    np.testing.assert_allclose(backbone.decode(latents), expected, atol=0.51)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    seen = pipe.movq.encode(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1)
+    torch.testing.assert_close(backbone.encode(image), seen.latents[0], rtol=1e-4, atol=1e-5)

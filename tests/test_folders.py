@@ -23,7 +23,7 @@ from textseg.errors import ModelError
 def test_unsupported_pipelines_get_one_line(folders: Callable[[str], Path], tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
-    for name in ("KolorsPipeline", "FluxFillPipeline", "WanPipeline", None, ["x"]):
+    for name in ("OmniGenPipeline", "FluxFillPipeline", "WanPipeline", None, ["x"]):
         (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
         with pytest.raises(ModelError) as error:
             textseg.load(folder)

@@ -110,8 +110,8 @@ def test_bad_names(home: Path, tmp_path: Path) -> None:
 
 def test_other_families_are_refused(broken: Path) -> None:
     index = broken / "model_index.json"
-    index.write_text(json.dumps({"_class_name": "KolorsPipeline"}))
-    with pytest.raises(ModelError, match="KolorsPipeline; supported families: Stable Diffusion"):
+    index.write_text(json.dumps({"_class_name": "OmniGenPipeline"}))
+    with pytest.raises(ModelError, match="OmniGenPipeline; supported families: Stable Diffusion"):
         load(broken)
     index.write_text("{")
     with pytest.raises(ModelError, match="cannot be read"):
@@ -210,16 +210,16 @@ def test_a_missing_shard_is_named(broken: Path) -> None:
 def test_list_models(home: Path, tiny_folder: Path, broken: Path) -> None:
     assert registry.list_models() == []
     shutil.copytree(tiny_folder, home / "package" / "mini")
-    (broken / "model_index.json").write_text(json.dumps({"_class_name": "KolorsPipeline"}))
-    shutil.move(broken, home / "home" / "models" / "big--kolors")
+    (broken / "model_index.json").write_text(json.dumps({"_class_name": "OmniGenPipeline"}))
+    shutil.move(broken, home / "home" / "models" / "big--omni")
     put_in_cache(home, "someone/tiny", tiny_folder)
     (home / "hub" / "models--someone--bert" / "snapshots" / "x").mkdir(parents=True)
-    mini, kolors, tiny = registry.list_models()
+    mini, omni, tiny = registry.list_models()
     assert (mini.name, mini.family, mini.complete, mini.problem) == (
         "mini", "latent-unet", True, "",
     )  # fmt: skip
     assert mini.size == sum(p.stat().st_size for p in tiny_folder.rglob("*") if p.is_file())
-    assert (kolors.name, kolors.family, kolors.complete) == ("big/kolors", "KolorsPipeline", False)
+    assert (omni.name, omni.family, omni.complete) == ("big/omni", "OmniGenPipeline", False)
     assert (tiny.name, tiny.complete, tiny.size) == ("someone/tiny", True, mini.size)
 
 

@@ -23,7 +23,7 @@ from textseg.backbone.latent import LatentModel
 FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "kolors", "sd3", "sd3-without-t5",
             "sd3.5", "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
-            "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
+            "kandinsky3", "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
             "longcat-image", "bria", "kandinsky5", "ernie-image", "krea2")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
@@ -132,9 +132,9 @@ def build(family: str, clip_tokenizer: Any, folder: Path, seed: int = 0) -> Any:
     return pipe
 
 
-def _wake(transformer: torch.nn.Module) -> None:
-    """Give transformers' weights a size at which text and time matter: several start at zero."""
-    for parameter in transformer.parameters():
+def _wake(network: torch.nn.Module) -> None:
+    """Give weights a size at which text and time matter: several start at zero."""
+    for parameter in network.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=parameter[0].numel() ** -0.5)
         else:
@@ -409,6 +409,28 @@ def _bria(words: Any, t5_words: Any) -> Any:
 
     parts = _flux_kin("Bria") | {"scheduler": flow_schedule(shift=3.0)}
     return BriaPipeline(**parts, text_encoder=t5(t5_words, 32), tokenizer=t5_words)
+
+
+def _kandinsky3(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    network = d.Kandinsky3UNet(
+        time_embedding_dim=16, groups=2, attention_head_dim=4, layers_per_block=2,
+        block_out_channels=(8, 16), cross_attention_dim=16, encoder_hid_dim=32,
+    )  # fmt: skip
+    _wake(network.requires_grad_(False))
+    movq = d.VQModel(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32,) * 4, norm_num_groups=4, latent_channels=4, norm_type="spatial",
+        num_vq_embeddings=16,
+    )  # fmt: skip
+    return d.Kandinsky3Pipeline(
+        tokenizer=t5_words,
+        text_encoder=t5(t5_words, 32),
+        unet=network,
+        movq=movq,
+        scheduler=d.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+    )
 
 
 def _kandinsky5(words: Any, t5_words: Any) -> Any:
@@ -727,6 +749,7 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "ovis-image": _ovis_image,
     "longcat-image": _longcat_image,
     "bria": _bria,
+    "kandinsky3": _kandinsky3,
     "kandinsky5": _kandinsky5,
     "ernie-image": _ernie_image,
     "krea2": _krea2,

@@ -1,8 +1,9 @@
 """What an autoencoder's latents are to the network: one still image in, numbers of unit size out.
 
 Autoencoders differ in how they say the size of their latents: one factor and one shift (Stable
-Diffusion, Flux.1), a mean and a standard deviation per channel (Qwen-Image, Wan), or the running
-statistics of a batch norm over blocks of 2 x 2 cells (Flux.2). Those of video take one frame.
+Diffusion, Flux.1), a mean and a standard deviation per channel (Qwen-Image, Wan), the running
+statistics of a batch norm over blocks of 2 x 2 cells (Flux.2), or not at all (Kandinsky 3, whose
+codebook is left out). Those of video take one frame.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def decode(vae: Any, latents: torch.Tensor, norm_eps: float | None = None) -> to
         latents = pixel_shuffle(pixel_unshuffle(latents, 2) * deviation + mean, 2)
     else:
         latents = latents * deviation + mean
-    return _still(vae.decode(_framed(vae, latents.to(vae.dtype))).sample.float())
+    options = {"force_not_quantize": True} if _has_codebook(vae) else {}
+    return _still(vae.decode(_framed(vae, latents.to(vae.dtype)), **options).sample.float())
 
 
 def _size(
@@ -65,11 +67,17 @@ def _size(
     if hasattr(vae, "bn"):
         mean, variance = vae.bn.running_mean, vae.bn.running_var
         deviation = torch.sqrt(variance + (norm_eps or config["batch_norm_eps"]))
+    elif _has_codebook(vae):  # its pipelines leave out the factor in its configuration
+        mean, deviation = torch.zeros(1), torch.ones(1)
     else:
         mean = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0])
         deviation = torch.tensor(config.get("latents_std") or [1.0])
         deviation = deviation / (config.get("scaling_factor") or 1.0)
     return mean.float().to(device).view(-1, 1, 1), deviation.float().to(device).view(-1, 1, 1)
+
+
+def _has_codebook(vae: Any) -> bool:
+    return vae.config.get("num_vq_embeddings") is not None
 
 
 def _framed(vae: Any, images: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 NETWORK, TEXT = "diffusion_pytorch_model", "model"
+AUTOENCODER_PARTS = ("vae", "movq")
+"""Names that pipelines give the part between pixels and latents."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Family:
             `StableDiffusionPipeline` only to load LoRAs or words into them.
         mark: a key of the denoiser's config that, among the families of the same networks, only
             this one sets; folders of either are in use under either's pipeline.
-        guidance: the guidance scale of its pipeline in diffusers.
+        guidance: the guidance scale of its pipeline in diffusers, where 1 is none.
         steps: the steps of its pipeline in diffusers, where it is made for a few; else 0.
     """
 
@@ -51,6 +53,11 @@ class Family:
     mark: str = ""
     guidance: float = 7.5
     steps: int = 0
+
+    @property
+    def autoencoder(self) -> str:
+        """The part between pixels and latents."""
+        return next(part for part in AUTOENCODER_PARTS if part in self.networks)
 
     @property
     def weights(self) -> dict[str, str]:
@@ -198,6 +205,13 @@ BRIA = Family(
     ("flux_kin", "Bria"),
     guidance=5.0,
 )  # fmt: skip
+KANDINSKY3 = Family(
+    "kandinsky3", "Kandinsky 3", "Kandinsky3Pipeline", "unet",
+    {"unet": "Kandinsky3UNet", "movq": "VQModel", "text_encoder": _T5},
+    {"tokenizer": _T5_WORDS},
+    ("kandinsky3", "Kandinsky3"), ("Kandinsky3Img2ImgPipeline",),
+    guidance=4.0,
+)  # fmt: skip
 KANDINSKY5 = Family(
     "kandinsky5", "Kandinsky 5 image", "Kandinsky5T2IPipeline", "transformer",
     {"transformer": "Kandinsky5Transformer3DModel", "vae": "AutoencoderKL", "text_encoder": ANY,
@@ -285,12 +299,12 @@ SAMPLED = {"AutoencoderKL": "diffusers",
            "SemanticAutoencoder": f"{__package__}.semantic_autoencoder"}  # fmt: skip
 """Autoencoders that encode to a distribution, as most diffusers pipelines expect -> module."""
 AUTOENCODERS = SAMPLED | dict.fromkeys(
-    ("AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage"),
+    ("AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage", "VQModel"),
     "diffusers",
 )
 ALL = (LATENT_UNET, CONSISTENCY, SDXL, KOLORS, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
-       BRIA, PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4, KANDINSKY5,
-       QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT,
+       BRIA, PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4, KANDINSKY3,
+       KANDINSKY5, QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT,
        KREA2)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""

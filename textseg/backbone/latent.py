@@ -101,7 +101,8 @@ class LatentModel(Backbone):
                 raise ModelError(f"pipeline must have a {part}, got a {type(pipe).__name__}")
         self.pipe: Any = pipe
         self.name, self.family = name, self.kind.name
-        unet, vae, scheduler = getattr(pipe, self.kind.denoiser), pipe.vae, pipe.scheduler
+        unet, vae = (getattr(pipe, part) for part in (self.kind.denoiser, self.kind.autoencoder))
+        scheduler = pipe.scheduler
         self.unet: Any = unet
         self.vae: Any = vae
         self.text_encoder: Any = pipe.text_encoder

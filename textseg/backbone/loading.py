@@ -158,7 +158,7 @@ def _finish(
         network.eval().requires_grad_(False)
         if on_disk(network):
             continue
-        if part == "vae":
+        if part == family.autoencoder:
             torch.nn.Module.to(network, torch.float32)
         elif not (gguf and part == family.denoiser) and getattr(network, "dtype", None) != what:
             # Else parts that a network keeps in float32 would lose their precision.
@@ -203,7 +203,7 @@ def _load_parts(
             continue
         reads_text = part.startswith("text_encoder")
         library: Any = transformers if reads_text else diffusers
-        if part == "vae":
+        if part == family.autoencoder:
             kind = read_json(folder / part / "config.json", folder).get("_class_name", kind)
             if kind not in AUTOENCODERS:
                 raise ModelError(f"{folder} has a {kind}; supported are {', '.join(AUTOENCODERS)}")
@@ -212,13 +212,13 @@ def _load_parts(
             kind = _named(index, part, folder)
         elif kind in ELSEWHERE:
             library = importlib.import_module(ELSEWHERE[kind])
-        precision = torch.float32 if part == "vae" else dtype
+        precision = torch.float32 if part == family.autoencoder else dtype
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True,
                                    "variant": variants[part]}  # fmt: skip
         options["dtype" if reads_text else "torch_dtype"] = precision
         parts[part] = getattr(library, kind).from_pretrained(folder / part, **options)
         untouched = not (beside.lora or beside.embedding or beside.quantize)
-        if beside.offload == "disk" and part != "vae" and untouched:
+        if beside.offload == "disk" and part != family.autoencoder and untouched:
             # Before the next part is loaded, so that one part at a time is held.
             to_disk(parts[part].eval().requires_grad_(False), device)
     for part, kind in family.tokenizers.items():

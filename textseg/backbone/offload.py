@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .families import AUTOENCODER_PARTS
+
 
 def offload(networks: Mapping[str, torch.nn.Module], where: torch.device, how: str) -> None:
     """Keep networks out of a device's memory until they are at work.
@@ -29,7 +31,7 @@ def offload(networks: Mapping[str, torch.nn.Module], where: torch.device, how: s
         if how == "layer":
             # Hooks move what a layer's submodules hold, not what the top holds itself.
             cpu_offload(network, where, offload_buffers=bool(network._parameters))
-        elif part == "vae":
+        elif part in AUTOENCODER_PARTS:
             torch.nn.Module.to(network, where)
         elif not on_disk(network):
             to_disk(network, where)

@@ -163,12 +163,17 @@ def _layout(path: Path) -> str:
 def _print_weights(parts: dict[str, Counter[str]]) -> None:
     """Each part's numbers and dtype, and what all take in memory: the autoencoder always in 32
     bits."""
+    from ..backbone.families import AUTOENCODER_PARTS
+
     width = max(map(len, parts))
     for part, numbers in parts.items():
         total, dtypes = sum(numbers.values()), ", ".join(sorted(numbers))
         print(f"  {part:{width}}  {total / 1e6:10.1f} million numbers  {dtypes}")
     half, full = (
-        sum(sum(n.values()) * (4 if part == "vae" else each) for part, n in parts.items())
+        sum(
+            sum(n.values()) * (4 if part in AUTOENCODER_PARTS else each)
+            for part, n in parts.items()
+        )
         for each in (2, 4)
     )
     print(f"  memory for the weights: {_size(half)} in 16 bits (the default on cuda), "
