@@ -1,7 +1,7 @@
 """Weights of tiny pipelines under the names that the original single-file checkpoints use.
 
 Written from the original code bases: CompVis and Stability AI's generative-models for the UNets,
-open_clip, sd3-ref (`mmdit.py`) and Black Forest Labs' flux (`model.py`, `layers.py`).
+open_clip; `transformer_layouts` for transformers.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-
-Weights = dict[str, torch.Tensor]
+from transformer_layouts import TRANSFORMERS, Weights
 
 
 def checkpoint(family: str, pipe: Any) -> Weights:
@@ -30,15 +29,19 @@ def checkpoint(family: str, pipe: Any) -> Weights:
     elif family.startswith("sd3"):
         eye = torch.eye(len(pipe.text_encoder.text_projection.weight))
         assert torch.equal(pipe.text_encoder.text_projection.weight, eye), "as in Stability's"
-        out |= _prefixed("model.diffusion_model.", mmdit(pipe.transformer))
+        out |= _prefixed("model.diffusion_model.", TRANSFORMERS["sd3"](pipe.transformer))
         out |= _prefixed("text_encoders.clip_l.transformer.", clip(pipe.text_encoder))
         out |= _prefixed("text_encoders.clip_g.transformer.", clip(pipe.text_encoder_2))
         if pipe.text_encoder_3 is not None:
             out |= _t5(pipe.text_encoder_3, twice=False)
     else:
-        out |= _prefixed("model.diffusion_model.", flux(pipe.transformer))
-        out |= _prefixed("text_encoders.clip_l.transformer.", clip(pipe.text_encoder))
-        out |= _t5(pipe.text_encoder_2, twice=True)
+        kind = family.removesuffix("-schnell")
+        out |= _prefixed("model.diffusion_model.", TRANSFORMERS[kind](pipe.transformer))
+        if kind == "flux":
+            out |= _prefixed("text_encoders.clip_l.transformer.", clip(pipe.text_encoder))
+            out |= _t5(pipe.text_encoder_2, twice=True)
+        elif kind == "chroma":
+            out |= _t5(pipe.text_encoder, twice=True)
     return {name: value.clone().contiguous() for name, value in out.items()}
 
 
@@ -142,109 +145,4 @@ def autoencoder(network: Any) -> Weights:
             if "attn_1" in new:
                 new = new.replace(f"attn_1.{ours}", f"attn_1.{theirs}")
         out[new] = value
-    return out
-
-
-def mmdit(network: Any) -> Weights:
-    """sd3-ref's MMDiT; the last modulation of text and image is (shift, scale) there."""
-    top = {
-        "pos_embed.proj": "x_embedder.proj", "context_embedder": "context_embedder",
-        "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
-        "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
-        "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
-        "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
-        "proj_out": "final_layer.linear", "norm_out.linear": "final_layer.adaLN_modulation.1",
-    }  # fmt: skip
-    block = {
-        "norm1.linear": "x_block.adaLN_modulation.1",
-        "norm1_context.linear": "context_block.adaLN_modulation.1",
-        "attn.to_out.0": "x_block.attn.proj", "attn.to_add_out": "context_block.attn.proj",
-        "attn.norm_q": "x_block.attn.ln_q", "attn.norm_k": "x_block.attn.ln_k",
-        "attn.norm_added_q": "context_block.attn.ln_q",
-        "attn.norm_added_k": "context_block.attn.ln_k",
-        "attn2.to_out.0": "x_block.attn2.proj", "attn2.norm_q": "x_block.attn2.ln_q",
-        "attn2.norm_k": "x_block.attn2.ln_k",
-        "ff.net.0.proj": "x_block.mlp.fc1", "ff.net.2": "x_block.mlp.fc2",
-        "ff_context.net.0.proj": "context_block.mlp.fc1",
-        "ff_context.net.2": "context_block.mlp.fc2",
-    }  # fmt: skip
-    joined = {
-        "attn.to_{}": "x_block.attn.qkv", "attn.add_{}_proj": "context_block.attn.qkv",
-        "attn2.to_{}": "x_block.attn2.qkv",
-    }  # fmt: skip
-    last = len(network.transformer_blocks) - 1
-    swapped = ("norm_out.linear", f"transformer_blocks.{last}.norm1_context.linear")
-    state = network.state_dict()
-    out = _renamed(state, top, {"transformer_blocks": ("joint_blocks", block, joined)}, swapped)
-    return out | {"pos_embed": state["pos_embed.pos_embed"]}
-
-
-def flux(network: Any) -> Weights:
-    """Black Forest Labs' Flux; the last modulation is (shift, scale) there, and the single blocks'
-    query, key, value and first feed-forward layer are one matrix."""
-    top = {
-        "x_embedder": "img_in", "context_embedder": "txt_in", "proj_out": "final_layer.linear",
-        "norm_out.linear": "final_layer.adaLN_modulation.1",
-    }  # fmt: skip
-    for ours, theirs in (
-        ("timestep", "time_in"),
-        ("text", "vector_in"),
-        ("guidance", "guidance_in"),
-    ):
-        top[f"time_text_embed.{ours}_embedder.linear_1"] = f"{theirs}.in_layer"
-        top[f"time_text_embed.{ours}_embedder.linear_2"] = f"{theirs}.out_layer"
-    double = {
-        "norm1.linear": "img_mod.lin", "norm1_context.linear": "txt_mod.lin",
-        "attn.norm_q": "img_attn.norm.query_norm", "attn.norm_k": "img_attn.norm.key_norm",
-        "attn.norm_added_q": "txt_attn.norm.query_norm",
-        "attn.norm_added_k": "txt_attn.norm.key_norm",
-        "attn.to_out.0": "img_attn.proj", "attn.to_add_out": "txt_attn.proj",
-        "ff.net.0.proj": "img_mlp.0", "ff.net.2": "img_mlp.2",
-        "ff_context.net.0.proj": "txt_mlp.0", "ff_context.net.2": "txt_mlp.2",
-    }  # fmt: skip
-    single = {
-        "norm.linear": "modulation.lin", "proj_out": "linear2",
-        "attn.norm_q": "norm.query_norm", "attn.norm_k": "norm.key_norm",
-    }  # fmt: skip
-    blocks = {
-        "transformer_blocks": (
-            "double_blocks", double,
-            {"attn.to_{}": "img_attn.qkv", "attn.add_{}_proj": "txt_attn.qkv"},
-        ),
-        "single_transformer_blocks": ("single_blocks", single, {"attn.to_{}": "linear1"}),
-    }  # fmt: skip
-    state = network.state_dict()
-    out = _renamed(state, top, blocks, ("norm_out.linear",))
-    for i in range(len(network.single_transformer_blocks)):
-        for kind in ("weight", "bias"):
-            mlp = state[f"single_transformer_blocks.{i}.proj_mlp.{kind}"]
-            name = f"single_blocks.{i}.linear1.{kind}"
-            out[name] = torch.cat([out[name], mlp])
-    return {re.sub(r"(query|key)_norm\.weight$", r"\1_norm.scale", k): v for k, v in out.items()}
-
-
-def _renamed(
-    state: Mapping[str, torch.Tensor],
-    top: Mapping[str, str],
-    blocks: Mapping[str, tuple[str, Mapping[str, str], Mapping[str, str]]],
-    swapped: tuple[str, ...],
-) -> Weights:
-    """Layers by name, a list of blocks' layers by their name in the block; query, key and value
-    joined; the halves of modulations exchanged."""
-    out: Weights = {}
-    for name, value in state.items():
-        layer, _, kind = name.rpartition(".")
-        if layer in swapped:
-            value = torch.cat(list(value.chunk(2))[::-1])
-        if layer in top:
-            out[f"{top[layer]}.{kind}"] = value
-        if found := re.match(r"(\w+)\.(\d+)\.(.+)$", layer):
-            listed, i, part = found.groups()
-            theirs, names, joined = blocks.get(listed, ("", {}, {}))
-            if part in names:
-                out[f"{theirs}.{i}.{names[part]}.{kind}"] = value
-            for ours, new in joined.items():
-                if part == ours.format("q"):
-                    thirds = [state[f"{listed}.{i}.{ours.format(x)}.{kind}"] for x in "qkv"]
-                    out[f"{theirs}.{i}.{new}.{kind}"] = torch.cat(thirds)
     return out

@@ -114,7 +114,7 @@ def test_offload_beside_a_gguf_network(
     from tiny_models import write_gguf
 
     plain: Any = textseg.load(folders("sd3"), device="cpu")
-    file = write_gguf(plain.unet, tmp_path / "q8.gguf", "sd3")
+    file = write_gguf(plain.unet.state_dict(), tmp_path / "q8.gguf", "sd3")
     held: Any = textseg.load(folders("sd3"), device="cpu", transformer=file)
     away: Any = textseg.load(folders("sd3"), device="cpu", transformer=file, offload=how)
     torch.testing.assert_close(predicted(away), predicted(held), rtol=1e-4, atol=1e-5)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -14,27 +16,43 @@ import original_layouts
 import pytest
 import torch
 from conftest import one_line
-from tiny_models import Tiny, predicted
+from tiny_models import Tiny, predicted, write_gguf
+from transformer_layouts import TRANSFORMERS
 
 import textseg
+from textseg.backbone.families import ALL
 from textseg.backbone.latent import LatentModel
+from textseg.backbone.loading import reads_whole_file_of
 from textseg.cli import main
 from textseg.errors import InputError, ModelError, ModelNotFoundError
 
-FLUX_WIDTH = 3072
-"""What diffusers' conversion of Flux takes for granted."""
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+WIDTHS = {
+    "convert_flux_transformer_checkpoint_to_diffusers": (3072,),
+    "convert_chroma_transformer_checkpoint_to_diffusers": (3072,),
+    "convert_lumina2_to_diffusers": (2304, 768),
+}
+"""diffusers' conversions -> the widths that they take for granted."""
+
+
+def narrowed(code: CodeType, widths: tuple[int, ...]) -> CodeType:
+    """A function's code, with the functions inside it, for tiny transformers of width 32."""
+    return code.replace(co_consts=tuple(
+        narrowed(value, widths) if isinstance(value, CodeType) else 32 if value in widths else value
+        for value in code.co_consts
+    ))  # fmt: skip
 
 
 @pytest.fixture
-def narrow_flux(monkeypatch: pytest.MonkeyPatch) -> None:
-    """diffusers' conversion of Flux, for the tiny transformer's width."""
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers' conversions, for tiny transformers."""
     from diffusers.loaders import single_file_utils
 
-    convert: Any = single_file_utils.convert_flux_transformer_checkpoint_to_diffusers
-    constants = convert.__code__.co_consts
-    assert FLUX_WIDTH in constants
-    narrow = tuple(32 if value == FLUX_WIDTH else value for value in constants)
-    monkeypatch.setattr(convert, "__code__", convert.__code__.replace(co_consts=narrow))
+    for name, widths in WIDTHS.items():
+        convert: Any = getattr(single_file_utils, name)
+        code = narrowed(convert.__code__, widths)
+        assert code != convert.__code__
+        monkeypatch.setattr(convert, "__code__", code)
 
 
 @pytest.fixture
@@ -89,11 +107,12 @@ def test_pickles_and_strangers_are_refused(tmp_path: Path) -> None:
         textseg.load(tmp_path / "model.safetensors")
 
 
-@pytest.mark.usefixtures("narrow_flux")
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     "family",
-    ["latent-unet", "sd2", "sdxl", "sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell"],
-)
+    ["latent-unet", "sd2", "sdxl", "sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell",
+     "chroma"],
+)  # fmt: skip
 def test_a_file_is_the_folder_it_was_made_from(
     family: str,
     file: Callable[[str], Path],
@@ -120,31 +139,74 @@ def test_a_file_is_the_folder_it_was_made_from(
     assert found.mask.shape == (48, 64)
 
 
-@pytest.mark.usefixtures("narrow_flux")
-@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "sd3.5", "flux"])
+ALONE = ("latent-unet", "sdxl", *TRANSFORMERS)
+"""Families of `tiny_models` whose denoiser diffusers reads from a file in the original layout."""
+PREFIXED = ("sdxl", "flux2", "lumina2", "z-image", "qwen-image", "ernie-image")
+"""Those tested with the prefix that ComfyUI's files have."""
+
+
+def denoiser_weights(family: str, pipe: Any) -> dict[str, torch.Tensor]:
+    """A denoiser's weights as its publishers give them out."""
+    unet = getattr(pipe, "unet", None)
+    weights = (
+        original_layouts.unet(unet) if unet is not None else TRANSFORMERS[family](pipe.transformer)
+    )
+    prefix = "model.diffusion_model." if family in PREFIXED else ""
+    return {prefix + name: value for name, value in weights.items()}
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("family", ALONE)
 def test_a_denoisers_own_file_in_the_original_layout(
     family: str, tiny: Callable[[str], Tiny], folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
     from safetensors.torch import save_file
 
-    pipe, _ = tiny(family)
-    if family in ("latent-unet", "sdxl"):
-        weights = original_layouts.unet(pipe.unet)
-        weights = {f"model.diffusion_model.{k}": v for k, v in weights.items()}
-    else:
-        weights = getattr(original_layouts, "flux" if family == "flux" else "mmdit")(
-            pipe.transformer
-        )
     path = tmp_path / "alone.safetensors"
+    weights = denoiser_weights(family, tiny(family)[0])
     save_file({k: (0.9 * v).contiguous() for k, v in weights.items()}, path)
     beside: Any = textseg.load(folders(family), device="cpu", transformer=path)
     changed: Any = textseg.load(folders(family), device="cpu")
     assert not torch.allclose(predicted(beside), predicted(changed), atol=1e-5)
-    for name, value in changed.unet.state_dict().items():
-        value *= 0.9 if name != "pos_embed.pos_embed" or "pos_embed" in weights else 1
+    for value in changed.unet.state_dict().values():
+        value *= 0.9
     torch.testing.assert_close(predicted(beside), predicted(changed), rtol=1e-4, atol=1e-5)
     with pytest.raises(ModelError, match=r"give it as transformer= beside a pipeline folder"):
         textseg.load(path, config=folders(family), device="cpu")
+
+
+@pytest.mark.parametrize("family", ["lcm", "sana-sprint"])
+def test_what_a_conversion_leaves_out_is_missed(
+    family: str, tiny: Callable[[str], Tiny], folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    pipe = tiny(family)[0]
+    if family == "lcm":
+        weights = original_layouts.unet(pipe.unet)
+        told = weights.pop("time_embedding.cond_proj.weight")
+        weights["time_embed.cond_proj.weight"] = told
+    else:
+        weights = TRANSFORMERS["sana"](pipe.transformer)
+    save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path / "alone.safetensors")
+    with pytest.raises(ModelError, match=r"alone\.safetensors does not fit .* missing$") as error:
+        textseg.load(folders(family), device="cpu", transformer=tmp_path / "alone.safetensors")
+    assert one_line(error)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("family", ALONE)
+def test_a_gguf_file_in_the_original_layout(
+    family: str, tiny: Callable[[str], Tiny], folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf", reason="GGUF needs the extra 'models'")
+    pytest.importorskip("accelerate", reason="GGUF needs the extra 'models'")
+    pipe, exact = tiny(family)
+    weights = denoiser_weights(family, pipe)
+    file = write_gguf(weights, tmp_path / "q8.gguf", family)
+    quantised: Any = textseg.load(folders(family), device="cpu", transformer=file)
+    expected, near = predicted(exact), predicted(quantised)
+    assert 1e-6 < float((near - expected).norm() / expected.norm()) < 0.05
 
 
 def test_configurations_are_found_on_this_machine(
@@ -220,6 +282,50 @@ def test_a_layout_tells_whose_configurations_are_needed(layout: str, tmp_path: P
     with pytest.raises(ModelNotFoundError) as error:
         textseg.load(hollow(tmp_path / "x.safetensors", shapes), device="cpu")
     assert f"textseg models download {model} --configs" in one_line(error)
+
+
+def test_the_page_says_what_diffusers_reads_from_one_file() -> None:
+    import diffusers
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    lines = [x.strip("| ").split(" | ") for x in PAGE.read_text().splitlines() if x[:2] == "| "]
+    said = {cells[0]: set(re.findall(r"`([\w-]+)`", cells[1])) for cells in lines if len(cells) > 1}
+    whole, original, own, folder = (
+        said[key] for key in ("all of a model", "the denoiser, original layout",
+                              "the denoiser, diffusers' layout only", "folders only")
+    )  # fmt: skip
+    read = {f.name for f in ALL if f.networks[f.denoiser] in SINGLE_FILE_LOADABLE_CLASSES}
+    assert (original | own, folder) == (read, {f.name for f in ALL} - read)
+    assert not original & own and whole <= original
+    assert whole == {f.name for f in ALL if reads_whole_file_of(f)} - own
+    assert all(hasattr(getattr(diffusers, f.pipeline), "from_single_file") for f in ALL
+               if f.name in whole)  # fmt: skip
+    assert set(ALONE) - {"sd3.5"} == original
+
+
+def test_a_file_of_no_known_layout_is_not_said_to_be_stable_diffusion(
+    tiny: Callable[[str], Tiny], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "alone.safetensors"
+    save_file(denoiser_weights("qwen-image", tiny("qwen-image")[0]), path)
+    with pytest.raises(ModelError, match="laid out like no model that diffusers knows") as error:
+        textseg.load(path, device="cpu")
+    assert "give it as transformer=" in one_line(error)
+    save_file(denoiser_weights("z-image", tiny("z-image")[0]), path)
+    assert main(["models", "check", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "the denoiser alone of a model like Tongyi-MAI/Z-Image-Turbo: --transformer" in said
+
+
+@pytest.mark.parametrize("family", ["qwen-image", "z-image", "kandinsky5"])
+def test_families_that_no_whole_file_holds(
+    family: str, file: Callable[[str], Path], folders: Callable[[str], Path]
+) -> None:
+    with pytest.raises(ModelError, match=r"is no file that diffusers reads a whole") as error:
+        textseg.load(file("sd3"), config=folders(family), device="cpu")
+    assert ("give it as transformer=" in one_line(error)) == (family != "kandinsky5")
 
 
 def test_what_cannot_be_beside_a_single_file(

@@ -764,13 +764,13 @@ def predicted(model: Any, prompt: str = "the dog") -> torch.Tensor:
     return model.predict(noisy, model.timestep(0.5), model.embed([prompt])[0])
 
 
-def write_gguf(network: torch.nn.Module, path: Path, architecture: str) -> Path:
-    """A network's weights in a GGUF file, layers' of whole blocks in 8 bits (Q8_0)."""
+def write_gguf(weights: dict[str, torch.Tensor], path: Path, architecture: str) -> Path:
+    """Weights in a GGUF file, layers of whole blocks in 8 bits (Q8_0)."""
     import gguf
     import numpy as np
 
     writer = gguf.GGUFWriter(path, architecture)
-    for name, value in network.state_dict().items():
+    for name, value in weights.items():
         array = value.numpy()
         layer = name.endswith("weight") and array.ndim == 2 and array.shape[0] > 1
         if layer and array.shape[1] % 32 == 0:

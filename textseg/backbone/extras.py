@@ -85,9 +85,20 @@ class Beside:
         return " + ".join(parts)
 
 
+def reads_file_of(kind: str) -> bool:
+    """Whether diffusers reads a denoiser of this class from a file of its own."""
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
+    return kind in SINGLE_FILE_LOADABLE_CLASSES
+
+
 def denoiser_from_file(kind: Any, path: Path, config: Path, dtype: torch.dtype) -> Any:
-    """A denoiser's weights from a file of their own."""
-    if not hasattr(kind, "from_single_file"):
+    """A denoiser's weights from a file of their own, in diffusers' layout or the original one.
+
+    Raises:
+        InputError: diffusers reads no such file; ModelError: it is not one of this model.
+    """
+    if not reads_file_of(kind.__name__):
         raise InputError(
             f"transformer must be left out for a {kind.__name__}, which diffusers reads from a "
             f"folder only, got {os.fspath(path)!r}"
@@ -99,10 +110,26 @@ def denoiser_from_file(kind: Any, path: Path, config: Path, dtype: torch.dtype) 
         from diffusers import GGUFQuantizationConfig
 
         options = {"quantization_config": GGUFQuantizationConfig(compute_dtype=dtype)}
-    return kind.from_single_file(
-        os.fspath(path), config=os.fspath(config), torch_dtype=dtype, local_files_only=True,
-        **options,
-    )  # fmt: skip
+    try:
+        return kind.from_single_file(
+            _named_for_conversion(path), config=os.fspath(config), torch_dtype=dtype,
+            local_files_only=True, **options,
+        )  # fmt: skip
+    except FAILURES as error:
+        raise ModelError(f"{path} does not fit the model: {first_line(error)}") from error
+
+
+def _named_for_conversion(path: Path) -> dict[str, torch.Tensor]:
+    """A denoiser's weights, those of UNets in the original layout with the prefix that files of
+    whole models have, those of transformers without it, as diffusers' conversions expect them."""
+    from diffusers.loaders.single_file_utils import load_single_file_checkpoint
+
+    prefix = "model.diffusion_model."
+    read: Any = load_single_file_checkpoint(os.fspath(path))
+    weights = {name.removeprefix(prefix): value for name, value in read.items()}
+    if any(name.startswith("input_blocks.") for name in weights):
+        weights = {prefix + name: value for name, value in weights.items()}
+    return weights
 
 
 def to_eight_bit(network: torch.nn.Module, where: torch.device) -> None:
@@ -201,4 +228,8 @@ def need(package: str, why: str, source: str = "'textseg[models]'") -> None:
 
 
 def first_line(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    if "meta tensor" in str(error):
+        return "some of its weights are missing"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

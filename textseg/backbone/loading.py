@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from .extras import (
     denoiser_from_file,
     first_line,
     need,
+    reads_file_of,
     to_eight_bit,
 )
 from .families import ANY, AUTOENCODERS, BY_PIPELINE, ELSEWHERE, LATENT_UNET, Family
@@ -36,6 +38,9 @@ from .lean import load_lean
 from .offload import offload, on_disk, to_disk
 from .quiet import quietly
 from .registry import find_model, find_source
+
+TEXT_IN_FILES = {"CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"}
+"""Text encoders that diffusers finds in single files."""
 
 _log = logging.getLogger(__name__)
 
@@ -112,21 +117,26 @@ def read_file(
     check_weights_file(path, (".safetensors",))
     folder = find_model(beside.config) if beside.config is not None else _config_of(path)
     family = find_family(folder)
+    pipeline: Any = getattr(diffusers, family.pipeline)
+    if not reads_whole_file_of(family):
+        raise ModelError(
+            f"{path} is no file that diffusers reads a whole {family.title} model from"
+            f"{_hint(family)}"
+        )
     if not _has_t5(path):
         family = family.without(set(family.optional))
     whole = BY_PIPELINE[family.pipeline]
     missing = {*whole.networks, *whole.tokenizers} - {*family.networks, *family.tokenizers}
     try:
-        with quietly():
-            pipe = getattr(diffusers, family.pipeline).from_single_file(
+        with quietly(), warnings.catch_warnings():
+            # About names of diffusers' own that it uses itself.
+            warnings.simplefilter("ignore", FutureWarning)
+            pipe = pipeline.from_single_file(
                 os.fspath(path), config=os.fspath(folder), torch_dtype=what, local_files_only=True,
                 **dict.fromkeys(missing),
             )  # fmt: skip
     except SingleFileComponentError as error:
-        raise ModelError(
-            f"{path} lacks a part: {first_line(error)}; a file of the UNet or transformer alone: "
-            "give it as transformer= beside a pipeline folder"
-        ) from error
+        raise ModelError(f"{path} lacks a part: {first_line(error)}{_hint(family)}") from error
     except FAILURES as error:
         raise ModelError(f"{path} cannot be loaded: {first_line(error)}") from error
     for part in family.networks:
@@ -285,11 +295,49 @@ def _config_of(path: Path) -> Path:
         ) from None
 
 
-def layout_of(path: Path) -> str:
-    """The hub id of the model that diffusers takes a safetensors file's layout from."""
-    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+def _hint(family: Family) -> str:
+    """What to do with a file that holds only a family's denoiser, where that helps."""
+    if not reads_file_of(family.networks[family.denoiser]):
+        return ""
+    return (
+        f"; a file of the {family.denoiser} alone: give it as transformer= beside a pipeline folder"
+    )
 
-    return fetch_diffusers_config(_shapes(path))["pretrained_model_name_or_path"]
+
+def layout_of(path: Path) -> str:
+    """The hub id of the model that diffusers takes a safetensors file's layout from.
+
+    Raises:
+        ModelError: diffusers knows no such layout.
+    """
+    from diffusers.loaders import single_file_utils
+
+    shapes = _shapes(path)
+    like = single_file_utils.infer_diffusers_model_type(shapes)
+    # What diffusers also says of any file that it does not know.
+    if like == "v1" and not any(re.search(r"(^|\.)(in|out)put_blocks\.", name) for name in shapes):
+        raise ModelError(
+            f"{path} is laid out like no model that diffusers knows by its file; a file of a "
+            "transformer alone: give it as transformer= beside a pipeline folder"
+        )
+    return single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[like]["pretrained_model_name_or_path"]
+
+
+def reads_whole_file_of(family: Family) -> bool:
+    """Whether diffusers reads all of a model, but its configurations, from one file."""
+    import diffusers
+
+    encoders = {kind for part, kind in family.networks.items() if part.startswith("text_encoder")}
+    return (
+        hasattr(getattr(diffusers, family.pipeline), "from_single_file")
+        and reads_file_of(family.networks[family.denoiser])
+        and encoders <= TEXT_IN_FILES
+    )
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file holds an autoencoder beside the denoiser."""
+    return any(name.startswith(("first_stage_model.", "vae.")) for name in _shapes(path))
 
 
 def _shapes(path: Path) -> dict[str, torch.Tensor]:

@@ -145,19 +145,23 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _layout(path: Path) -> str:
-    """Which model a single file is laid out like, and whether its configurations are here."""
-    from ..backbone.loading import layout_of
+    """Which model a single file is laid out like, and whether what it lacks is here."""
+    from ..backbone.loading import is_whole, layout_of
     from ..backbone.registry import find_model
     from ..errors import ModelNotFoundError
 
-    like = layout_of(path)
-    try:
-        return f"a single file like {like}, whose configurations are in {find_model(like)}"
-    except ModelNotFoundError:
-        return (
-            f"a single file like {like}, whose configurations are missing: "
-            f"`textseg models download {like} --configs`"
+    like, whole = layout_of(path), is_whole(path)
+    if whole:
+        said, flag = f"a single file like {like}, whose configurations are", " --configs"
+    else:
+        said, flag = (
+            f"the denoiser alone of a model like {like}: --transformer beside it, it is",
+            "",
         )
+    try:
+        return f"{said} in {find_model(like)}"
+    except ModelNotFoundError:
+        return f"{said} missing: `textseg models download {like}{flag}`"
 
 
 def _print_weights(parts: dict[str, Counter[str]]) -> None:
