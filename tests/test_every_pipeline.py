@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def other_tasks() -> list[str]:
 
 def exported() -> dict[str, Any]:
     """Every pipeline class of diffusers; stand-ins for those whose packages are missing, too."""
-    found = {name: getattr(diffusers, name) for name in dir(diffusers) if "Pipeline" in name}
+    with warnings.catch_warnings():  # of modules that are deprecated, wherever they come in
+        warnings.simplefilter("ignore")
+        found = {name: getattr(diffusers, name) for name in dir(diffusers) if "Pipeline" in name}
     return {
         name: kind
         for name, kind in found.items()

@@ -67,9 +67,11 @@ class Done(tuple[torch.Tensor, ...]):
     prev_sample: torch.Tensor
 
 
-def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch.Tensor:
-    """What diffusers' own pipeline hands to its scheduler, run for one step at timestep t from the
-    latents x (1, C, h, w), without guidance: its network's output, of that shape."""
+def run_pipeline(
+    pipe: Any, x: torch.Tensor, t: float, prompt: str, output_type: str = "latent"
+) -> tuple[Any, torch.Tensor]:
+    """What diffusers' own pipeline gives, and what its network says, run for one step at timestep t
+    from the latents x (1, C, h, w), without guidance, by a scheduler that does nothing."""
     h, w = x.shape[-2:]
     heard: list[torch.Tensor] = []
     scheduler = pipe.scheduler
@@ -88,16 +90,20 @@ def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch
         done.prev_sample = sample
         return done
 
+    name = type(pipe).__name__
     packed = hasattr(pipe, "_pack_latents")
     given = pixel_unshuffle(x, 2).flatten(2).transpose(1, 2) if packed else x
-    if type(pipe).__name__.startswith(("Flux2", "ErnieImage")):
+    if name.startswith(("Flux2", "ErnieImage")):
         given = pixel_unshuffle(x, 2)
-    options = {"prompt": prompt, "latents": given, "num_inference_steps": 1, "height": 8 * h,
-               "width": 8 * w, "output_type": "latent", "guidance_scale": 1.0,
+    flat = name.startswith("QwenImage21")
+    if flat:
+        given = x.flatten(2).transpose(1, 2)
+    side = 16 if flat else 8
+    options = {"prompt": prompt, "latents": given, "num_inference_steps": 1, "height": side * h,
+               "width": side * w, "output_type": output_type, "guidance_scale": 1.0,
                "true_cfg_scale": 1.0, "use_resolution_binning": False,
                "complex_human_instruction": None, "clean_caption": False,
                "enable_prompt_rewrite": False}  # fmt: skip
-    name = type(pipe).__name__
     if name.startswith(("ZImage", "Krea2")):
         options["guidance_scale"] = 0.0
     if name.startswith("SanaSprint"):
@@ -119,12 +125,20 @@ def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch
         patch.setattr(pipe, "check_inputs", lambda *_, **__: None, raising=False)
         if name.startswith("Kandinsky3"):  # which would round the tiny size up
             patch.setattr(pipe, "prepare_latents", lambda *_: x)
-        pipe(**{key: value for key, value in options.items() if key in taken})
-    out = heard[0].float()
+        made = pipe(**{key: value for key, value in options.items() if key in taken})
+    return made, heard[0].float()
+
+
+def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch.Tensor:
+    """What `run_pipeline`'s network says, of the shape of x."""
+    h, w = x.shape[-2:]
+    out = run_pipeline(pipe, x, t, prompt)[1]
     if out.shape[1:] == (4 * x.shape[1], h // 2, w // 2):
         out = pixel_shuffle(out, 2)
     if out.ndim == 5:
         out = out[:, 0].permute(0, 3, 1, 2)
+    if type(pipe).__name__.startswith("QwenImage21"):
+        out = out.transpose(1, 2).unflatten(2, (h, w))
     if out.ndim == 3:
         out = pixel_shuffle(out.transpose(1, 2).unflatten(2, (h // 2, w // 2)), 2)
     return out
@@ -239,6 +253,16 @@ def test_contrast_is_its_formula_over_the_raw_modules(model: Tiny, tiny_image: n
     assert expected.mean() > 2e-4
     # Beside 1e-4, what float32 rounds off predictions of size 1, whose difference this is.
     torch.testing.assert_close(torch.from_numpy(measured.contrast), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FLOWS)
+def test_latents_are_decoded_as_the_pipeline_decodes_them(
+    family: str, tiny: Callable[[str], Tiny]
+) -> None:
+    pipe, backbone = tiny(family)
+    latents = torch.randn(backbone.channels, 6, 8)
+    shown = run_pipeline(pipe, latents[None], 500.0, "a dog", "np")[0][0][0]
+    np.testing.assert_allclose(backbone.decode(latents), shown[..., :3] * 255, atol=0.51)
 
 
 def test_a_perfect_prediction_gives_the_noise_back(
@@ -514,7 +538,7 @@ def test_guidance_and_few_steps_are_those_of_diffusers() -> None:
 
     for family in ALL:
         taken = inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters
-        name = "guidance_scale" if family.name != "qwen-image" else "true_cfg_scale"
+        name = "guidance_scale" if not family.name.startswith("qwen-image") else "true_cfg_scale"
         more = family.name in ("krea2", "kandinsky3")  # where guidance counts from 0
         assert family.guidance == taken[name].default + more, family.name
         steps = taken["num_inference_steps"].default
@@ -531,6 +555,11 @@ def test_a_model_is_edited_with_the_guidance_it_was_made_for(tiny: Callable[[str
         assert made.get("guidance_scale", 7.5) == guidance and made.get("steps", 50) == steps
         told = {"edit": {"guidance_scale": 2.0}, "native_size": 64}
         assert edit_defaults(type(backbone)(tiny(family)[0], family, told)).guidance_scale == 2.0
+
+
+def test_a_folder_says_how_many_steps_qwen_image_21_takes(folders: Callable[[str], Path]) -> None:
+    loaded: Any = textseg.load(folders("qwen-image-2.1"), device="cpu")
+    assert loaded.calibration["generate"] == {"guidance_scale": 1.0, "steps": 3}
 
 
 def test_a_folder_says_that_krea_2_is_distilled(folders: Callable[[str], Path]) -> None:

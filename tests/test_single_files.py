@@ -141,7 +141,8 @@ def test_a_file_is_the_folder_it_was_made_from(
 
 ALONE = ("latent-unet", "sdxl", *TRANSFORMERS)
 """Families of `tiny_models` whose denoiser diffusers reads from a file in the original layout."""
-PREFIXED = ("sdxl", "flux2", "lumina2", "z-image", "qwen-image", "ernie-image")
+PREFIXED = ("sdxl", "flux2", "lumina2", "z-image", "qwen-image", "qwen-image-2.1",
+            "ernie-image")  # fmt: skip
 """Those tested with the prefix that ComfyUI's files have."""
 
 
@@ -289,7 +290,9 @@ def test_the_page_says_what_diffusers_reads_from_one_file() -> None:
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
     lines = [x.strip("| ").split(" | ") for x in PAGE.read_text().splitlines() if x[:2] == "| "]
-    said = {cells[0]: set(re.findall(r"`([\w-]+)`", cells[1])) for cells in lines if len(cells) > 1}
+    said = {
+        cells[0]: set(re.findall(r"`([\w.-]+)`", cells[1])) for cells in lines if len(cells) > 1
+    }
     whole, original, own, folder = (
         said[key] for key in ("all of a model", "the denoiser, original layout",
                               "the denoiser, diffusers' layout only", "folders only")

@@ -24,13 +24,14 @@ FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "kolors", "sd3", "s
             "sd3.5", "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
             "kandinsky3", "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
-            "longcat-image", "bria", "kandinsky5", "ernie-image", "krea2")  # fmt: skip
+            "longcat-image", "bria", "kandinsky5", "ernie-image", "krea2",
+            "qwen-image-2.1")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
 FLOWS = ("sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
          "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
-         "ernie-image", "krea2")  # fmt: skip
+         "ernie-image", "krea2", "qwen-image-2.1")  # fmt: skip
 Tiny = tuple[Any, LatentModel]
 """A pipeline and the backbone over it."""
 T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
@@ -585,6 +586,36 @@ def _qwen_autoencoder() -> Any:
     )  # fmt: skip
 
 
+def _qwen_image_21(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.QwenImage21Transformer2DModel(
+        in_channels=4, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        context_in_dim=32, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    vae = d.AutoencoderKLQwenImage21(
+        base_dim=8, decoder_base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1,
+        temperal_downsample=[False, True, True], latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 2.0, 0.8, 1.0], scale_factor_spatial=8,
+    )  # fmt: skip
+    return d.QwenImage21Pipeline(
+        transformer=transformer, vae=vae, sample_sigmas=[1.0, 0.8, 0.5],
+        scheduler=flow_schedule(use_dynamic_shifting=True),
+        **_with_processor(**_language("Qwen3VLForConditionalGeneration")),
+    )  # fmt: skip
+
+
+def _with_processor(text_encoder: Any, tokenizer: Any) -> dict[str, Any]:
+    """Text encoder and processor of one pipeline."""
+    from textseg.backbone.processor_words import ProcessorWords
+
+    words: Any = ProcessorWords(
+        tokenizer_object=tokenizer.backend_tokenizer, chat_template=tokenizer.chat_template,
+        additional_special_tokens=["<|image_pad|>"], **tokenizer.special_tokens_map,
+    )  # fmt: skip
+    return {"text_encoder": text_encoder, "processor": words}
+
+
 def _krea2(words: Any, t5_words: Any, distilled: bool = False) -> Any:
     import diffusers as d
 
@@ -753,6 +784,7 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "kandinsky5": _kandinsky5,
     "ernie-image": _ernie_image,
     "krea2": _krea2,
+    "qwen-image-2.1": _qwen_image_21,
     "krea2-turbo": lambda words, t5_words: _krea2(words, t5_words, distilled=True),
     "sana-sprint": lambda words, t5_words: _sana(words, t5_words, sprint=True),
 }

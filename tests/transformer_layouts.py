@@ -2,7 +2,8 @@
 
 Written from sd3-ref (`mmdit.py`), Black Forest Labs' flux and flux2 (`model.py`, `layers.py`),
 Chroma's `distilled_guidance_layer` on the former, AuraFlow (`mmdit.py` of minRF), Lumina-Image 2
-(`models/model.py`), Sana (`sana_multi_scale.py`), Krea 2 and the Z-Image files of ComfyUI.
+(`models/model.py`), Sana (`sana_multi_scale.py`), Krea 2 and the Z-Image and Qwen-Image
+2.1 files of ComfyUI.
 """
 
 from __future__ import annotations
@@ -252,6 +253,15 @@ def krea2(network: Any) -> Weights:
     return {k: v.flatten() if k.endswith(".mod.lin") else v for k, v in out.items()}
 
 
+def qwen_image_21(network: Any) -> Weights:
+    """ComfyUI's, with gate and projection of a feed-forward layer in one matrix."""
+    out = dict(network.state_dict())
+    for name in [name for name in out if name.endswith(".gate_layer.weight")]:
+        parts = out.pop(name), out.pop(name.replace("gate_layer", "proj"))
+        out[name.replace("gate_layer", "gate_up")] = torch.cat(parts)
+    return out
+
+
 def as_in_diffusers(network: Any) -> Weights:
     return dict(network.state_dict())
 
@@ -289,5 +299,6 @@ TRANSFORMERS: dict[str, Callable[[Any], Weights]] = {
     "sd3": mmdit, "sd3.5": mmdit, "flux": flux, "chroma": chroma, "flux2": flux2,
     "flux2-klein": flux2, "aura-flow": aura_flow, "lumina2": lumina2, "z-image": z_image,
     "sana": sana, "krea2": krea2, "qwen-image": as_in_diffusers, "ernie-image": as_in_diffusers,
+    "qwen-image-2.1": qwen_image_21,
 }  # fmt: skip
 """Family -> the names of its transformer's weights in the files that its publishers give out."""

@@ -3,7 +3,8 @@
 Autoencoders differ in how they say the size of their latents: one factor and one shift (Stable
 Diffusion, Flux.1), a mean and a standard deviation per channel (Qwen-Image, Wan), the running
 statistics of a batch norm over blocks of 2 x 2 cells (Flux.2), or not at all (Kandinsky 3, whose
-codebook is left out). Those of video take one frame.
+codebook is left out). Those of video take one frame, those with a channel for opacity (Qwen-Image
+2.1) a picture that is opaque.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 
 def channels_of(vae: Any) -> int:
@@ -37,6 +38,8 @@ def encode(vae: Any, pixels: torch.Tensor, norm_eps: float | None = None) -> tor
         norm_eps: added to the variance of a batch norm over latents; None: what the autoencoder's
             configuration says.
     """
+    opaque = (vae.config.get("in_channels") or 3) - 3
+    pixels = pad(pixels, (0, 0, 0, 0, 0, opaque), value=1.0)
     encoded = vae.encode(_framed(vae, pixels.to(vae.dtype)))
     if "latent_dist" in encoded:
         latents = encoded.latent_dist.mean
@@ -56,7 +59,8 @@ def decode(vae: Any, latents: torch.Tensor, norm_eps: float | None = None) -> to
     else:
         latents = latents * deviation + mean
     options = {"force_not_quantize": True} if _has_codebook(vae) else {}
-    return _still(vae.decode(_framed(vae, latents.to(vae.dtype)), **options).sample.float())
+    pixels = vae.decode(_framed(vae, latents.to(vae.dtype)), **options).sample.float()
+    return _still(pixels)[:, :3]
 
 
 def _size(

@@ -228,6 +228,15 @@ QWEN_IMAGE = Family(
     ("qwen_image", "QwenImage"), ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
     guidance=4.0,
 )  # fmt: skip
+QWEN_IMAGE_21 = Family(
+    "qwen-image-2.1", "Qwen-Image 2.1", "QwenImage21Pipeline", "transformer",
+    {"transformer": "QwenImage21Transformer2DModel", "vae": "AutoencoderKLQwenImage21",
+     "text_encoder": ANY},
+    {"processor": "ProcessorWords"},
+    ("qwen_image", "QwenImage21"),
+    settings=("sample_sigmas",),
+    guidance=1.0,
+)  # fmt: skip
 Z_IMAGE = Family(
     "z-image", "Z-Image", "ZImagePipeline", "transformer",
     {"transformer": "ZImageTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
@@ -291,21 +300,22 @@ KREA2 = Family(
     guidance=5.5,
 )  # fmt: skip
 
-ELSEWHERE: Mapping[str, str] = dict.fromkeys(
-    ("ChatGLMModel", "ChatGLMTokenizer"), "diffusers.pipelines.kolors"
-)
+ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("ChatGLMModel", "ChatGLMTokenizer"), "diffusers.pipelines.kolors"),
+    "ProcessorWords": f"{__package__}.processor_words",
+}
 """Text encoders and tokenizers that are not of transformers -> module."""
 SAMPLED = {"AutoencoderKL": "diffusers",
            "SemanticAutoencoder": f"{__package__}.semantic_autoencoder"}  # fmt: skip
 """Autoencoders that encode to a distribution, as most diffusers pipelines expect -> module."""
 AUTOENCODERS = SAMPLED | dict.fromkeys(
-    ("AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage", "VQModel"),
-    "diffusers",
-)
+    ("AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage",
+     "AutoencoderKLQwenImage21", "VQModel"), "diffusers",
+)  # fmt: skip
 ALL = (LATENT_UNET, CONSISTENCY, SDXL, KOLORS, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
        BRIA, PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4, KANDINSKY3,
-       KANDINSKY5, QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT,
-       KREA2)  # fmt: skip
+       KANDINSKY5, QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT, KREA2,
+       QWEN_IMAGE_21)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(family.title for family in ALL)

@@ -106,7 +106,7 @@ class LatentModel(Backbone):
         self.unet: Any = unet
         self.vae: Any = vae
         self.text_encoder: Any = pipe.text_encoder
-        self.tokenizer: Any = pipe.tokenizer
+        self.tokenizer: Any = getattr(pipe, next(iter(self.kind.tokenizers)))
         self.scheduler: Any = scheduler
         self.calibration = dict(calibration or {})
         self.channels = autoencoders.channels_of(vae)

@@ -152,7 +152,7 @@ def download_model(
 
     suffix = f".{variant}" if variant else ""
     patterns = ["model_index.json", "textseg.json", "README.md", "LICENSE*", "*/*config.json",
-                "tokenizer*/*"]  # fmt: skip
+                "tokenizer*/*", "processor/*"]  # fmt: skip
     try:
         index = Path(hf_hub_download(name, "model_index.json", revision=revision))
         weights = {} if configs_only else find_family(index.parent).weights
