@@ -82,6 +82,8 @@ def run_pipeline(
         intermediate_timesteps: Any = None,
     ) -> None:  # fmt: skip
         ends = [t, 0.0] if max_timesteps is not None else [t]
+        if getattr(pipe.transformer.config, "use_meanflow", False):  # the mean up to the second
+            ends = [t, t]
         scheduler.timesteps, scheduler.num_inference_steps = torch.tensor(ends), 1
 
     def step(output: torch.Tensor, t: Any, sample: torch.Tensor, **options: Any) -> Any:
@@ -101,9 +103,9 @@ def run_pipeline(
     side = 16 if flat else 8
     options = {"prompt": prompt, "latents": given, "num_inference_steps": 1, "height": side * h,
                "width": side * w, "output_type": output_type, "guidance_scale": 1.0,
-               "true_cfg_scale": 1.0, "use_resolution_binning": False,
-               "complex_human_instruction": None, "clean_caption": False,
-               "enable_prompt_rewrite": False}  # fmt: skip
+               "true_cfg_scale": 1.0, "distilled_guidance_scale": 1.0,
+               "use_resolution_binning": False, "complex_human_instruction": None,
+               "clean_caption": False, "enable_prompt_rewrite": False}  # fmt: skip
     if name.startswith(("ZImage", "Krea2")):
         options["guidance_scale"] = 0.0
     if name.startswith("SanaSprint"):
@@ -408,7 +410,8 @@ def test_the_first_step_up_sees_the_latents_where_they_are(
     torch.testing.assert_close(up * scale, z[0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["lcm", "sdxl-lcm", "flux", "flux2", "sana-sprint"])
+@pytest.mark.parametrize("family", ["lcm", "sdxl-lcm", "flux", "flux2", "sana-sprint",
+                                    "hunyuan-image-distilled"])  # fmt: skip
 def test_distilled_guidance_is_told_and_evaluated_once(
     family: str, tiny: Callable[[str], Tiny], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,7 +528,7 @@ def test_capabilities_are_declared(family: str, tiny: Callable[[str], Tiny]) -> 
     stable_diffusion = family in ("latent-unet", "sd2")
     assert backbone.lora_trainable == backbone.cross_attends == stable_diffusion
     assert backbone.diffedit_parts == stable_diffusion
-    told = family in ("lcm", "sdxl-lcm", "flux", "flux2", "sana-sprint")
+    told = family in ("lcm", "sdxl-lcm", "flux", "flux2", "sana-sprint", "hunyuan-image-distilled")
     assert (backbone.distilled_guidance is not None) == told
     assert (backbone.sampler_schedule is None) == (family in FLOWS)
     if not told:
@@ -535,12 +538,16 @@ def test_capabilities_are_declared(family: str, tiny: Callable[[str], Tiny]) -> 
 
 def test_guidance_and_few_steps_are_those_of_diffusers() -> None:
     import diffusers
+    from diffusers.guiders import AdaptiveProjectedMixGuidance
 
     for family in ALL:
         taken = inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters
         name = "guidance_scale" if not family.name.startswith("qwen-image") else "true_cfg_scale"
         more = family.name in ("krea2", "kandinsky3")  # where guidance counts from 0
-        assert family.guidance == taken[name].default + more, family.name
+        usual = (
+            taken[name].default if name in taken else AdaptiveProjectedMixGuidance().guidance_scale
+        )
+        assert family.guidance == usual + more, family.name
         steps = taken["num_inference_steps"].default
         assert family.steps == (steps if steps < 10 else 0), family.name
 
@@ -548,13 +555,27 @@ def test_guidance_and_few_steps_are_those_of_diffusers() -> None:
 def test_a_model_is_edited_with_the_guidance_it_was_made_for(tiny: Callable[[str], Tiny]) -> None:
     for family, guidance, steps in (("latent-unet", 7.5, 50), ("flux", 3.5, 50),
                                     ("flux-schnell", 1.0, 4), ("sana-sprint", 4.5, 2),
-                                    ("lcm", 8.5, 4)):  # fmt: skip
+                                    ("lcm", 8.5, 4), ("hunyuan-image", 3.5, 50),
+                                    ("hunyuan-image-distilled", 3.25, 50)):  # fmt: skip
         backbone: Any = tiny(family)[1]
         edit, made = edit_defaults(backbone), backbone.calibration.get("generate", {})
         assert (edit.guidance_scale, edit.steps) == (guidance, 50)
         assert made.get("guidance_scale", 7.5) == guidance and made.get("steps", 50) == steps
         told = {"edit": {"guidance_scale": 2.0}, "native_size": 64}
         assert edit_defaults(type(backbone)(tiny(family)[0], family, told)).guidance_scale == 2.0
+
+
+@torch.no_grad()
+def test_quoted_words_are_spelled_for_hunyuan_image(tiny: Callable[[str], Tiny]) -> None:
+    pipe, backbone = tiny("hunyuan-image")
+    model: Any = backbone
+    prompts = ['a "cat"', "the dog", "a 'red' \"ball\""]
+    z = torch.randn(3, 4, 6, 8)
+    together = model._velocity(z, 0.4, model.embed(prompts))
+    alone = [said_by_pipeline(pipe, z[i : i + 1], 400.0, p) for i, p in enumerate(prompts)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    unquoted = model._velocity(z, 0.4, model.embed([p.replace('"', "") for p in prompts]))
+    assert not torch.allclose(together[0], unquoted[0], atol=1e-3)
 
 
 def test_a_folder_says_how_many_steps_qwen_image_21_takes(folders: Callable[[str], Path]) -> None:

@@ -25,13 +25,14 @@ FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "kolors", "sd3", "s
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
             "kandinsky3", "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
             "longcat-image", "bria", "kandinsky5", "ernie-image", "krea2",
-            "qwen-image-2.1")  # fmt: skip
+            "qwen-image-2.1", "hunyuan-image", "hunyuan-image-distilled")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
 FLOWS = ("sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
          "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
-         "ernie-image", "krea2", "qwen-image-2.1")  # fmt: skip
+         "ernie-image", "krea2", "qwen-image-2.1", "hunyuan-image",
+         "hunyuan-image-distilled")  # fmt: skip
 Tiny = tuple[Any, LatentModel]
 """A pipeline and the backbone over it."""
 T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
@@ -616,6 +617,29 @@ def _with_processor(text_encoder: Any, tokenizer: Any) -> dict[str, Any]:
     return {"text_encoder": text_encoder, "processor": words}
 
 
+def _hunyuan_image(words: Any, t5_words: Any, distilled: bool = False) -> Any:
+    import diffusers as d
+    from transformers import ByT5Tokenizer
+
+    transformer = d.HunyuanImageTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=1,
+        num_single_layers=1, num_refiner_layers=1, mlp_ratio=2.0, text_embed_dim=32,
+        text_embed_2_dim=24, rope_axes_dim=(8, 8), guidance_embeds=distilled,
+        use_meanflow=distilled,
+    )  # fmt: skip
+    vae: Any = d.AutoencoderKLHunyuanImage
+    letters = ByT5Tokenizer()
+    return d.HunyuanImagePipeline(
+        transformer=transformer,
+        vae=vae(in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32,) * 4,
+                layers_per_block=1, spatial_compression_ratio=8, sample_size=64,
+                scaling_factor=0.75),
+        scheduler=flow_schedule(shift=4.0 if distilled else 5.0),
+        text_encoder_2=t5(letters, 24), tokenizer_2=letters,
+        **_language("Qwen2_5_VLForConditionalGeneration", layers=3),
+    )  # fmt: skip
+
+
 def _krea2(words: Any, t5_words: Any, distilled: bool = False) -> Any:
     import diffusers as d
 
@@ -785,6 +809,8 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "ernie-image": _ernie_image,
     "krea2": _krea2,
     "qwen-image-2.1": _qwen_image_21,
+    "hunyuan-image": _hunyuan_image,
+    "hunyuan-image-distilled": lambda words, t5_words: _hunyuan_image(words, t5_words, True),
     "krea2-turbo": lambda words, t5_words: _krea2(words, t5_words, distilled=True),
     "sana-sprint": lambda words, t5_words: _sana(words, t5_words, sprint=True),
 }

@@ -299,6 +299,14 @@ KREA2 = Family(
     settings=("text_encoder_select_layers", "is_distilled"),
     guidance=5.5,
 )  # fmt: skip
+HUNYUAN_IMAGE = Family(
+    "hunyuan-image", "HunyuanImage", "HunyuanImagePipeline", "transformer",
+    {"transformer": "HunyuanImageTransformer2DModel", "vae": "AutoencoderKLHunyuanImage",
+     "text_encoder": ANY, "text_encoder_2": _T5},
+    {"tokenizer": ANY_WORDS, "tokenizer_2": "ByT5Tokenizer"},
+    ("hunyuan_image", "HunyuanImage"),
+    guidance=3.5,
+)  # fmt: skip
 
 ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("ChatGLMModel", "ChatGLMTokenizer"), "diffusers.pipelines.kolors"),
@@ -310,12 +318,12 @@ SAMPLED = {"AutoencoderKL": "diffusers",
 """Autoencoders that encode to a distribution, as most diffusers pipelines expect -> module."""
 AUTOENCODERS = SAMPLED | dict.fromkeys(
     ("AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage",
-     "AutoencoderKLQwenImage21", "VQModel"), "diffusers",
+     "AutoencoderKLQwenImage21", "AutoencoderKLHunyuanImage", "VQModel"), "diffusers",
 )  # fmt: skip
 ALL = (LATENT_UNET, CONSISTENCY, SDXL, KOLORS, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
        BRIA, PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4, KANDINSKY3,
        KANDINSKY5, QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT, KREA2,
-       QWEN_IMAGE_21)  # fmt: skip
+       QWEN_IMAGE_21, HUNYUAN_IMAGE)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(family.title for family in ALL)

@@ -278,7 +278,8 @@ def _check_tokenizer(folder: Path, kind: str) -> None:
         if not any((folder / name).is_file() for name in lone):
             raise ModelError(f"{folder / 'tokenizer.json'} is missing; the model is incomplete")
         return
-    files = {"T5": ("spiece.model",), "Ch": ("tokenizer.model",)}
+    files = {"T5": ("spiece.model",), "Ch": ("tokenizer.model",), "Pr": ("tokenizer.json",),
+             "By": ("tokenizer_config.json",)}  # fmt: skip
     for name in files.get(kind[:2], ("vocab.json", "merges.txt")):
         if not (folder / name).is_file():
             raise ModelError(f"{folder / name} is missing; the model is incomplete")
