@@ -75,6 +75,26 @@ def test_edit_says_whether_it_took(model: FakeBackbone, picture: Path, capsys: A
     assert "outcome" not in (read_provenance(out) or {})
 
 
+@pytest.mark.parametrize("verb", ["edit", "outpaint"])
+def test_an_edit_stopped_while_it_is_assessed_is_kept(
+    model: FakeBackbone, picture: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("textseg.assessing.assess", stop)
+    out = picture.with_name("out.png")
+    where = ["-q", "the dog"] if verb == "edit" else ["--left", "9"]
+    command = [verb, str(picture), *where, "-p", "a cat", "-o", str(out), "--steps", "2"]
+    assert main(command) == 130
+    expected = (
+        edit(picture, "the dog", "a cat", model=model, steps=2)
+        if verb == "edit"
+        else outpaint(picture, "a cat", left=9, model=model, steps=2)
+    )
+    np.testing.assert_array_equal(_pixels(out), expected.image)
+
+
 def test_outpaint_writes_what_the_library_makes(
     model: FakeBackbone, picture: Path, capsys: Any
 ) -> None:

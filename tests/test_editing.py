@@ -300,7 +300,9 @@ def test_a_patch_is_blended_in_and_never_ignored(fake: FakeBackbone) -> None:
     image, mask = _image(), _region()
     done = edit(image, mask=mask, patch=image[::-1], model=fake)
     assert done.method == "poisson"
-    with pytest.raises(InputError, match="patch must go with method poisson, got method 'fill'"):
+    with pytest.raises(
+        InputError, match="method must be one of poisson, reinhard, transport with a patch"
+    ):
         edit(image, mask=mask, patch=image, method="fill", model=fake)
 
 

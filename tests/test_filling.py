@@ -152,7 +152,7 @@ def test_a_prompt_without_a_query_changes_the_whole(fake: FakeBackbone) -> None:
     ("arguments", "words"),
     [
         ({"prompt": "a cat"}, "style must be given without a prompt"),
-        ({"method": "diffedit"}, "method must be reinhard or transport with a style"),
+        ({"method": "diffedit"}, "method must be one of reinhard, transport with a style"),
     ],
 )
 def test_a_style_stands_alone(arguments: dict[str, str], words: str, fake: FakeBackbone) -> None:

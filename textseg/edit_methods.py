@@ -239,14 +239,17 @@ class EditMethod:
         over: which of these.
         recolours: whether it keeps shapes and only changes colours; the region does not grow then.
         fills: whether it makes the region from what lies around it, whatever the prompt.
+        takes: what else it can work with, "patch" or "style", a second picture.
     """
 
     run: Callable[..., Any]
     over: Literal["latents", "pixels", "checkpoint"] = "latents"
     recolours: bool = False
     fills: bool = False
+    takes: frozenset[str] = frozenset()
 
 
+_PICTURES = frozenset({"patch", "style"})
 EDIT_METHODS: dict[str, EditMethod] = {
     "diffedit": EditMethod(diffedit),
     "diffedit-no-encoding": EditMethod(diffedit_no_encoding),
@@ -255,7 +258,7 @@ EDIT_METHODS: dict[str, EditMethod] = {
     "inpaint": EditMethod(inpaint, "checkpoint"),
     "fill": EditMethod(fill, "pixels", fills=True),
     "opencv-inpaint": EditMethod(opencv_inpaint, "pixels", fills=True),
-    "poisson": EditMethod(poisson, "pixels"),
-    "reinhard": EditMethod(reinhard, "pixels", recolours=True),
-    "transport": EditMethod(transport, "pixels", recolours=True),
+    "poisson": EditMethod(poisson, "pixels", takes=frozenset({"patch"})),
+    "reinhard": EditMethod(reinhard, "pixels", recolours=True, takes=_PICTURES),
+    "transport": EditMethod(transport, "pixels", recolours=True, takes=_PICTURES),
 }

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 UNUSED_PROMPT = "the prompt was not used: the region is filled from its surroundings"
+_METHODS_OF = {"style": "transport", "patch": "poisson"}
 
 
 @dataclass
@@ -258,17 +259,18 @@ def _check(
 
 def _method_of(method: str | None, prompt: str, style: object, patch: object) -> str | None:
     """The method where a second picture is given; else as it is."""
-    if style is not None:
-        if prompt or patch is not None:
-            raise InputError("style must be given without a prompt and a patch, got both")
-        if method not in (None, "reinhard", "transport"):
-            raise InputError(f"method must be reinhard or transport with a style, got {method!r}")
-        return method or "transport"
-    if patch is None:
-        return method
-    if method not in (None, "poisson", "reinhard", "transport"):
-        raise InputError(f"patch must go with method poisson, got method {method!r}")
-    return method or "poisson"
+    if style is not None and (prompt or patch is not None):
+        raise InputError("style must be given without a prompt and a patch, got both")
+    for name, picture in (("style", style), ("patch", patch)):
+        if picture is None:
+            continue
+        able = [known for known, way in EDIT_METHODS.items() if name in way.takes]
+        if method is not None and method not in able:
+            raise InputError(
+                f"method must be one of {', '.join(able)} with a {name}, got {method!r}"
+            )
+        return method or _METHODS_OF[name]
+    return method
 
 
 def _default_method(segmenter: Segmenter | None, prompt: str) -> str:

@@ -246,11 +246,10 @@ def _run(
         return 1
     for note in () if args.quiet or args.json else done.notes:
         progress.line(f"textseg: warning: {note}", error=True)
-    done = assessed(args, done, model, progress)
     if args.output == "-":
-        write_stdout(done.to_bytes(".png", args.visible_label))
+        write_stdout(assessed(args, done, model, progress).to_bytes(".png", args.visible_label))
         return 0
-    done.save(out, visible_label=args.visible_label)
+    done = save_assessed(args, done, model, progress)
     undone.pop_all()
     files = {"image": str(out)}
     if args.from_prompt is not None:
@@ -359,6 +358,15 @@ def assessed(args: argparse.Namespace, done: Edit, model: Any, progress: Progres
     if not args.json:
         progress.line(f"textseg: {outcome}", error=True)
     return replace(done, outcome=outcome)
+
+
+def save_assessed(args: argparse.Namespace, done: Edit, model: Any, progress: Progress) -> Edit:
+    """The edit, written before and after it is `assessed`: what takes long cannot lose it."""
+    done.save(args.output, visible_label=args.visible_label)
+    said = assessed(args, done, model, progress)
+    if said is not done:
+        said.save(args.output, visible_label=args.visible_label)
+    return said
 
 
 def check_output(name: str, *more_suffixes: str, json: bool) -> Path:

@@ -13,6 +13,7 @@ from .edit import (
     assessed,
     check_output,
     report_edit,
+    save_assessed,
     write_stdout,
 )
 from .options_arguments import (
@@ -103,11 +104,10 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         for note in () if args.quiet or args.json else done.notes:
             progress.line(f"textseg: warning: {note}", error=True)
-        if done.prompt:
-            done = assessed(args, done, model, progress)
+        seen = model if done.prompt else None
         if args.output == "-":
-            write_stdout(done.to_bytes(".png", args.visible_label))
+            write_stdout(assessed(args, done, seen, progress).to_bytes(".png", args.visible_label))
             return 0
-        done.save(out, visible_label=args.visible_label)
+        done = save_assessed(args, done, seen, progress)
         report_edit(args, done, {"image": str(out)}, progress)
     return 0
