@@ -97,7 +97,7 @@ def run_pipeline(
     given = pixel_unshuffle(x, 2).flatten(2).transpose(1, 2) if packed else x
     if name.startswith(("Flux2", "ErnieImage")):
         given = pixel_unshuffle(x, 2)
-    flat = name.startswith("QwenImage21")
+    flat = name in ("BriaFiboPipeline", "QwenImage21Pipeline")  # cells of 16 pixels one by one
     if flat:
         given = x.flatten(2).transpose(1, 2)
     side = 16 if flat else 8
@@ -139,7 +139,7 @@ def said_by_pipeline(pipe: Any, x: torch.Tensor, t: float, prompt: str) -> torch
         out = pixel_shuffle(out, 2)
     if out.ndim == 5:
         out = out[:, 0].permute(0, 3, 1, 2)
-    if type(pipe).__name__.startswith("QwenImage21"):
+    if out.ndim == 3 and out.shape[1] == h * w:
         out = out.transpose(1, 2).unflatten(2, (h, w))
     if out.ndim == 3:
         out = pixel_shuffle(out.transpose(1, 2).unflatten(2, (h // 2, w // 2)), 2)
@@ -334,6 +334,20 @@ def test_one_embedding_per_image_or_one_for_all(model: Tiny) -> None:
     alone = backbone.predict(noisy[1:], t, both[1])
     torch.testing.assert_close(mixed[1:], alone, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(mixed[:1], backbone.predict(noisy[:1], t, both[1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bria-fibo"])
+def test_layers_are_read_again_once_forgotten(
+    family: str, tiny: Callable[[str], Tiny], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone: Any = tiny(family)[1]
+    noisy = torch.randn(3, backbone.channels, 6, 10)
+    texts = backbone.embed(["a dog", "a red ball", ""])
+    before = backbone.predict(noisy, 400, texts)
+    monkeypatch.setattr("textseg.backbone.bria_fibo.KEPT_TOKENS", 1)
+    backbone._heard.clear()
+    torch.testing.assert_close(backbone.predict(noisy, 400, texts), before, rtol=1e-4, atol=1e-5)
+    assert len(backbone._heard) == 1
 
 
 def smooth(backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:

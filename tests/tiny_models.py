@@ -20,15 +20,18 @@ import torch
 
 from textseg.backbone.latent import LatentModel
 
-FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm", "kolors", "sd3", "sd3-without-t5",
+FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm",
+            "kolors", "kandinsky3", "bria-fibo",
+            "sd3", "sd3-without-t5",
             "sd3.5", "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
-            "kandinsky3", "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
+            "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
             "longcat-image", "bria", "kandinsky5", "ernie-image", "krea2",
             "qwen-image-2.1", "hunyuan-image", "hunyuan-image-distilled")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
-FLOWS = ("sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
+FLOWS = ("bria-fibo",
+         "sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
          "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
          "ernie-image", "krea2", "qwen-image-2.1", "hunyuan-image",
@@ -411,6 +414,30 @@ def _bria(words: Any, t5_words: Any) -> Any:
 
     parts = _flux_kin("Bria") | {"scheduler": flow_schedule(shift=3.0)}
     return BriaPipeline(**parts, text_encoder=t5(t5_words, 32), tokenizer=t5_words)
+
+
+def _bria_fibo(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.BriaFiboTransformer2DModel(
+        patch_size=1, in_channels=4, num_layers=1, num_single_layers=3, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=[4, 4, 8],
+        text_encoder_dim=16,
+    )  # fmt: skip
+    vae = d.AutoencoderKLWan(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1, in_channels=12, out_channels=12,
+        temperal_downsample=[False, True], patch_size=2, is_residual=True,
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 2.0, 0.8, 1.0],
+    )  # fmt: skip
+    language = _language("SmolLM3ForCausalLM")
+    # The empty prompt is told by number 128000.
+    language["text_encoder"] = language_model("SmolLM3ForCausalLM", range(128001), width=16)
+    return d.BriaFiboPipeline(
+        transformer=transformer,
+        vae=vae,
+        scheduler=flow_schedule(use_dynamic_shifting=True),
+        **language,
+    )
 
 
 def _kandinsky3(words: Any, t5_words: Any) -> Any:
@@ -804,6 +831,7 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "ovis-image": _ovis_image,
     "longcat-image": _longcat_image,
     "bria": _bria,
+    "bria-fibo": _bria_fibo,
     "kandinsky3": _kandinsky3,
     "kandinsky5": _kandinsky5,
     "ernie-image": _ernie_image,

@@ -25,8 +25,8 @@ def factor_of(vae: Any) -> int:
     config = vae.config
     if config.get("spatial_compression_ratio"):
         return int(config["spatial_compression_ratio"])
-    if config.get("temperal_downsample") is not None:
-        return 2 ** len(config["temperal_downsample"])
+    if _of_video(vae):
+        return 2 ** len(config["temperal_downsample"]) * _block(vae)
     return 2 ** (len(config.get("encoder_block_out_channels") or config["block_out_channels"]) - 1)
 
 
@@ -38,7 +38,7 @@ def encode(vae: Any, pixels: torch.Tensor, norm_eps: float | None = None) -> tor
         norm_eps: added to the variance of a batch norm over latents; None: what the autoencoder's
             configuration says.
     """
-    opaque = (vae.config.get("in_channels") or 3) - 3
+    opaque = (vae.config.get("in_channels") or 3) // _block(vae) ** 2 - 3
     pixels = pad(pixels, (0, 0, 0, 0, 0, opaque), value=1.0)
     encoded = vae.encode(_framed(vae, pixels.to(vae.dtype)))
     if "latent_dist" in encoded:
@@ -84,8 +84,17 @@ def _has_codebook(vae: Any) -> bool:
     return vae.config.get("num_vq_embeddings") is not None
 
 
+def _of_video(vae: Any) -> bool:
+    return vae.config.get("temperal_downsample") is not None
+
+
+def _block(vae: Any) -> int:
+    """Pixels along a side of the blocks whose channels an autoencoder of video puts together."""
+    return (_of_video(vae) and vae.config.get("patch_size")) or 1
+
+
 def _framed(vae: Any, images: torch.Tensor) -> torch.Tensor:
-    return images[:, :, None] if vae.config.get("temperal_downsample") is not None else images
+    return images[:, :, None] if _of_video(vae) else images
 
 
 def _still(images: torch.Tensor) -> torch.Tensor:

@@ -205,6 +205,13 @@ BRIA = Family(
     ("flux_kin", "Bria"),
     guidance=5.0,
 )  # fmt: skip
+BRIA_FIBO = Family(
+    "bria-fibo", "Bria FIBO", "BriaFiboPipeline", "transformer",
+    {"transformer": "BriaFiboTransformer2DModel", "vae": "AutoencoderKLWan", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("bria_fibo", "BriaFibo"),
+    guidance=5.0,
+)  # fmt: skip
 KANDINSKY3 = Family(
     "kandinsky3", "Kandinsky 3", "Kandinsky3Pipeline", "unet",
     {"unet": "Kandinsky3UNet", "movq": "VQModel", "text_encoder": _T5},
@@ -317,11 +324,15 @@ SAMPLED = {"AutoencoderKL": "diffusers",
            "SemanticAutoencoder": f"{__package__}.semantic_autoencoder"}  # fmt: skip
 """Autoencoders that encode to a distribution, as most diffusers pipelines expect -> module."""
 AUTOENCODERS = SAMPLED | dict.fromkeys(
-    ("AutoencoderTiny", "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage",
+    ("AutoencoderTiny", "AutoencoderKLWan",
+     "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage",
      "AutoencoderKLQwenImage21", "AutoencoderKLHunyuanImage", "VQModel"), "diffusers",
 )  # fmt: skip
-ALL = (LATENT_UNET, CONSISTENCY, SDXL, KOLORS, SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
-       BRIA, PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4, KANDINSKY3,
+ALL = (LATENT_UNET, CONSISTENCY, SDXL,
+       KOLORS, KANDINSKY3, BRIA_FIBO,
+       SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
+       BRIA,
+       PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4,
        KANDINSKY5, QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT, KREA2,
        QWEN_IMAGE_21, HUNYUAN_IMAGE)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}

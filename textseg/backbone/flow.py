@@ -161,7 +161,7 @@ class ToldByTokens(FlowTransformer):
         out = torch.empty_like(z)
         for length in lengths.unique().tolist():
             chosen = lengths == length
-            text = tokens[chosen, :length, :-1].to(z.dtype)
+            text = self._seen(tokens[chosen, :length, :-1]).to(z.dtype)
             out[chosen] = self._told(z[chosen], sigma, text, vector[chosen].to(z.dtype)).to(z.dtype)
         return out
 
@@ -171,6 +171,10 @@ class ToldByTokens(FlowTransformer):
     ) -> torch.Tensor:
         """The velocity at z (N, C, h, w), told tokens (N, L, D), none of them padding, and what
         comes beside them: a distilled model's scale (N,), others' pooled vector (N, P)."""
+
+    def _seen(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the network is told of the tokens (N, L, D) in embeddings: themselves."""
+        return tokens
 
     def _encode_text(self, prompt: str) -> torch.Tensor:
         with quietly():
