@@ -22,7 +22,7 @@ from textseg.edit_methods import (
     poisson,
     sdedit,
 )
-from textseg.editing import UNUSED_PROMPT, Steps, composite, edit, latent_mask
+from textseg.editing import UNUSED_PROMPT, Steps, composite, crop_box, edit, latent_mask
 from textseg.errors import CancelledError, InputError, ModelError
 from textseg.options import EditOptions
 from textseg.segmenter import Segmenter
@@ -294,6 +294,48 @@ def test_nothing_is_filled_from_nothing(method: str, fake: FakeBackbone) -> None
         given: dict[str, Any] = arguments
         with pytest.raises(InputError, match="region must leave a part of the picture for method"):
             edit(_image(), model=fake, method=method, **given)
+
+
+@pytest.mark.parametrize("crop", [0.05, 0.3, 1.0, 50.0])
+@pytest.mark.parametrize("box", [(10, 20, 8, 38), (0, 30, 2, 12), (25, 40, 30, 61), (7, 8, 7, 8)])
+def test_a_crop_is_the_squarest_part_around_a_region(
+    box: tuple[int, int, int, int], crop: float
+) -> None:
+    top, bottom, left, right = box
+    mask = np.zeros((40, 61), bool)
+    mask[top, left] = mask[bottom - 1, right - 1] = True
+    rows, columns = crop_box(mask, crop)
+    side = math.ceil((1 + 2 * crop) * max(bottom - top, right - left))
+    for part, start, end, length in ((rows, top, bottom, 40), (columns, left, right, 61)):
+        size = part.stop - part.start
+        assert size == min(side, length)
+        assert 0 <= part.start <= start and end <= part.stop <= length
+        # In the middle, unless a border is nearer.
+        before, after = start - part.start, part.stop - end
+        assert abs(before - after) <= 1 or part.start == 0 or part.stop == length
+    assert crop_box(mask, 0) == (slice(0, 40), slice(0, 61))
+
+
+@pytest.mark.parametrize("composited", [True, False])
+def test_with_a_crop_the_part_is_edited_as_a_picture_of_its_own(
+    fake: FakeBackbone, composited: bool
+) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    mask = np.zeros((70, 90), bool)
+    mask[31:41, 50:58] = True
+    how: dict[str, Any] = {"steps": 4, "composite": composited, "model": fake}
+    steps = Steps()
+    done = edit(image, mask=mask, prompt="a cat", crop=0.5, keep=steps, **how)
+    part = crop_box(mask, 0.5)
+    alone = edit(np.ascontiguousarray(image[part]), mask=mask[part], prompt="a cat", **how)
+    expected = image.copy()
+    expected[part] = alone.image
+    np.testing.assert_array_equal(done.image, expected)
+    np.testing.assert_array_equal(done.mask, mask)
+    whole = edit(image, mask=mask, prompt="a cat", **how)
+    assert not np.array_equal(whole.image, done.image)
+    assert steps.decoded is not None
+    assert steps.decoded.shape[:2] == fake.fit_size(20, 20) != fake.fit_size(70, 90)
 
 
 def test_a_patch_is_blended_in_and_never_ignored(fake: FakeBackbone) -> None:

@@ -89,6 +89,7 @@ class EditArguments(ContrastArguments, RefineArguments, total=False):
     fixed_point: int
     feather: float
     grow: float
+    crop: float
     invert_mask: bool
     composite: bool
     seam: int

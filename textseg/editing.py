@@ -5,6 +5,7 @@ Source: Couairon et al. 2022, arXiv 2210.11427, sections 3.2 to 3.3.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .masks import Segmentation
     from .segmenter import Segmenter
 
+Part = tuple[slice, slice]
 
 UNUSED_PROMPT = "the prompt was not used: the region is filled from its surroundings"
 _METHODS_OF = {"style": "transport", "patch": "poisson"}
@@ -76,6 +78,30 @@ def latent_mask(mask: np.ndarray, size: tuple[int, int], feather: float = 0.0) -
         return cv2.GaussianBlur(share, (0, 0), feather, borderType=cv2.BORDER_REPLICATE).clip(0, 1)
     peak = float(share.max())
     return (share >= min(0.5, peak)).astype(np.float32) if peak > 0 else share
+
+
+def crop_box(mask: np.ndarray, crop: float) -> Part:
+    """The part of an image around a region.
+
+    Args:
+        mask: (H, W) bool, not empty.
+        crop: what is seen around the region's box on every side, as a share of its longer side; 0
+            is the whole image.
+
+    Returns:
+        rows and columns; as square as the image allows, the region in the middle as far as the
+        image allows.
+    """
+    if crop <= 0:
+        return slice(0, mask.shape[0]), slice(0, mask.shape[1])
+    ends = [(int(at[0]), int(at[-1]) + 1) for at in (np.flatnonzero(mask.any(i)) for i in (1, 0))]
+    side = math.ceil((1 + 2 * crop) * max(end - start for start, end in ends))
+    slices = []
+    for (start, end), length in zip(ends, mask.shape, strict=True):
+        size = min(side, length)
+        first = min(max((start + end - size) // 2, 0), length - size)
+        slices.append(slice(first, first + size))
+    return slices[0], slices[1]
 
 
 def composite(image: np.ndarray, edited: np.ndarray, mask: np.ndarray, seam: int = 3) -> np.ndarray:
@@ -219,15 +245,16 @@ def edit(
             )
         if prompt:
             unchanged = replace(_noting(unchanged, UNUSED_PROMPT), prompt="")
+    part = crop_box(unchanged.mask, chosen.crop)
     if segmenter is not None and way.over == "latents":
-        edited = _edit_latents(segmenter, unchanged, progress, keep)
+        edited = _edit_latents(segmenter, unchanged, part, progress, keep)
     elif way.over == "pixels":
         given = None if patch is None else load_image(patch, allow_url=allow_url)
         edited = replace(unchanged, image=way.run(pixels, unchanged.mask, given))
         report(progress, 1, 1, method)
     else:
-        repainted = way.run(model, pixels, unchanged.mask, prompt, chosen, progress)
-        edited = replace(unchanged, image=repainted)
+        repainted = way.run(model, pixels[part], unchanged.mask[part], prompt, chosen, progress)
+        edited = replace(unchanged, image=_with_part(pixels, part, repainted))
     if not chosen.composite:
         return edited
     return replace(edited, image=composite(pixels, edited.image, edited.mask, chosen.seam))
@@ -344,23 +371,32 @@ def _noting(edit: Edit, *notes: str) -> Edit:
     return replace(edit, notes=(*edit.notes, *notes))
 
 
+def _with_part(image: np.ndarray, part: Part, edited: np.ndarray) -> np.ndarray:
+    """The image with one part of it replaced."""
+    whole = image.copy()
+    whole[part] = edited
+    return whole
+
+
 def _edit_latents(
-    segmenter: Segmenter, unchanged: Edit, progress: Progress | None, keep: Steps | None
+    segmenter: Segmenter, unchanged: Edit, part: Part, progress: Progress | None, keep: Steps | None
 ) -> Edit:
-    """Run a method over latents, under the prompt or the one that removes."""
+    """Run a method over the latents of a part of the image, under the prompt or the one that
+    removes."""
     import torch
 
     from .backbone.shared import lock_of
     from .predictions import draw_noise
 
-    backbone, image, options = segmenter.model, unchanged.image, unchanged.options
+    backbone, image, options = segmenter.model, unchanged.image[part], unchanged.options
     prompt = unchanged.prompt or removal_prompt(backbone, unchanged.query)
     notes = prompt_notes(backbone, prompt, options.negative_prompt, stacklevel=4)
     if options.negative_prompt and backbone.distilled_guidance is not None:
         notes.append("the model has guidance distilled into it: no negative prompt is used")
     with lock_of(backbone):
         latents = segmenter.encode(image)
-        cells = latent_mask(unchanged.mask, (latents.shape[-2], latents.shape[-1]), options.feather)
+        size = (latents.shape[-2], latents.shape[-1])
+        cells = latent_mask(unchanged.mask[part], size, options.feather)
         noise = draw_noise(tuple(latents.shape), options.seed, image_identity(image), -1, 0)
         task = LatentTask(
             backbone=backbone,
@@ -376,7 +412,8 @@ def _edit_latents(
     if keep is not None:
         keep.decoded, keep.latent_mask = decoded, cells
     edited = resize_image(decoded, (image.shape[0], image.shape[1]))
-    return _noting(replace(unchanged, image=edited, prompt=prompt), *notes)
+    whole = _with_part(unchanged.image, part, edited)
+    return _noting(replace(unchanged, image=whole, prompt=prompt), *notes)
 
 
 def _keep_encoded(keep: Steps, backbone: Backbone, latents: torch.Tensor) -> None:

@@ -188,6 +188,9 @@ class EditOptions:
         grow: how far a region that was found grows before the edit, as a fraction of the longer
             side, 0 to 0.5, so that rims and shadows go with it and the seam lies outside the
             object; a given mask only if asked to. What is inverted or recoloured does not grow.
+        crop: above 0, only the part of the picture around the region is edited, at the model's own
+            size: the region's box and this share of its longer side on every side, 0 to 100, as
+            square as the picture allows. For regions much smaller than the picture. 0 is off.
         invert_mask: edit everything but the region.
         composite: paste the input's pixels back outside the mask, bit for bit.
         seam: width in pixels of the blended seam just inside the mask's edge.
@@ -201,6 +204,7 @@ class EditOptions:
     fixed_point: int = option(0, whole(0, 50))
     feather: float = option(0.0, between(0, 64), "cells")
     grow: float = option(0.015, between(0, 0.5), slider=(0, 0.1, 0.005))
+    crop: float = option(0.0, between(0, 100), slider=(0, 2, 0.05))
     invert_mask: bool = False
     composite: bool = True
     seam: int = option(3, whole(0, 1000), "pixels")

@@ -36,7 +36,7 @@ REACH, LEAST = 0.5, 64
 MAX_ROUNDS = 32
 OUTPAINT_METHODS = (*(name for name, way in EDIT_METHODS.items() if way.over != "pixels"), "fill")
 """The methods that can make a new part."""
-NO_PART = frozenset(("grow", "invert_mask", "composite"))
+NO_PART = frozenset(("grow", "crop", "invert_mask", "composite"))
 """Fields of `EditOptions` that have no part in it."""
 
 
@@ -118,7 +118,7 @@ def outpaint(
     if chosen is None:
         seam = min(1000, round(SEAM * max(new.shape)))
         chosen = replace(edit_defaults(backbone), encode_ratio=RATIO, seam=seam)
-    chosen = replace(chosen, **overrides, invert_mask=False, composite=True)
+    chosen = replace(chosen, **overrides, crop=0.0, invert_mask=False, composite=True)
     extended = Edit(
         image=canvas, mask=new, query="", prompt=prompt, options=chosen, method=method,
         model=method, source=canvas, input_xmp=xmp, trained=method != "fill", extended=pads,

@@ -146,7 +146,7 @@ class EditRun:
             "levels": list(self.levels),
             "guidances": list(self.scales),
             "options": {key: value for key, value in asdict(self.options).items()
-                        if key not in ("encode_ratio", "guidance_scale", "invert_mask",
+                        if key not in ("encode_ratio", "guidance_scale", "crop", "invert_mask",
                                        "composite")},
             "truth_mask": self.truth_mask,
             "draws": self.draws,

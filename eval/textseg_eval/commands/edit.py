@@ -128,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         EditOptions,
         title="edit (default: what the model was tuned with)",
-        exclude=("encode_ratio", "guidance_scale", "invert_mask", "composite"),
+        exclude=("encode_ratio", "guidance_scale", "crop", "invert_mask", "composite"),
     )
 
 
