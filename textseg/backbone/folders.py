@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from .families import ALL, BY_PIPELINE, ELSEWHERE, SUPPORTED, Family, refusal
+from . import installed
+from .families import (
+    ALL,
+    ANY,
+    AUTOENCODERS,
+    BY_PIPELINE,
+    ELSEWHERE,
+    SUPPORTED,
+    Family,
+    refusal,
+)
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
@@ -25,6 +35,11 @@ def find_family(folder: Path) -> Family:
     Raises:
         ModelError: no pipeline folder, or an unsupported family.
     """
+    if folder.is_dir() and not (folder / "model_index.json").exists():
+        raise ModelError(
+            f"{folder / 'model_index.json'} is missing; the model folder is not a diffusers "
+            f"pipeline{_nearby(folder)}"
+        )
     index = read_json(folder / "model_index.json", folder)
     name = index.get("_class_name")
     family = BY_PIPELINE.get(name) if isinstance(name, str) else None
@@ -42,6 +57,19 @@ def find_family(folder: Path) -> Family:
         told = read_json(config, folder)
         family = next(one for one in kin if not one.mark or told.get(one.mark) is not None)
     return family.without({p for p in family.optional if index.get(p) in (None, [None, None])})
+
+
+def _nearby(folder: Path) -> str:
+    """What was probably meant by a folder that is no pipeline."""
+    if (folder.parent / "model_index.json").is_file():
+        return f", but a part of one; give {folder.parent}"
+    inner = sorted(path.parent for path in folder.glob("*/model_index.json"))
+    if len(inner) == 1:
+        return f"; give {inner[0]}"
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1 and not (folder / "config.json").exists():
+        return f"; a model in a single file: give {files[0]}"
+    return ""
 
 
 def check_model(folder: Path, without: frozenset[str] = frozenset()) -> dict[str, str | None]:
@@ -77,9 +105,15 @@ def survey_model(
     problems: list[ModelError] = []
 
     def check_config(part: str) -> None:
+        check_there(part)
         told = read_json(folder / part / "config.json", folder)
         if "auto_map" in told and family.networks[part] not in ELSEWHERE:
             raise ModelError(f"{folder / part} asks for code of its own, which is never run")
+        _check_class(folder, family, part, told)
+
+    def check_there(part: str) -> None:
+        if not (folder / part).is_dir():
+            raise ModelError(f"{folder / part} is missing; the model is incomplete")
 
     def check_finished(part: str) -> None:
         for path in (folder / part).glob("*.incomplete"):
@@ -90,13 +124,18 @@ def survey_model(
         for path in files:
             _check_safetensors(path)
 
+    def check_tokenizer(part: str) -> None:
+        check_there(part)
+        _check_tokenizer(folder / part, family.tokenizers[part])
+
     networks, tokenizers = list(family.networks), list(family.tokenizers)
+    there = [part for part in networks if part not in without and (folder / part).is_dir()]
     for check, parts in (
         (check_config, networks),
-        (lambda _: read_json(folder / "scheduler" / "scheduler_config.json", folder), [""]),
+        (lambda _: _check_scheduler(folder), [""]),
         (check_finished, [*networks, *tokenizers]),
-        (check_weights, [part for part in networks if part not in without]),
-        (lambda part: _check_tokenizer(folder / part, family.tokenizers[part]), tokenizers),
+        (check_weights, there),
+        (check_tokenizer, tokenizers),
     ):
         for part in parts:
             try:
@@ -268,6 +307,47 @@ def _check_safetensors(path: Path) -> None:
     if whole != size:
         expected = "more" if whole is None else str(whole)
         raise ModelError(f"{path} is damaged: {size} bytes where its header says {expected}")
+
+
+def _check_class(folder: Path, family: Family, part: str, config: dict[str, Any]) -> None:
+    """Whether the installed libraries have the classes of a network that its configuration and the
+    index name."""
+    if part == family.autoencoder:
+        kind = config.get("_class_name", family.networks[part])
+        if kind not in AUTOENCODERS:
+            raise ModelError(
+                f"{folder / part} is a {kind}; supported are {', '.join(AUTOENCODERS)}"
+            )
+        return
+    library, kind = _named(folder, part)
+    if family.networks[part] == ANY and (library != "transformers" or kind is None):
+        raise ModelError(f"{folder / 'model_index.json'} names no class of transformers as {part}")
+    _check_installed(folder / "model_index.json", part, library, kind, config.get("model_type"))
+    if library == "diffusers":
+        _check_installed(folder / part / "config.json", part, library, config.get("_class_name"))
+
+
+def _check_scheduler(folder: Path) -> None:
+    path = folder / "scheduler" / "scheduler_config.json"
+    told = read_json(path, folder).get("_class_name")
+    if not str(told).endswith("Scheduler"):
+        raise ModelError(f"{path} names no scheduler, got {told!r}")
+    _check_installed(path, "scheduler", "diffusers", told)
+    _check_installed(folder / "model_index.json", "scheduler", *_named(folder, "scheduler"))
+
+
+def _named(folder: Path, part: str) -> tuple[Any, Any]:
+    """Library and class that the index names for a part; None for what it leaves out."""
+    named = read_json(folder / "model_index.json", folder).get(part)
+    return (named[0], named[1]) if isinstance(named, list) and len(named) == 2 else (None, None)
+
+
+def _check_installed(path: Path, part: str, library: Any, kind: Any, model_type: Any = "") -> None:
+    known = library in ("diffusers", "transformers") and kind is not None
+    if known and not installed.has_class(library, str(kind), str(model_type)):
+        raise ModelError(
+            f"{path} names a {kind} as {part}, which {installed.named(library)} does not have"
+        )
 
 
 def _check_tokenizer(folder: Path, kind: str) -> None:

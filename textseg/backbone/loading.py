@@ -215,11 +215,9 @@ def _load_parts(
         library: Any = transformers if reads_text else diffusers
         if part == family.autoencoder:
             kind = read_json(folder / part / "config.json", folder).get("_class_name", kind)
-            if kind not in AUTOENCODERS:
-                raise ModelError(f"{folder} has a {kind}; supported are {', '.join(AUTOENCODERS)}")
             library = importlib.import_module(AUTOENCODERS[kind])
         if kind == ANY:
-            kind = _named(index, part, folder)
+            kind = index[part][1]
         elif kind in ELSEWHERE:
             library = importlib.import_module(ELSEWHERE[kind])
         precision = torch.float32 if part == family.autoencoder else dtype
@@ -235,10 +233,7 @@ def _load_parts(
         library = importlib.import_module(ELSEWHERE.get(kind, "transformers"))
         parts[part] = getattr(library, kind).from_pretrained(folder / part, local_files_only=True)
     config = read_json(folder / "scheduler" / "scheduler_config.json", folder)
-    scheduler: Any = getattr(diffusers, str(config.get("_class_name")), None)
-    if scheduler is None or not hasattr(scheduler, "set_timesteps"):
-        raise ModelError(f"{folder} has an unknown scheduler {config.get('_class_name')!r}")
-    parts["scheduler"] = scheduler.from_config(config)
+    parts["scheduler"] = getattr(diffusers, config["_class_name"]).from_config(config)
     return parts | {key: index[key] for key in family.settings if key in index}
 
 
@@ -250,19 +245,6 @@ def _assemble(family: Family, parts: dict[str, Any], to_change: bool) -> Any:
         return SimpleNamespace(**parts)
     pipeline = LATENT_UNET.pipeline if family.bare else family.pipeline
     return getattr(diffusers, pipeline)(**parts, **family.arguments)
-
-
-def _named(index: Mapping[str, Any], part: str, folder: Path) -> str:
-    """The class of transformers that a pipeline folder names for a text encoder."""
-    import transformers
-
-    named = index.get(part)
-    library, kind = named if isinstance(named, list) and len(named) == 2 else (None, None)
-    if library != "transformers" or not hasattr(
-        getattr(transformers, str(kind), None), "config_class"
-    ):
-        raise ModelError(f"{folder} has an unknown {part} {named!r}")
-    return str(kind)
 
 
 def _class_of(family: Family) -> type[LatentModel]:
