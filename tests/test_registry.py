@@ -141,7 +141,7 @@ def test_missing_files_are_named(broken: Path, name: str) -> None:
 
 def test_missing_tokenizer(broken: Path) -> None:
     shutil.rmtree(broken / "tokenizer")
-    with pytest.raises(ModelError, match=r"vocab\.json is missing"):
+    with pytest.raises(ModelError, match=r"tokenizer is missing; the model is incomplete"):
         load(broken)
 
 
