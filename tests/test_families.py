@@ -114,6 +114,10 @@ def run_pipeline(
     if name in unguided and not prompt:  # what their guidance goes away from
         zeros = torch.zeros(1, unguided[name], pipe.text_encoder.config.d_model)
         options |= {"prompt": None, "prompt_embeds": zeros}
+    if name.startswith("BriaFibo2") and not prompt:
+        from diffusers.pipelines.bria_fibo2.pipeline_bria_fibo2 import DEFAULT_NEGATIVE_PROMPT
+
+        options |= {"prompt": None, "prompt_embeds": pipe.encode_prompt(DEFAULT_NEGATIVE_PROMPT)[0]}
     if name.startswith("Kandinsky3") and not prompt:
         zeros = torch.zeros(1, 5, pipe.text_encoder.config.d_model)
         options |= {"prompt": None, "prompt_embeds": zeros, "attention_mask": torch.zeros(1, 5)}
@@ -336,7 +340,7 @@ def test_one_embedding_per_image_or_one_for_all(model: Tiny) -> None:
     assert not torch.allclose(mixed[:1], backbone.predict(noisy[:1], t, both[1]), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["bria-fibo"])
+@pytest.mark.parametrize("family", ["bria-fibo", "bria-fibo-2"])
 def test_layers_are_read_again_once_forgotten(
     family: str, tiny: Callable[[str], Tiny], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ import torch
 from textseg.backbone.latent import LatentModel
 
 FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm",
-            "kolors", "kandinsky3", "bria-fibo",
+            "kolors", "kandinsky3", "bria-fibo", "bria-fibo-2",
             "sd3", "sd3-without-t5",
             "sd3.5", "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
@@ -30,7 +30,7 @@ FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm",
             "qwen-image-2.1", "hunyuan-image", "hunyuan-image-distilled")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
-FLOWS = ("bria-fibo",
+FLOWS = ("bria-fibo", "bria-fibo-2",
          "sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
          "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
@@ -440,6 +440,22 @@ def _bria_fibo(words: Any, t5_words: Any) -> Any:
     )
 
 
+def _bria_fibo_2(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.BriaFibo2Transformer2DModel(
+        in_channels=4, dim=32, n_layers=5, n_refiner_layers=1, n_heads=2, cap_feat_dim=96,
+        injection_layer_ids=(0, 1, 2, 3, 4), perceiver_num_layers=1, min_num_gist_tokens=4,
+        max_num_gist_tokens=8, gist_step=2, gist_min_text_len=8, gist_max_text_len=64,
+        axes_dims=(4, 6, 6), axes_lens=(16, 32, 32),
+    )  # fmt: skip
+    return d.BriaFibo2Pipeline(
+        transformer=transformer, vae=_flux2_autoencoder(),
+        scheduler=flow_schedule(use_dynamic_shifting=True),
+        **_with_processor(**_language("Qwen3VLForConditionalGeneration", layers=36)),
+    )  # fmt: skip
+
+
 def _kandinsky3(words: Any, t5_words: Any) -> Any:
     import diffusers as d
 
@@ -832,6 +848,7 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "longcat-image": _longcat_image,
     "bria": _bria,
     "bria-fibo": _bria_fibo,
+    "bria-fibo-2": _bria_fibo_2,
     "kandinsky3": _kandinsky3,
     "kandinsky5": _kandinsky5,
     "ernie-image": _ernie_image,

@@ -1,16 +1,17 @@
-"""Bria's FIBO: a flow transformer each of whose blocks is told another layer of its text encoder.
+"""Bria's FIBO and FIBO 2: flow transformers told many layers of their text encoder.
 
-Source: https://huggingface.co/briaai/FIBO.
+Source: https://huggingface.co/briaai/FIBO, https://huggingface.co/briaai/Fibo-2.0-dev.
 """
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections import OrderedDict
 
 import torch
 
-from .families import BRIA_FIBO
+from .families import BRIA_FIBO, BRIA_FIBO_2
 from .flow import ToldByTokens
 from .flux import position_ids
 from .quiet import quietly
@@ -64,8 +65,8 @@ class ToldByLayers(ToldByTokens):
 
 
 class BriaFibo(ToldByLayers):
-    """Trained on long descriptions in JSON, told by SmolLM3. Of the encoder's layers the last is
-    told to the last block, and more often where the blocks are more."""
+    """FIBO, told by SmolLM3. Every block is told a layer of its own, the last the last, and that
+    one several times where the blocks are more."""
 
     kind = BRIA_FIBO
     _longest = 3000
@@ -94,3 +95,44 @@ class BriaFibo(ToldByLayers):
         if not prompt:
             return (EMPTY,)
         return tuple(self.tokenizer(prompt, max_length=self._longest, truncation=True).input_ids)
+
+
+class BriaFibo2(ToldByLayers):
+    """FIBO 2, told by Qwen3-VL. Captions in JSON are brought into the form it was trained on, and
+    the empty prompt is a caption of empty values, both as in its pipeline; pictures of words to be
+    written are left out."""
+
+    kind = BRIA_FIBO_2
+    _longest = 4096
+    _native_cells = 128
+
+    def _told(
+        self, z: torch.Tensor, sigma: float, text: torch.Tensor, vector: torch.Tensor
+    ) -> torch.Tensor:
+        bundles = text.unflatten(-1, (len(self.pipe.text_encoder_out_layers), -1))
+        return self.unet(
+            hidden_states=z,
+            timestep=torch.full((len(z),), sigma, device=z.device),
+            encoder_hidden_states=bundles.transpose(1, 2),
+        ).sample
+
+    def _numbers(self, prompt: str) -> tuple[int, ...]:
+        from diffusers.pipelines.bria_fibo2.pipeline_bria_fibo2 import DEFAULT_NEGATIVE_PROMPT
+
+        caption, _ = self.pipe._parse_prompt(prompt)
+        if not isinstance(caption, str):
+            prompt = json.dumps(caption or {}, separators=(",", ":"), ensure_ascii=False)
+        text = self.pipe.prompt_template_encode.format(prompt or DEFAULT_NEGATIVE_PROMPT)
+        words = self.tokenizer.tokenizer
+        return tuple(words(text, max_length=self._longest, truncation=True).input_ids)
+
+    def _laid_out(self, layers: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Bundles of layers, each brought to a mean square of 1 a token."""
+        chosen = [layers[i].float() for bundle in self.pipe.text_encoder_out_layers for i in bundle]
+        sizes = [x.square().mean(-1, keepdim=True) for x in chosen]
+        unit = [x * torch.rsqrt(size + 1e-6) for x, size in zip(chosen, sizes, strict=True)]
+        return torch.cat(unit, -1).to(layers[0].dtype)
+
+    def _token_limit(self) -> int:
+        before = self.pipe.prompt_template_encode.partition("{}")[0]
+        return self._longest - len(self.tokenizer.tokenizer(before).input_ids)

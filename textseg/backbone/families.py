@@ -212,6 +212,14 @@ BRIA_FIBO = Family(
     ("bria_fibo", "BriaFibo"),
     guidance=5.0,
 )  # fmt: skip
+BRIA_FIBO_2 = Family(
+    "bria-fibo-2", "Bria FIBO 2", "BriaFibo2Pipeline", "transformer",
+    {"transformer": "BriaFibo2Transformer2DModel", "vae": "AutoencoderKLFlux2",
+     "text_encoder": ANY},
+    {"processor": "ProcessorWords"},
+    ("bria_fibo", "BriaFibo2"),
+    guidance=5.0,
+)  # fmt: skip
 KANDINSKY3 = Family(
     "kandinsky3", "Kandinsky 3", "Kandinsky3Pipeline", "unet",
     {"unet": "Kandinsky3UNet", "movq": "VQModel", "text_encoder": _T5},
@@ -329,7 +337,7 @@ AUTOENCODERS = SAMPLED | dict.fromkeys(
      "AutoencoderKLQwenImage21", "AutoencoderKLHunyuanImage", "VQModel"), "diffusers",
 )  # fmt: skip
 ALL = (LATENT_UNET, CONSISTENCY, SDXL,
-       KOLORS, KANDINSKY3, BRIA_FIBO,
+       KOLORS, KANDINSKY3, BRIA_FIBO, BRIA_FIBO_2,
        SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
        BRIA,
        PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4,
