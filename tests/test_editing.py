@@ -24,6 +24,7 @@ from textseg.edit_methods import (
 )
 from textseg.editing import UNUSED_PROMPT, Steps, composite, crop_box, edit, latent_mask
 from textseg.errors import CancelledError, InputError, ModelError
+from textseg.generation import generate
 from textseg.options import EditOptions
 from textseg.segmenter import Segmenter
 
@@ -294,6 +295,36 @@ def test_nothing_is_filled_from_nothing(method: str, fake: FakeBackbone) -> None
         given: dict[str, Any] = arguments
         with pytest.raises(InputError, match="region must leave a part of the picture for method"):
             edit(_image(), model=fake, method=method, **given)
+
+
+def test_a_model_that_does_not_paint_finds_and_the_one_it_names_paints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    boxes = {"dog": (0.3, 0.9, 0.2, 0.7)}
+    painter = FakeBackbone(boxes, calibration={"edit": {"steps": 4, "crop": 0.2}})
+    painter.name, painter.native_size = "painter", 32
+    finder = FakeBackbone(boxes, calibration={"paints": False, "painter": "the painter"})
+    loaded = []
+
+    def load(name: str, **where: Any) -> FakeBackbone:
+        loaded.append((name, where))
+        return painter
+
+    monkeypatch.setattr("textseg.backbone.load", load)
+    image = _image()
+    done = edit(image, "the dog", "a cat", model=finder)
+    found = Segmenter(finder).set_image(image).query("the dog")
+    expected = edit(image, "the dog", "a cat", mask=found, model=painter)
+    np.testing.assert_array_equal(done.image, expected.image)
+    assert (done.model, done.options.steps, done.options.crop) == ("painter", 4, 0.2)
+    assert done.segmentation is not None and done.segmentation.model == "fake"
+    again = generate("a cat", model=finder, steps=2)
+    assert again.model == "painter"
+    np.testing.assert_array_equal(again.image, generate("a cat", model=painter, steps=2).image)
+    assert loaded == [("the painter", {"device": finder.device, "dtype": finder.dtype})]
+    # What is removed is filled, without it.
+    assert edit(image, "the dog", model=finder).method == "fill"
+    assert finder.painter == "the painter" and painter.painter is None
 
 
 @pytest.mark.parametrize("crop", [0.05, 0.3, 1.0, 50.0])

@@ -173,7 +173,8 @@ def edit(
         query: what to edit, e.g. "the dog"; without it and `mask`, a prompt or `style` changes the
             whole picture.
         prompt: what it is to become, e.g. "a cat"; "" removes it.
-        model: a name, a loaded model, or a `Segmenter` (its options find the region).
+        model: a name, a loaded model, or a `Segmenter` (its options find the region); one that does
+            not paint leaves that to the one it names.
         mask: (H, W) bool of the image's size, which grows only if `grow` is given by name, or a
             `Segmentation`; found from the query if None.
         method: one of `EDIT_METHODS`; "inpaint" needs an inpainting checkpoint as `model`. None is
@@ -195,6 +196,7 @@ def edit(
     Raises:
         InputError: a bad argument; CancelledError: `progress` returned False.
     """
+    from .backbone.shared import painter_of
     from .edits import Edit
     from .masks import Segmentation
 
@@ -218,7 +220,10 @@ def edit(
     segmenter = _segmenter(model, needed=mask is None or over == "latents")
     method = method or _default_method(segmenter, prompt)
     way = EDIT_METHODS[method]
-    chosen = options or edit_defaults(None if segmenter is None else segmenter.model)
+    backbone = None if segmenter is None else segmenter.model
+    if backbone is not None and way.over == "latents":
+        backbone = painter_of(backbone)
+    chosen = options or edit_defaults(backbone)
     chosen = replace(chosen, **{k: v for k, v in overrides.items() if k in own})
     found = mask if isinstance(mask, Segmentation) else None
     if mask is None and segmenter is not None and query is not None:
@@ -232,7 +237,7 @@ def edit(
     unchanged = Edit(
         image=pixels, query=query or "", mask=_region(np.asarray(mask), pixels, chosen, grows),
         prompt=prompt, options=chosen, segmentation=found, method=method,
-        model=named if segmenter is None else segmenter.model.name, source=pixels,
+        model=named if backbone is None else backbone.name, source=pixels,
         notes=(unknown,) if unknown else (), input_xmp=xmp, trained=way.over != "pixels",
     )  # fmt: skip
     if not unchanged.mask.any():
@@ -246,8 +251,8 @@ def edit(
         if prompt:
             unchanged = replace(_noting(unchanged, UNUSED_PROMPT), prompt="")
     part = crop_box(unchanged.mask, chosen.crop)
-    if segmenter is not None and way.over == "latents":
-        edited = _edit_latents(segmenter, unchanged, part, progress, keep)
+    if segmenter is not None and backbone is not None and way.over == "latents":
+        edited = _edit_latents(segmenter, backbone, unchanged, part, progress, keep)
     elif way.over == "pixels":
         given = None if patch is None else load_image(patch, allow_url=allow_url)
         edited = replace(unchanged, image=way.run(pixels, unchanged.mask, given))
@@ -379,22 +384,34 @@ def _with_part(image: np.ndarray, part: Part, edited: np.ndarray) -> np.ndarray:
 
 
 def _edit_latents(
-    segmenter: Segmenter, unchanged: Edit, part: Part, progress: Progress | None, keep: Steps | None
+    segmenter: Segmenter,
+    backbone: Backbone,
+    unchanged: Edit,
+    part: Part,
+    progress: Progress | None,
+    keep: Steps | None,
 ) -> Edit:
     """Run a method over the latents of a part of the image, under the prompt or the one that
-    removes."""
+    removes.
+
+    Args:
+        segmenter: may have the latents already, if `backbone` is its model.
+    """
     import torch
 
     from .backbone.shared import lock_of
     from .predictions import draw_noise
 
-    backbone, image, options = segmenter.model, unchanged.image[part], unchanged.options
+    image, options = unchanged.image[part], unchanged.options
     prompt = unchanged.prompt or removal_prompt(backbone, unchanged.query)
     notes = prompt_notes(backbone, prompt, options.negative_prompt, stacklevel=4)
     if options.negative_prompt and backbone.distilled_guidance is not None:
         notes.append("the model has guidance distilled into it: no negative prompt is used")
     with lock_of(backbone):
-        latents = segmenter.encode(image)
+        if backbone is segmenter.model:
+            latents = segmenter.encode(image)
+        else:
+            latents = backbone.encode(resize_image(image, backbone.fit_size(*image.shape[:2])))
         size = (latents.shape[-2], latents.shape[-1])
         cells = latent_mask(unchanged.mask[part], size, options.feather)
         noise = draw_noise(tuple(latents.shape), options.seed, image_identity(image), -1, 0)

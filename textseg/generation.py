@@ -158,7 +158,7 @@ def generate(
         prompt: one prompt, or several.
         count: images per prompt; a list is returned if it is given, or if there are several
             prompts. Image i of the list has seed + i.
-        model: a name or a loaded model.
+        model: a name or a loaded model; one that does not paint leaves it to the one it names.
         options: the model's own or the usual defaults if None.
         progress: called as progress(done, total, stage); returning False stops.
         overrides: single fields of `GenerateOptions`.
@@ -179,7 +179,7 @@ def generate_each(
     **overrides: Any,
 ) -> Iterator[Generation]:
     """The images of `generate`, each as soon as it is made; arguments and errors as there."""
-    from .backbone.shared import lock_of, shared
+    from .backbone.shared import lock_of, painter_of, shared
     from .editing import prompt_notes
 
     prompts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Sequence) else [*prompt]
@@ -189,7 +189,7 @@ def generate_each(
         check_text("prompt", text)
     if count is not None and (not isinstance(count, int) or count < 1):
         raise InputError(f"count must be a whole number of at least 1, got {count!r}")
-    backbone = shared(model)
+    backbone = painter_of(shared(model))
     unknown = set(overrides) - {f.name for f in fields(GenerateOptions)}
     if unknown:
         raise InputError(f"options of generate have no field {sorted(unknown)[0]!r}")

@@ -30,7 +30,7 @@ class Backbone(ABC):
         calibration: what the model folder's `textseg.json` says (possibly empty): keys
             "contrast" and "refine" (option fields), "presence" ({"weights", "offset"}),
             "prompts" ({"template", "absent"}), "nouns" (list of str), "synonyms" (word to noun),
-            "paints" (bool).
+            "paints" (bool), "painter" (the name of a model).
         contrast_defaults, refine_defaults: calibrated options, else the paper's.
         distilled_guidance: for models that are told a guidance scale instead of being evaluated
             twice, the scale `embed` gives; else None.
@@ -81,6 +81,12 @@ class Backbone(ABC):
         """Whether the model makes pictures worth looking at; one that says in its folder that it
         does not removes by filling."""
         return bool(self.calibration.get("paints", True))
+
+    @property
+    def painter(self) -> str | None:
+        """The model that paints in its place, by name; None for a model that paints itself, and for
+        one that names no other. `shared.painter_of` loads it."""
+        return None if self.paints else self.calibration.get("painter")
 
     @property
     def caveats(self) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from ..errors import InputError
 from .base import Backbone
 
 _locks: WeakKeyDictionary[Backbone, threading.RLock] = WeakKeyDictionary()
+_painters: WeakKeyDictionary[Backbone, Backbone] = WeakKeyDictionary()
 _locks_guard = threading.Lock()
 
 
@@ -42,6 +43,23 @@ def load_once(name: str, folder: str, stamp: int) -> Backbone:
     from . import load
 
     return load(name)
+
+
+def painter_of(model: Backbone) -> Backbone:
+    """The model that makes pictures where `model` finds things: itself, or the one its folder names
+    because it does not paint, loaded once, on its device and in its precision.
+
+    Raises:
+        ModelError, ModelNotFoundError: the named one cannot be loaded.
+    """
+    if model.painter is None:
+        return model
+    with lock_of(model):
+        if model not in _painters:
+            from . import load
+
+            _painters[model] = load(model.painter, device=model.device, dtype=model.dtype)
+        return _painters[model]
 
 
 def lock_of(model: Backbone) -> threading.RLock:

@@ -96,9 +96,10 @@ def extend(session: Session, prompt: str, progress: Progress | None = None, **ch
 
 def edit_options(session: Session) -> EditOptions:
     """The options edits start from."""
+    from ...backbone.shared import painter_of
     from ...editing import edit_defaults
 
-    return edit_defaults(session.segmenter.model)
+    return edit_defaults(painter_of(session.segmenter.model))
 
 
 def _approved(session: Session) -> Layer:
