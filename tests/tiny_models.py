@@ -11,7 +11,7 @@ import json
 import string
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from textseg.backbone.latent import LatentModel
 
 FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm",
-            "kolors", "kandinsky3", "bria-fibo", "bria-fibo-2",
+            "kolors", "kandinsky3", "bria-fibo", "bria-fibo-2", "dreamlite", "dreamlite-mobile",
             "sd3", "sd3-without-t5",
             "sd3.5", "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
@@ -30,7 +30,7 @@ FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm",
             "qwen-image-2.1", "hunyuan-image", "hunyuan-image-distilled")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
-FLOWS = ("bria-fibo", "bria-fibo-2",
+FLOWS = ("bria-fibo", "bria-fibo-2", "dreamlite", "dreamlite-mobile",
          "sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
          "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
@@ -456,6 +456,33 @@ def _bria_fibo_2(words: Any, t5_words: Any) -> Any:
     )  # fmt: skip
 
 
+def _dreamlite(words: Any, t5_words: Any, mobile: bool = False) -> Any:
+    import diffusers as d
+
+    network = d.DreamLiteUNetModel(
+        sample_size=8, layers_per_block=1, block_out_channels=(8, 16),
+        down_block_types=("DreamLiteCrossAttnNoSelfAttnDownBlock2D",
+                          "DreamLiteCrossAttnDownBlock2D"),
+        up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteCrossAttnNoSelfAttnUpBlock2D"),
+        cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4, encoder_hid_dim=32,
+        encoder_hid_dim_type="text_proj_rms", addition_embed_type="time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=16,
+    )  # fmt: skip
+    vae = d.AutoencoderTiny(
+        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4,
+    )  # fmt: skip
+    pipeline: Any = d.DreamLiteMobilePipeline if mobile else d.DreamLitePipeline
+    parts: dict[str, Any] = dict.fromkeys(("text_encoder", "tokenizer", "processor"))
+    template = pipeline(unet=network, vae=vae, scheduler=flow_schedule(), **parts)
+    return pipeline(
+        unet=network, vae=vae, processor=None,
+        scheduler=flow_schedule(use_dynamic_shifting=True, max_shift=1.16),
+        **_language("Qwen3VLForConditionalGeneration",
+                    more=template.prompt_template_encode_generate.split()),
+    )  # fmt: skip
+
+
 def _kandinsky3(words: Any, t5_words: Any) -> Any:
     import diffusers as d
 
@@ -529,13 +556,15 @@ def _lumina(words: Any, t5_words: Any) -> Any:
     )  # fmt: skip
 
 
-def language_tokenizer(folder: Path, kind: str) -> Any:
-    """A tokenizer over whole words, then letters, that ends a text as `kind` does."""
+def language_tokenizer(folder: Path, kind: str, more: Sequence[str] = ()) -> Any:
+    """A tokenizer over whole words (`more` of them), then letters, that ends a text as `kind`
+    does."""
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     letters = [chr(c) for c in range(33, 127)]
-    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *("▁" + w for w in T5_WORDS), "▁", *letters]
+    whole = ["▁" + word for word in (*T5_WORDS, *more)]
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *whole, "▁", *letters]
     vocab = [(piece, 0.0 if i < 4 else -float(i)) for i, piece in enumerate(dict.fromkeys(pieces))]
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=3))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
@@ -593,10 +622,12 @@ def language_model(kind: str, words: Any, width: int = 32, layers: int = 2) -> A
     return getattr(transformers, kind)(config)
 
 
-def _language(kind: str, tokenizer: str = "", layers: int = 2) -> dict[str, Any]:
+def _language(
+    kind: str, tokenizer: str = "", layers: int = 2, more: Sequence[str] = ()
+) -> dict[str, Any]:
     """Text encoder and tokenizer of one pipeline."""
     with tempfile.TemporaryDirectory() as folder:
-        words = language_tokenizer(Path(folder), tokenizer)
+        words = language_tokenizer(Path(folder), tokenizer, more)
     return {"text_encoder": language_model(kind, words, layers=layers), "tokenizer": words}
 
 
@@ -847,6 +878,8 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "ovis-image": _ovis_image,
     "longcat-image": _longcat_image,
     "bria": _bria,
+    "dreamlite": _dreamlite,
+    "dreamlite-mobile": lambda words, t5_words: _dreamlite(words, t5_words, mobile=True),
     "bria-fibo": _bria_fibo,
     "bria-fibo-2": _bria_fibo_2,
     "kandinsky3": _kandinsky3,

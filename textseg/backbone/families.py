@@ -220,6 +220,19 @@ BRIA_FIBO_2 = Family(
     ("bria_fibo", "BriaFibo2"),
     guidance=5.0,
 )  # fmt: skip
+DREAMLITE = Family(
+    "dreamlite", "DreamLite", "DreamLitePipeline", "unet",
+    {"unet": "DreamLiteUNetModel", "vae": "AutoencoderTiny", "text_encoder": ANY},
+    {"tokenizer": ANY_WORDS},
+    ("dreamlite", "DreamLite"),
+    arguments={"processor": None},
+    guidance=3.5,
+)  # fmt: skip
+DREAMLITE_MOBILE = replace(
+    DREAMLITE, name="dreamlite-mobile", title="DreamLite Mobile",
+    pipeline="DreamLiteMobilePipeline", backbone=("dreamlite", "DreamLiteMobile"),
+    guidance=1.0, steps=4,
+)  # fmt: skip
 KANDINSKY3 = Family(
     "kandinsky3", "Kandinsky 3", "Kandinsky3Pipeline", "unet",
     {"unet": "Kandinsky3UNet", "movq": "VQModel", "text_encoder": _T5},
@@ -337,7 +350,7 @@ AUTOENCODERS = SAMPLED | dict.fromkeys(
      "AutoencoderKLQwenImage21", "AutoencoderKLHunyuanImage", "VQModel"), "diffusers",
 )  # fmt: skip
 ALL = (LATENT_UNET, CONSISTENCY, SDXL,
-       KOLORS, KANDINSKY3, BRIA_FIBO, BRIA_FIBO_2,
+       KOLORS, KANDINSKY3, BRIA_FIBO, BRIA_FIBO_2, DREAMLITE, DREAMLITE_MOBILE,
        SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
        BRIA,
        PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4,
