@@ -27,7 +27,8 @@ FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
             "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
             "longcat-image", "bria", "kandinsky5", "ernie-image", "krea2",
-            "qwen-image-2.1", "hunyuan-image", "hunyuan-image-distilled")  # fmt: skip
+            "qwen-image-2.1", "hunyuan-image", "hunyuan-image-distilled",
+            "prx")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
 FLOWS = ("bria-fibo", "bria-fibo-2", "dreamlite", "dreamlite-mobile",
@@ -35,7 +36,7 @@ FLOWS = ("bria-fibo", "bria-fibo-2", "dreamlite", "dreamlite-mobile",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
          "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
          "ernie-image", "krea2", "qwen-image-2.1", "hunyuan-image",
-         "hunyuan-image-distilled")  # fmt: skip
+         "hunyuan-image-distilled", "prx")  # fmt: skip
 Tiny = tuple[Any, LatentModel]
 """A pipeline and the backbone over it."""
 T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
@@ -714,6 +715,38 @@ def _hunyuan_image(words: Any, t5_words: Any, distilled: bool = False) -> Any:
     )  # fmt: skip
 
 
+def _prx(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+    from diffusers.pipelines import prx
+    from transformers import T5GemmaConfig
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = language_tokenizer(Path(folder), "gemma")
+    tokenizer.model_max_length = 256
+    sizes = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "head_dim": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "query_pre_attn_scalar": 16, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
+        "layer_types": ["full_attention", "sliding_attention"],
+    }  # fmt: skip
+    config: Any = T5GemmaConfig(encoder=dict(sizes), decoder=dict(sizes))
+    encoder: Any = vars(prx)["T5GemmaEncoder"](config.encoder)
+    for key, value in vars(config.encoder).items():
+        vars(config).setdefault(key, value)
+    config._attn_implementation = config.encoder._attn_implementation
+    encoder.config = config  # which folders hold: encoder's and decoder's
+    transformer = d.PRXTransformer2DModel(
+        in_channels=4, context_in_dim=32, hidden_size=32, mlp_ratio=2.0, num_heads=2, depth=2,
+        axes_dim=[8, 8],
+    )  # fmt: skip
+    with warnings.catch_warnings():  # diffusers derives it from a class that it deprecates
+        warnings.simplefilter("ignore", FutureWarning)
+        return d.PRXPipeline(
+            transformer=transformer, scheduler=flow_schedule(shift=3.0), text_encoder=encoder,
+            tokenizer=tokenizer, vae=autoencoder(4, shift_factor=0.1, scaling_factor=0.4),
+        )  # fmt: skip
+
+
 def _krea2(words: Any, t5_words: Any, distilled: bool = False) -> Any:
     import diffusers as d
 
@@ -887,6 +920,7 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "ernie-image": _ernie_image,
     "krea2": _krea2,
     "qwen-image-2.1": _qwen_image_21,
+    "prx": _prx,
     "hunyuan-image": _hunyuan_image,
     "hunyuan-image-distilled": lambda words, t5_words: _hunyuan_image(words, t5_words, True),
     "krea2-turbo": lambda words, t5_words: _krea2(words, t5_words, distilled=True),

@@ -335,9 +335,19 @@ HUNYUAN_IMAGE = Family(
     ("hunyuan_image", "HunyuanImage"),
     guidance=3.5,
 )  # fmt: skip
+PRX = Family(
+    "prx", "PRX", "PRXPipeline", "transformer",
+    {"transformer": "PRXTransformer2DModel", "vae": "AutoencoderKL",
+     "text_encoder": "T5GemmaEncoder"},
+    {"tokenizer": ANY_WORDS},
+    ("prx", "Prx"),
+    settings=("default_sample_size",),
+    guidance=4.0,
+)  # fmt: skip
 
 ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("ChatGLMModel", "ChatGLMTokenizer"), "diffusers.pipelines.kolors"),
+    "T5GemmaEncoder": "diffusers.pipelines.prx",
     "ProcessorWords": f"{__package__}.processor_words",
 }
 """Text encoders and tokenizers that are not of transformers -> module."""
@@ -355,7 +365,7 @@ ALL = (LATENT_UNET, CONSISTENCY, SDXL,
        BRIA,
        PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4,
        KANDINSKY5, QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT, KREA2,
-       QWEN_IMAGE_21, HUNYUAN_IMAGE)  # fmt: skip
+       QWEN_IMAGE_21, HUNYUAN_IMAGE, PRX)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(family.title for family in ALL)

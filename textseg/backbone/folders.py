@@ -319,6 +319,8 @@ def _check_class(folder: Path, family: Family, part: str, config: dict[str, Any]
                 f"{folder / part} is a {kind}; supported are {', '.join(AUTOENCODERS)}"
             )
         return
+    if family.networks[part] in ELSEWHERE:
+        return  # whatever the index calls it
     library, kind = _named(folder, part)
     if family.networks[part] == ANY and (library != "transformers" or kind is None):
         raise ModelError(f"{folder / 'model_index.json'} names no class of transformers as {part}")

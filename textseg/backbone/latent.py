@@ -117,9 +117,8 @@ class LatentModel(Backbone):
         self._alphas = self._signal_powers()
         self.num_train_timesteps = len(self._alphas)
         self.factor = autoencoders.factor_of(vae)
-        sample = unet.config.get("sample_size") or self._native_cells
-        cells = math.sqrt(math.prod(sample)) if isinstance(sample, (list, tuple)) else sample
-        self.native_size = int(self.calibration.get("native_size", round(cells * self.factor)))
+        side = self._cells() * self.factor
+        self.native_size = int(self.calibration.get("native_size", round(side)))
         self.multiple = self._side_multiple()
         self.max_aspect: float = MAX_ASPECT
         self.max_tokens: int = self._token_limit()
@@ -325,6 +324,11 @@ class LatentModel(Backbone):
     @abstractmethod
     def _side_multiple(self) -> int:
         """Pixels that image sides are multiples of."""
+
+    def _cells(self) -> float:
+        """Latent cells along a side of the native size."""
+        sample = self.unet.config.get("sample_size") or self._native_cells
+        return math.sqrt(math.prod(sample)) if isinstance(sample, (list, tuple)) else sample
 
     def _limit_sides(self, patches: int) -> None:
         """Keep sides within a square table of positions, a side having at most so many patches."""
