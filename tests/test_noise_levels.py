@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,87 @@ def test_every_family_maps_strength_to_the_same_noise(
     levels = edit_levels(backbone, 10, 0.5)
     assert levels[0] == -1 and levels == sorted(set(levels)) and len(levels) == 6
     assert backbone.alpha_bar(levels[-1]) == pytest.approx(reference_signal()[499], rel=0.01)
+
+
+CELLS = {
+    32: ("sana", "sana-sprint"),
+    64: ("latent-unet", "bria-fibo", "qwen-image-2.1", "hunyuan-image",
+         "hunyuan-image-distilled"),
+    96: ("sd2", "lcm"),
+}  # fmt: skip
+"""Latent cells along the native side -> families; all others have 128."""
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+
+
+def cells_of(family: str) -> int:
+    return next((cells for cells, families in CELLS.items() if family in families), 128)
+
+
+def signal_to_noise(family: str, pipe: Any, t: int) -> float:
+    """Power of the signal over that of the noise at a timestep, from the scheduler itself."""
+    if family not in FLOWS:
+        power = float(pipe.scheduler.alphas_cumprod[t])
+        return power / (1 - power)
+    scheduler, i = flow_levels(family, pipe.scheduler.config), 999 - t
+    one, none = torch.ones(1), torch.zeros(1)
+    at = scheduler.timesteps[i : i + 1]
+    signal, noise = scheduler.scale_noise(one, at, none), scheduler.scale_noise(none, at, one)
+    return float(signal / noise) ** 2
+
+
+def default_noise(family: str, tiny: Callable[[str], Tiny]) -> tuple[float, int, float]:
+    """The default strength at a family's own size, its timestep, and the signal to noise there
+    times what a mean over as much of the picture takes away, against 64 cells."""
+    pipe, backbone = tiny(family)
+    kind: Any = type(backbone)
+    cells = cells_of(family)
+    model = kind(pipe, family, {"native_size": cells * backbone.factor})
+    [strength] = model.contrast_defaults.strength
+    t = model.timestep(strength)
+    return strength, t, signal_to_noise(family, pipe, t) * (cells / 64) ** 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_as_much_of_the_picture_is_hidden_as_by_stable_diffusions_default(
+    family: str, tiny: Callable[[str], Tiny]
+) -> None:
+    expected = default_noise("latent-unet", tiny)[2]
+    assert expected == pytest.approx(0.2763 / (1 - 0.2763), rel=1e-3)
+    seen, (pipe, backbone) = default_noise(family, tiny)[2], tiny(family)
+    if cells_of(family) < 64:  # where the strength stays at the paper's
+        assert seen == pytest.approx(expected * (cells_of(family) / 64) ** 2, rel=0.05)
+    else:
+        assert seen == pytest.approx(expected, rel=0.05)
+    # The way up of an edit ends at the same ratio for all, whatever the cells.
+    start = edit_levels(backbone, 50, 0.5)[-1]
+    assert signal_to_noise(family, pipe, start) == pytest.approx(expected, rel=0.05)
+    if not backbone.unet.config.get("sample_size"):
+        assert type(backbone)._native_cells == cells_of(family)
+
+
+def test_the_page_tells_the_noise_of_the_default_strengths(tiny: Callable[[str], Tiny]) -> None:
+    rows: dict[tuple[int, float], list[str]] = {}
+    for family in sorted({*FAMILIES} - {"sd3-without-t5", "sd3.5", "sdxl-lcm"}):
+        strength, t, _ = default_noise(family, tiny)
+        rows.setdefault((cells_of(family), strength), []).append(f"`{family}` {t}")
+    made = ""
+    for (cells, strength), families in sorted(rows.items()):
+        wanted = ratio(strength)
+        made += f"| {cells} | {strength:g} | {wanted:.3f} | {wanted * (cells / 64) ** 2:.2f} | "
+        made += f"{', '.join(families)} |\n"
+    assert made in PAGE.read_text(), f"docs/models.md must have\n{made}"
+
+
+def ratio(strength: float) -> float:
+    power = reference_signal()[round(1000 * strength)]
+    return power / (1 - power)
+
+
+def test_auraflow_has_the_size_of_its_pipeline(tiny: Callable[[str], Tiny]) -> None:
+    pipe, backbone = tiny("aura-flow")
+    taken = inspect.signature(type(pipe).__call__).parameters
+    kind: Any = type(backbone)
+    assert kind(pipe, "m").native_size == taken["height"].default == 1024
 
 
 @pytest.mark.parametrize("family", FLOWS)

@@ -18,10 +18,15 @@ class AuraFlow(FlowTransformer):
     """An embedding holds UMT5's tokens, (256, 2048), padding as zeros, which the network sees."""
 
     kind = AURA_FLOW
+    _native_cells = 128
 
     def _configure(self) -> None:
         super()._configure()
         self._limit_sides(int(self.unet.config["pos_embed_max_size"] ** 0.5))
+
+    def _cells(self) -> float:
+        """As its pipeline's default of 1024 pixels: `sample_size` is half of it in diffusers."""
+        return self._native_cells
 
     def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
         return self.unet(
