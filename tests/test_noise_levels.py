@@ -99,8 +99,8 @@ def test_every_family_maps_strength_to_the_same_noise(
 
 CELLS = {
     32: ("sana", "sana-sprint"),
-    64: ("latent-unet", "bria-fibo", "qwen-image-2.1", "hunyuan-image",
-         "hunyuan-image-distilled"),
+    64: ("latent-unet", "bria-fibo", "qwen-image-2.1", "hunyuan-image", "hunyuan-image-distilled",
+         "prx"),
     96: ("sd2", "lcm"),
 }  # fmt: skip
 """Latent cells along the native side -> families; all others have 128."""
