@@ -150,7 +150,7 @@ def test_as_much_of_the_picture_is_hidden_as_by_stable_diffusions_default(
     start = edit_levels(backbone, 50, 0.5)[-1]
     assert signal_to_noise(family, pipe, start) == pytest.approx(expected, rel=0.05)
     if not backbone.unet.config.get("sample_size"):
-        assert type(backbone)._native_cells == cells_of(family)
+        assert backbone._cells() == cells_of(family)
 
 
 def test_the_page_tells_the_noise_of_the_default_strengths(tiny: Callable[[str], Tiny]) -> None:
