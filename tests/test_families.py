@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MAX_TOKENS
-from tiny_models import FAMILIES, FLOWS, Tiny, flow_levels
+from tiny_models import FAMILIES, FLOWS, Tiny, flow_levels, predicted
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 import textseg
@@ -571,10 +573,11 @@ def test_guidance_and_few_steps_are_those_of_diffusers() -> None:
     for family in ALL:
         taken = inspect.signature(getattr(diffusers, family.pipeline).__call__).parameters
         name = "guidance_scale" if not family.name.startswith("qwen-image") else "true_cfg_scale"
-        more = family.name in ("krea2", "kandinsky3")  # where guidance counts from 0
-        usual = (
-            taken[name].default if name in taken else AdaptiveProjectedMixGuidance().guidance_scale
-        )
+        # Where guidance counts from 0.
+        more = family.name in ("krea2", "kandinsky3", "z-image", "z-image-omni")
+        usual = taken[name].default if name in taken else None
+        if family.name == "hunyuan-image":
+            usual = AdaptiveProjectedMixGuidance().guidance_scale
         assert family.guidance == (usual or 1) + more, family.name
         steps = taken["num_inference_steps"].default
         assert family.steps == (steps if steps < 10 else 0), family.name
@@ -625,6 +628,20 @@ def test_a_folder_says_that_krea_2_is_distilled(folders: Callable[[str], Path]) 
     assert loaded.calibration["generate"] == {"guidance_scale": 1.0, "steps": 8}
     levels = flow_levels("krea2-turbo", loaded.scheduler.config).sigmas[:-1].flip(0)
     torch.testing.assert_close(loaded._sigmas().float(), levels, rtol=1e-4, atol=1e-5)
+
+
+def test_a_distilled_klein_is_told_apart(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders("flux2-klein-kv"), tmp_path / "m")
+    with_pictures: Any = textseg.load(folder, device="cpu")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "Flux2KleinPipeline", "is_distilled": True}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    plain: Any = textseg.load(folder, device="cpu")
+    assert (with_pictures.family, plain.family) == ("flux2-klein-kv", "flux2-klein")
+    for model in (with_pictures, plain):
+        assert edit_defaults(model).guidance_scale == 1
+        assert model.calibration["generate"] == {"guidance_scale": 1, "steps": 4}
+    torch.testing.assert_close(predicted(with_pictures), predicted(plain), rtol=1e-4, atol=1e-5)
 
 
 def test_a_finer_picture_is_hidden_by_more_noise(tiny: Callable[[str], Tiny]) -> None:

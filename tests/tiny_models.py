@@ -22,6 +22,7 @@ from textseg.backbone.latent import LatentModel
 
 FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm",
             "kolors", "kandinsky3", "bria-fibo", "bria-fibo-2", "dreamlite", "dreamlite-mobile",
+            "flux2-klein-kv", "z-image-omni",
             "sd3", "sd3-without-t5",
             "sd3.5", "flux", "flux-schnell", "pixart-sigma", "qwen-image", "z-image", "flux2-klein",
             "lumina2", "sana", "sana-sprint", "pixart-alpha", "hunyuan-dit", "cogview3-plus",
@@ -32,6 +33,7 @@ FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm",
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
 FLOWS = ("bria-fibo", "bria-fibo-2", "dreamlite", "dreamlite-mobile",
+         "flux2-klein-kv", "z-image-omni",
          "sd3", "sd3-without-t5", "sd3.5", "flux", "flux-schnell", "qwen-image", "z-image",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
          "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
@@ -764,19 +766,22 @@ def _krea2(words: Any, t5_words: Any, distilled: bool = False) -> Any:
     )  # fmt: skip
 
 
-def _z_image(words: Any, t5_words: Any) -> Any:
+def _z_image(words: Any, t5_words: Any, omni: bool = False) -> Any:
     import diffusers as d
 
     transformer = d.ZImageTransformer2DModel(
         in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
         cap_feat_dim=32, axes_dims=[4, 6, 6], axes_lens=[1024, 64, 64],
+        siglip_feat_dim=16 if omni else None,
     )  # fmt: skip
     # As if trained: what fills up a sequence starts as whatever lay in memory.
     for pad in (transformer.x_pad_token, transformer.cap_pad_token):
         torch.nn.init.normal_(pad)
-    return d.ZImagePipeline(
+    pipeline: Any = d.ZImageOmniPipeline if omni else d.ZImagePipeline
+    return pipeline(
         transformer=transformer, scheduler=flow_schedule(shift=3.0),
         vae=autoencoder(4, shift_factor=0.1, scaling_factor=0.4), **_language("Qwen3Model"),
+        **(dict.fromkeys(("siglip", "siglip_processor")) if omni else {}),
     )  # fmt: skip
 
 
@@ -804,10 +809,10 @@ def _flux2_autoencoder() -> Any:
     return vae
 
 
-def _flux2_klein(words: Any, t5_words: Any) -> Any:
-    import diffusers as d
+def _flux2_klein(words: Any, t5_words: Any, name: str = "Flux2Klein") -> Any:
+    import diffusers
 
-    return d.Flux2KleinPipeline(
+    return getattr(diffusers, name + "Pipeline")(
         transformer=_flux2_transformer(guidance_embeds=False), vae=_flux2_autoencoder(),
         scheduler=flow_schedule(use_dynamic_shifting=True),
         **_language("Qwen3ForCausalLM", layers=28),
@@ -911,6 +916,8 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "ovis-image": _ovis_image,
     "longcat-image": _longcat_image,
     "bria": _bria,
+    "flux2-klein-kv": lambda words, t5_words: _flux2_klein(words, t5_words, "Flux2KleinKV"),
+    "z-image-omni": lambda words, t5_words: _z_image(words, t5_words, omni=True),
     "dreamlite": _dreamlite,
     "dreamlite-mobile": lambda words, t5_words: _dreamlite(words, t5_words, mobile=True),
     "bria-fibo": _bria_fibo,

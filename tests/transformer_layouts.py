@@ -297,6 +297,7 @@ def _by_rules(
 
 TRANSFORMERS: dict[str, Callable[[Any], Weights]] = {
     "sd3": mmdit, "sd3.5": mmdit, "flux": flux, "chroma": chroma, "flux2": flux2,
+    "flux2-klein-kv": flux2, "z-image-omni": z_image,
     "flux2-klein": flux2, "aura-flow": aura_flow, "lumina2": lumina2, "z-image": z_image,
     "sana": sana, "krea2": krea2, "qwen-image": as_in_diffusers, "ernie-image": as_in_diffusers,
     "qwen-image-2.1": qwen_image_21,

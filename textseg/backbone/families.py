@@ -270,13 +270,19 @@ Z_IMAGE = Family(
     {"transformer": "ZImageTransformer2DModel", "vae": "AutoencoderKL", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("z_image", "ZImage"), ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
-    guidance=5.0,
+    guidance=6.0,
+)  # fmt: skip
+Z_IMAGE_OMNI = replace(
+    Z_IMAGE, name="z-image-omni", title="Z-Image Omni", pipeline="ZImageOmniPipeline",
+    backbone=("z_image", "ZImageOmni"), also=(),
+    arguments={"siglip": None, "siglip_processor": None},
 )  # fmt: skip
 FLUX2_KLEIN = Family(
     "flux2-klein", "Flux.2 klein", "Flux2KleinPipeline", "transformer",
     {"transformer": "Flux2Transformer2DModel", "vae": "AutoencoderKLFlux2", "text_encoder": ANY},
     {"tokenizer": ANY_WORDS},
     ("flux2", "Flux2Klein"), ("Flux2KleinInpaintPipeline",),
+    settings=("is_distilled",),
     guidance=4.0,
 )  # fmt: skip
 ERNIE_IMAGE = Family(
@@ -290,7 +296,11 @@ ERNIE_IMAGE = Family(
 )  # fmt: skip
 FLUX2 = replace(
     FLUX2_KLEIN, name="flux2", title="Flux.2 dev", pipeline="Flux2Pipeline",
-    backbone=("flux2", "Flux2"), also=(),
+    backbone=("flux2", "Flux2"), also=(), settings=(),
+)  # fmt: skip
+FLUX2_KLEIN_KV = replace(
+    FLUX2_KLEIN, name="flux2-klein-kv", title="Flux.2 klein KV", pipeline="Flux2KleinKVPipeline",
+    backbone=("flux2", "Flux2KleinKV"), also=(), settings=(), guidance=1.0, steps=4,
 )  # fmt: skip
 LUMINA = Family(
     "lumina", "Lumina-Next", "LuminaPipeline", "transformer",
@@ -361,6 +371,7 @@ AUTOENCODERS = SAMPLED | dict.fromkeys(
 )  # fmt: skip
 ALL = (LATENT_UNET, CONSISTENCY, SDXL,
        KOLORS, KANDINSKY3, BRIA_FIBO, BRIA_FIBO_2, DREAMLITE, DREAMLITE_MOBILE,
+       FLUX2_KLEIN_KV, Z_IMAGE_OMNI,
        SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
        BRIA,
        PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4,

@@ -5,9 +5,11 @@ Source: Black Forest Labs 2025, https://github.com/black-forest-labs/flux2.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from .families import FLUX2, FLUX2_KLEIN
+from .families import FLUX2, FLUX2_KLEIN, FLUX2_KLEIN_KV
 from .flow import FlowTransformer
 from .flux import pack_cells, unpack_cells
 from .quiet import quietly
@@ -26,6 +28,11 @@ class Flux2Klein(FlowTransformer):
     _packed = True
     _native_cells = 128
     _end_tokens = 0
+
+    def _usual(self) -> dict[str, Any]:
+        """The klein whose folder says `is_distilled` is made for four steps without guidance."""
+        distilled = self.pipe.config.get("is_distilled")
+        return {"guidance_scale": 1.0, "steps": 4} if distilled else super()._usual()
 
     def _velocity(self, z: torch.Tensor, sigma: float, embedding: torch.Tensor) -> torch.Tensor:
         sequence, _, scale = self._unpack(embedding)
@@ -57,6 +64,13 @@ class Flux2Klein(FlowTransformer):
 
     def _token_limit(self) -> int:
         return TOKENS
+
+
+class Flux2KleinKV(Flux2Klein):
+    """The distilled klein that remembers what it saw of reference pictures, given none: klein's
+    network and no other input."""
+
+    kind = FLUX2_KLEIN_KV
 
 
 class Flux2(Flux2Klein):

@@ -1,13 +1,15 @@
-"""Z-Image and Z-Image Turbo: a single-stream flow transformer, told its text by Qwen3.
+"""Z-Image, Turbo and Omni: a single-stream flow transformer, told its text by Qwen3.
 
 Source: Cai et al. 2025, arXiv 2511.22699.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from .families import Z_IMAGE
+from .families import Z_IMAGE, Z_IMAGE_OMNI
 from .flow import ToldByTokens
 
 
@@ -21,8 +23,14 @@ class ZImage(ToldByTokens):
         self, z: torch.Tensor, sigma: float, text: torch.Tensor, vector: torch.Tensor
     ) -> torch.Tensor:
         seen = torch.full((len(z),), 1 - sigma, device=z.device, dtype=z.dtype)
-        out = self.unet(list(z[:, :, None].unbind()), seen, list(text.unbind()), return_dict=False)
-        return -torch.stack(list(out[0]))[:, :, 0]
+        pictures, texts = list(z[:, :, None].unbind()), list(text.unbind())
+        return -torch.stack(list(self._pointed(pictures, seen, texts)))[:, :, 0]
+
+    def _pointed(
+        self, pictures: list[torch.Tensor], seen: torch.Tensor, texts: list[torch.Tensor]
+    ) -> Sequence[torch.Tensor]:
+        """What the network says of N pictures (C, 1, h, w) told texts (L, D): as many pictures."""
+        return self.unet(pictures, seen, texts, return_dict=False)[0]
 
     def _tokens(self, prompt: str) -> torch.Tensor:
         # A list, since the pipeline writes its template into what it is given.
@@ -30,3 +38,22 @@ class ZImage(ToldByTokens):
 
     def _side_multiple(self) -> int:
         return self.factor * max(self.unet.config["all_patch_size"])
+
+
+class ZImageOmni(ZImage):
+    """The network trained to look at pictures as well, given none: every token is told the noise,
+    and follows the text."""
+
+    kind = Z_IMAGE_OMNI
+
+    def _pointed(
+        self, pictures: list[torch.Tensor], seen: torch.Tensor, texts: list[torch.Tensor]
+    ) -> Sequence[torch.Tensor]:
+        return self.unet(
+            [[picture] for picture in pictures], seen, [[text] for text in texts],
+            siglip_feats=[None] * len(texts), image_noise_mask=[[1]] * len(texts),
+            return_dict=False,
+        )[0]  # fmt: skip
+
+    def _tokens(self, prompt: str) -> torch.Tensor:
+        return self.pipe.encode_prompt([prompt], self.device, False)[0][0][0]
