@@ -18,10 +18,10 @@ from textseg.errors import InputError, MissingDependencyError, ModelError
 
 WITH_LORA = ("latent-unet", "sdxl", "sd3", "flux", "flux2-klein", "chroma", "aura-flow", "cogview4",
              "qwen-image", "z-image", "ernie-image", "lumina2", "sana", "krea2",
-             "qwen-image-2.1")  # fmt: skip
+             "qwen-image-2.1", "hidream")  # fmt: skip
 WITH_GGUF = ("lcm", "sana-sprint", "kolors", "sd3", "flux", "flux2-klein", "chroma", "aura-flow",
              "qwen-image", "z-image", "ernie-image", "lumina2", "sana", "krea2",
-             "qwen-image-2.1")  # fmt: skip
+             "qwen-image-2.1", "hidream")  # fmt: skip
 
 
 @pytest.mark.parametrize("family", WITH_LORA)

@@ -139,9 +139,7 @@ def run_pipeline(
         if name == "PRXPipeline":  # whose cleaning of captions needs ftfy
             module = sys.modules[type(pipe).__module__]
             patch.setattr(module, "ftfy", SimpleNamespace(fix_text=str), raising=False)
-        if name.startswith(
-            ("Kandinsky3", "DreamLite")
-        ):  # which round the tiny size up or take none
+        if name.startswith(("Kandinsky3", "DreamLite", "HiDream")):  # which want other sizes
             patch.setattr(pipe, "prepare_latents", lambda *_: x)
         made = pipe(**{key: value for key, value in options.items() if key in taken})
     return made, heard[0].float()
@@ -528,6 +526,17 @@ def test_sides_stay_within_sd3s_table_of_positions(tiny: Callable[[str], Tiny]) 
         assert backbone.predict(latents[None], 300, backbone.embed([""])[0]).shape[1:] == (
             latents.shape
         )
+
+
+def test_pictures_fit_the_sequence_of_hidream(tiny: Callable[[str], Tiny]) -> None:
+    backbone = tiny("hidream")[1]
+    room = backbone.unet.max_seq * backbone.multiple**2
+    for size in ((10, 4000), (300, 100), (100, 120), (120, 100), (70, 64), (64, 64)):
+        height, width = backbone.fit_size(*size)
+        assert room / 2 < height * width <= room
+        assert (height - width) * (size[0] - size[1]) >= 0
+        latents = backbone.encode(np.zeros((height, width, 3), np.uint8))
+        assert backbone.predict(latents[None], 300, backbone.embed([""])[0])[0].isfinite().all()
 
 
 def test_noise_is_added_as_diffusers_adds_it(model: Tiny) -> None:

@@ -142,7 +142,7 @@ def test_a_file_is_the_folder_it_was_made_from(
 ALONE = ("latent-unet", "sdxl", *TRANSFORMERS)
 """Families of `tiny_models` whose denoiser diffusers reads from a file in the original layout."""
 PREFIXED = ("sdxl", "flux2", "lumina2", "z-image", "qwen-image", "qwen-image-2.1",
-            "ernie-image")  # fmt: skip
+            "ernie-image", "hidream")  # fmt: skip
 """Those tested with the prefix that ComfyUI's files have."""
 
 

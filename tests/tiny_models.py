@@ -29,7 +29,7 @@ FAMILIES = ("latent-unet", "sd2", "lcm", "sdxl", "sdxl-lcm",
             "cogview4", "aura-flow", "chroma", "flux2", "lumina", "ovis-image",
             "longcat-image", "bria", "kandinsky5", "ernie-image", "krea2",
             "qwen-image-2.1", "hunyuan-image", "hunyuan-image-distilled",
-            "prx")  # fmt: skip
+            "prx", "hidream", "nucleus-moe")  # fmt: skip
 NATIVE = {"native_size": 64}
 """What a family without a size of its own in its configuration is told in `textseg.json`."""
 FLOWS = ("bria-fibo", "bria-fibo-2", "dreamlite", "dreamlite-mobile",
@@ -38,7 +38,7 @@ FLOWS = ("bria-fibo", "bria-fibo-2", "dreamlite", "dreamlite-mobile",
          "flux2-klein", "lumina2", "sana", "sana-sprint", "cogview4", "aura-flow", "chroma",
          "flux2", "lumina", "ovis-image", "longcat-image", "bria", "kandinsky5",
          "ernie-image", "krea2", "qwen-image-2.1", "hunyuan-image",
-         "hunyuan-image-distilled", "prx")  # fmt: skip
+         "hunyuan-image-distilled", "prx", "hidream", "nucleus-moe")  # fmt: skip
 Tiny = tuple[Any, LatentModel]
 """A pipeline and the backbone over it."""
 T5_WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
@@ -749,6 +749,43 @@ def _prx(words: Any, t5_words: Any) -> Any:
         )  # fmt: skip
 
 
+def _hidream(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    kind: Any = d.HiDreamImageTransformer2DModel
+    transformer = kind(
+        patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1,
+        attention_head_dim=16, num_attention_heads=2, caption_channels=[24, 32],
+        text_emb_dim=16 + 24, num_routed_experts=2, num_activated_experts=1,
+        axes_dims_rope=(8, 4, 4), max_resolution=(8, 8), llama_layers=[1, 1],
+    )  # fmt: skip
+    llama = _language("LlamaForCausalLM", "gemma")
+    return d.HiDreamImagePipeline(
+        transformer=transformer, scheduler=flow_schedule(shift=3.0),
+        vae=autoencoder(4, shift_factor=0.1, scaling_factor=0.4),
+        text_encoder=clip(words, 16, True, longest=128), tokenizer=words,
+        text_encoder_2=clip(words, 24, True, longest=128), tokenizer_2=words,
+        text_encoder_3=t5(t5_words, 24), tokenizer_3=t5_words,
+        text_encoder_4=llama["text_encoder"], tokenizer_4=llama["tokenizer"],
+    )  # fmt: skip
+
+
+def _nucleus_moe(words: Any, t5_words: Any) -> Any:
+    import diffusers as d
+
+    transformer = d.NucleusMoEImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        num_key_value_heads=1, joint_attention_dim=32, axes_dims_rope=(4, 6, 6), mlp_ratio=6.0,
+        dense_moe_strategy="leave_first_block_dense", num_experts=2, moe_intermediate_dim=16,
+        capacity_factors=1.0,
+    )  # fmt: skip
+    return d.NucleusMoEImagePipeline(
+        transformer=transformer, vae=_qwen_autoencoder(),
+        scheduler=flow_schedule(use_dynamic_shifting=True),
+        **_with_processor(**_language("Qwen3VLForConditionalGeneration", layers=8)),
+    )  # fmt: skip
+
+
 def _krea2(words: Any, t5_words: Any, distilled: bool = False) -> Any:
     import diffusers as d
 
@@ -928,6 +965,8 @@ _BUILDERS: dict[str, Callable[[Any, Any], Any]] = {
     "krea2": _krea2,
     "qwen-image-2.1": _qwen_image_21,
     "prx": _prx,
+    "hidream": _hidream,
+    "nucleus-moe": _nucleus_moe,
     "hunyuan-image": _hunyuan_image,
     "hunyuan-image-distilled": lambda words, t5_words: _hunyuan_image(words, t5_words, True),
     "krea2-turbo": lambda words, t5_words: _krea2(words, t5_words, distilled=True),
@@ -942,7 +981,8 @@ def predicted(model: Any, prompt: str = "the dog") -> torch.Tensor:
 
 
 def write_gguf(weights: dict[str, torch.Tensor], path: Path, architecture: str) -> Path:
-    """Weights in a GGUF file, layers of whole blocks in 8 bits (Q8_0)."""
+    """Weights in a GGUF file, layers of whole blocks in 8 bits (Q8_0); in files of experts the gate
+    that chooses them is not quantised."""
     import gguf
     import numpy as np
 
@@ -950,7 +990,7 @@ def write_gguf(weights: dict[str, torch.Tensor], path: Path, architecture: str) 
     for name, value in weights.items():
         array = value.numpy()
         layer = name.endswith("weight") and array.ndim == 2 and array.shape[0] > 1
-        if layer and array.shape[1] % 32 == 0:
+        if layer and not name.endswith("ff_i.gate.weight") and array.shape[1] % 32 == 0:
             kind = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
         else:

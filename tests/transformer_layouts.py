@@ -300,6 +300,6 @@ TRANSFORMERS: dict[str, Callable[[Any], Weights]] = {
     "flux2-klein-kv": flux2, "z-image-omni": z_image,
     "flux2-klein": flux2, "aura-flow": aura_flow, "lumina2": lumina2, "z-image": z_image,
     "sana": sana, "krea2": krea2, "qwen-image": as_in_diffusers, "ernie-image": as_in_diffusers,
-    "qwen-image-2.1": qwen_image_21,
+    "qwen-image-2.1": qwen_image_21, "hidream": as_in_diffusers,
 }  # fmt: skip
 """Family -> the names of its transformer's weights in the files that its publishers give out."""

@@ -354,6 +354,24 @@ PRX = Family(
     settings=("default_sample_size",),
     guidance=4.0,
 )  # fmt: skip
+HIDREAM = Family(
+    "hidream", "HiDream-I1", "HiDreamImagePipeline", "transformer",
+    {"transformer": "HiDreamImageTransformer2DModel", "vae": "AutoencoderKL",
+     "text_encoder": _CLIP_PROJECTED, "text_encoder_2": _CLIP_PROJECTED, "text_encoder_3": _T5,
+     "text_encoder_4": "LlamaForCausalLM"},
+    {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS, "tokenizer_3": ANY_WORDS,
+     "tokenizer_4": ANY_WORDS},
+    ("hidream", "HiDream"),
+    guidance=5.0,
+)  # fmt: skip
+NUCLEUS_MOE = Family(
+    "nucleus-moe", "Nucleus-Image", "NucleusMoEImagePipeline", "transformer",
+    {"transformer": "NucleusMoEImageTransformer2DModel", "vae": "AutoencoderKLQwenImage",
+     "text_encoder": ANY},
+    {"processor": "ProcessorWords"},
+    ("nucleus_moe", "NucleusMoE"),
+    guidance=4.0,
+)  # fmt: skip
 
 ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("ChatGLMModel", "ChatGLMTokenizer"), "diffusers.pipelines.kolors"),
@@ -376,7 +394,7 @@ ALL = (LATENT_UNET, CONSISTENCY, SDXL,
        BRIA,
        PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4,
        KANDINSKY5, QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT, KREA2,
-       QWEN_IMAGE_21, HUNYUAN_IMAGE, PRX)  # fmt: skip
+       QWEN_IMAGE_21, HUNYUAN_IMAGE, PRX, HIDREAM, NUCLEUS_MOE)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(family.title for family in ALL)

@@ -23,7 +23,8 @@ from .schedulers import nearest_timestep, reference_signal, signal_powers, stren
 
 MAX_ASPECT = 16.0
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-_KEPT_EMBEDDINGS = 256
+_KEPT_EMBEDDINGS, _KEPT_NUMBERS = 256, 2**30
+"""Embeddings kept, and numbers in them: those of many layers are of 16 million each."""
 _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32, "float16": torch.float16,
     "fp16": torch.float16, "half": torch.float16, "bfloat16": torch.bfloat16,
@@ -277,7 +278,7 @@ class LatentModel(Backbone):
             return self._embeddings[prompt]
         embedding = self._encode_text(prompt)
         self._embeddings[prompt] = embedding
-        if len(self._embeddings) > _KEPT_EMBEDDINGS:
+        if len(self._embeddings) > min(_KEPT_EMBEDDINGS, _KEPT_NUMBERS // embedding.numel()):
             self._embeddings.popitem(last=False)
         return embedding
 
