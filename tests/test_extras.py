@@ -14,9 +14,11 @@ from conftest import MAX_TOKENS, one_line
 from tiny_models import predicted, write_gguf
 
 import textseg
+from textseg.backbone.folders import find_family
 from textseg.errors import InputError, MissingDependencyError, ModelError
 
-WITH_LORA = ("latent-unet", "sdxl", "sd3", "flux", "flux2-klein", "chroma", "aura-flow", "cogview4",
+WITH_LORA = ("kolors", "bria-fibo", "bria-fibo-2", "flux2-klein-kv", "z-image-omni",
+             "latent-unet", "sdxl", "sd3", "flux", "flux2-klein", "chroma", "aura-flow", "cogview4",
              "qwen-image", "z-image", "ernie-image", "lumina2", "sana", "krea2",
              "qwen-image-2.1", "hidream")  # fmt: skip
 WITH_GGUF = ("lcm", "sana-sprint", "kolors", "sd3", "flux", "flux2-klein", "chroma", "aura-flow",
@@ -32,7 +34,7 @@ def test_lora_is_its_product_added_to_the_weights(
     from safetensors.torch import save_file
 
     plain: Any = textseg.load(folders(family), device="cpu")
-    network = "unet" if family in ("latent-unet", "sdxl") else "transformer"
+    network = find_family(folders(family)).denoiser
     name = next(n for n, _ in plain.unet.named_modules() if n.endswith("to_q"))
     weight = plain.unet.get_submodule(name).weight
     torch.manual_seed(5)
