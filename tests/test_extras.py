@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import MAX_TOKENS, one_line
-from tiny_models import predicted, write_gguf
+from tiny_models import Tiny, predicted, write_gguf
 
 import textseg
+from textseg.backbone.families import ALL
 from textseg.backbone.folders import find_family
 from textseg.errors import InputError, MissingDependencyError, ModelError
 
@@ -168,16 +169,26 @@ def test_eight_bits_are_llm_int8() -> None:
     assert (layer(x) - expected).abs().mean() > 0.005
 
 
-@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "flux", "pixart-sigma"])
+@pytest.mark.parametrize("family", [family.name for family in ALL])
 def test_an_eight_bit_denoiser(
-    family: str, folders: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+    family: str,
+    folders: Callable[[str], Path],
+    tiny: Callable[[str], Tiny],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="8-bit weights need bitsandbytes")
-    plain: Any = textseg.load(folders(family), device="cpu")
+    plain: Any = tiny(family)[1]
+    capfd.readouterr()
     quantised: Any = textseg.load(folders(family), device="cpu", quantize="8bit")
-    linear = [m for m in quantised.unet.modules() if isinstance(m, torch.nn.Linear)]
-    assert linear and all(m.weight.dtype == torch.int8 for m in linear)
-    assert quantised.text_encoder.dtype == quantised.vae.dtype == torch.float32
+    linear = {n: m for n, m in quantised.unet.named_modules() if isinstance(m, torch.nn.Linear)}
+    plainly = {n for n, m in linear.items() if m.weight.dtype != torch.int8}
+    # HunyuanDiT pools text by a function that is given the weights.
+    assert len(linear) > len(plainly) and all(".pooler." in n for n in plainly)
+    assert bool(plainly) == (family == "hunyuan-dit")
+    owner = getattr(quantised, "pipe", quantised)
+    for part in {*quantised.kind.networks} - {quantised.kind.denoiser}:
+        network = getattr(owner, part, quantised.vae)
+        assert all(p.dtype == torch.float32 for p in network.parameters()), part
     exact, near = predicted(plain), predicted(quantised)
     error = float((near - exact).norm() / exact.norm())
     assert 1e-6 < error < 0.05

@@ -10,23 +10,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import predicted
+from tiny_models import Tiny, predicted
 
 import textseg
+from textseg.backbone.families import ALL
 from textseg.backbone.folders import find_family
 
+EVERY = [family.name for family in ALL]
 
-@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "flux", "pixart-sigma"])
-def test_offload_to_disk_changes_nothing(family: str, folders: Callable[[str], Path]) -> None:
+
+@pytest.mark.parametrize("family", EVERY)
+def test_offload_to_disk_changes_nothing(
+    family: str, folders: Callable[[str], Path], tiny: Callable[[str], Tiny]
+) -> None:
     pytest.importorskip("accelerate", reason="offload needs the extra 'models'")
-    held: Any = textseg.load(folders(family), device="cpu")
+    held: Any = tiny(family)[1]
     away: Any = textseg.load(folders(family), device="cpu", offload="disk")
     assert next(away.unet.parameters()).device.type == "meta"
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     torch.testing.assert_close(predicted(away), predicted(held), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(away.encode(image), held.encode(image))
     owner = getattr(away, "pipe", away)
-    networks = [getattr(owner, name, owner.vae) for name in find_family(folders(family)).networks]
+    networks = [getattr(owner, name, away.vae) for name in find_family(folders(family)).networks]
     kept = [Path(x.offload_folder) for x in networks if hasattr(x, "offload_folder")]
     assert kept and all(any(folder.iterdir()) for folder in kept)
     del away, owner, networks
@@ -44,12 +49,15 @@ def offloads_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("offloads_on_the_cpu")
-@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "flux", "pixart-sigma"])
+@pytest.mark.parametrize("family", EVERY)
 def test_one_network_at_a_time_is_on_the_device(
-    family: str, folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    family: str,
+    folders: Callable[[str], Path],
+    tiny: Callable[[str], Tiny],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     accelerator = "cpu:0"  # The CPU by another name, to be told apart.
-    held: Any = textseg.load(folders(family), device="cpu")
+    held: Any = tiny(family)[1]
     away: Any = textseg.load(folders(family), device=accelerator, offload="model")
     owner = getattr(away, "pipe", away)
     names = [n for n in find_family(folders(family)).networks if hasattr(owner, n)]
@@ -68,22 +76,27 @@ def test_one_network_at_a_time_is_on_the_device(
 
     monkeypatch.setattr(torch.nn.Module, "to", moved)
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    for prompt in ("the dog", "a cat"):
+    for prompt in ('the "dog"', 'a "cat"'):  # an encoder of HunyuanImage reads what is quoted
         latents = away.encode(image)
         torch.testing.assert_close(latents, held.encode(image))
         torch.testing.assert_close(predicted(away, prompt), predicted(held, prompt))
         assert np.array_equal(away.decode(latents), held.decode(latents))
+    kind = find_family(folders(family))
     encoders = [name for name in names if name.startswith("text_encoder")]
-    once = ["vae", *encoders, names[0]]
-    assert sorted(set(once)) == sorted(names) and names[0] in ("unet", "transformer")
-    # Decoding and the next encoding share a visit.
-    assert visits == [*once, *once, "vae"]
+    assert {kind.autoencoder, *encoders, kind.denoiser} == set(names)
+    # Decoding and the next encoding share a visit; the encoders' order is the pipeline's.
+    first, second = visits[: len(names)], visits[len(names) : -1]
+    assert first == second and visits[-1] == kind.autoencoder
+    assert (first[0], first[-1]) == (kind.autoencoder, kind.denoiser)
+    assert sorted(first[1:-1]) == encoders
 
 
 @pytest.mark.usefixtures("offloads_on_the_cpu")
-@pytest.mark.parametrize("family", ["latent-unet", "sdxl", "sd3", "flux", "pixart-sigma"])
-def test_layers_wait_on_the_cpu(family: str, folders: Callable[[str], Path]) -> None:
-    held: Any = textseg.load(folders(family), device="cpu")
+@pytest.mark.parametrize("family", EVERY)
+def test_layers_wait_on_the_cpu(
+    family: str, folders: Callable[[str], Path], tiny: Callable[[str], Tiny]
+) -> None:
+    held: Any = tiny(family)[1]
     away: Any = textseg.load(folders(family), device="cpu", offload="layer")
     for part in (away.unet, away.vae, away.text_encoder):
         assert next(part.parameters()).device.type == "meta"

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import InputError, MissingDependencyError, ModelError
 from .folders import check_weights_file
+from .offload import WHOLE
 
 OFFLOADS = ("model", "layer", "disk")
 QUANTIZATIONS = ("8bit",)
@@ -142,11 +143,19 @@ def to_eight_bit(network: torch.nn.Module, where: torch.device) -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
+    class Linear(Linear8bitLt):
+        """For inputs of any number of axes, which bitsandbytes takes on some devices only."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
     for parent in list(network.modules()):
+        if type(parent).__name__ in WHOLE:
+            continue
         for name, layer in parent.named_children():
             if type(layer) is torch.nn.Linear:
                 with torch.device("meta"):
-                    quantised = Linear8bitLt(
+                    quantised = Linear(
                         layer.in_features, layer.out_features, layer.bias is not None,
                         has_fp16_weights=False, threshold=6.0,
                     )  # fmt: skip

@@ -178,17 +178,16 @@ class ToldByTokens(FlowTransformer):
 
     def _encode_text(self, prompt: str) -> torch.Tensor:
         with quietly():
-            tokens = self._tokens(prompt)
-            pooled = self._pooled_text(prompt) if self._pooled else None
+            tokens, pooled = self._said(prompt)
         return self._pack(pad(tokens.float(), self._longest), pooled)
 
     @abstractmethod
     def _tokens(self, prompt: str) -> torch.Tensor:
         """What the encoder says of a prompt, (L, D), without padding."""
 
-    def _pooled_text(self, prompt: str) -> torch.Tensor:
-        """The pooled vector, (P,) float32, of families that have one."""
-        raise NotImplementedError
+    def _said(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`_tokens`, and the pooled vector (P,) float32 of families that have one."""
+        return self._tokens(prompt), None
 
     def _token_limit(self) -> int:
         return self._longest

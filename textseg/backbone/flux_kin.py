@@ -5,6 +5,7 @@ Source: their pipelines in diffusers, https://github.com/huggingface/diffusers.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -101,8 +102,14 @@ class LongCatImage(OvisImage):
         return position_ids(rows, columns) + torch.tensor([1, self._longest, self._longest])
 
     def _encoded(self, prompt: str) -> tuple[torch.Tensor, ...]:
+        # The pipeline asks its weights for its device, and they may lie elsewhere.
+        needed = ("tokenizer", "text_encoder", "tokenizer_max_length",
+                  "prompt_template_encode_prefix", "prompt_template_encode_suffix")  # fmt: skip
+        parts: Any = SimpleNamespace(
+            device=self.device, **{name: getattr(self.pipe, name) for name in needed}
+        )
         with quietly():
-            return self.pipe.encode_prompt(prompt)
+            return (type(self.pipe)._encode_prompt(parts, [prompt]),)
 
 
 class Bria(FluxKin):

@@ -38,13 +38,14 @@ class Kandinsky5(ToldByTokens):
         ).sample
         return out[:, 0].permute(0, 3, 1, 2)
 
-    def _tokens(self, prompt: str) -> torch.Tensor:
-        return self.pipe.encode_prompt(
+    def _said(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens, pooled, *_ = self.pipe.encode_prompt(
             prompt, device=self.device, max_sequence_length=self._longest
-        )[0][0]
+        )
+        return tokens[0], pooled[0].float()
 
-    def _pooled_text(self, prompt: str) -> torch.Tensor:
-        return self.pipe.encode_prompt(prompt, device=self.device)[1][0].float()
+    def _tokens(self, prompt: str) -> torch.Tensor:
+        return self._said(prompt)[0]
 
     def _side_multiple(self) -> int:
         return self.factor * self.unet.config["patch_size"][-1]

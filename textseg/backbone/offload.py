@@ -12,6 +12,10 @@ import torch
 
 from .families import AUTOENCODER_PARTS
 
+WHOLE = ["HunyuanDiTAttentionPool"]
+"""Classes of layers that reach for the weights of their own layers, which therefore move with
+them."""
+
 
 def offload(networks: Mapping[str, torch.nn.Module], where: torch.device, how: str) -> None:
     """Keep networks out of a device's memory until they are at work.
@@ -30,7 +34,10 @@ def offload(networks: Mapping[str, torch.nn.Module], where: torch.device, how: s
     for part, network in networks.items():
         if how == "layer":
             # Hooks move what a layer's submodules hold, not what the top holds itself.
-            cpu_offload(network, where, offload_buffers=bool(network._parameters))
+            cpu_offload(
+                network, where, offload_buffers=bool(network._parameters),
+                preload_module_classes=WHOLE,
+            )  # fmt: skip
         elif part in AUTOENCODER_PARTS:
             torch.nn.Module.to(network, where)
         elif not on_disk(network):
@@ -68,7 +75,7 @@ def to_disk(network: torch.nn.Module, where: torch.device) -> None:
     folder = tempfile.mkdtemp(prefix="textseg-offload-")
     weakref.finalize(network, shutil.rmtree, folder, ignore_errors=True)
     network.offload_folder = folder  # type: ignore[assignment]
-    disk_offload(network, folder, where)
+    disk_offload(network, folder, where, preload_module_classes=WHOLE)
 
 
 def on_disk(network: torch.nn.Module) -> bool:
