@@ -2,7 +2,8 @@
 # What needs a GPU of 80 GB to be known, unattended, under 10 minutes, without a network: every
 # family in float16 and bfloat16 against float32 on the CPU, on tiny pipelines; speed and memory of
 # Stable Diffusion 1.5, SDXL and a transformer of Flux.1's size, with random weights, compiled and
-# offloaded. Tables and figures go to $OUT (default: here), a line for each step to the output.
+# offloaded; the tests marked `gpu`. Tables and figures go to $OUT (default: here), a line for each
+# step to the output.
 #
 #   OUT=results sh eval/check_on_gpu.sh
 #
@@ -34,19 +35,24 @@ bench() {  # NAME FAMILY OPTION...
     step "$limit" "$name" "$python" eval/bench_families.py "$family" --device "$device" \
         --repeats 3 --output "$out/$name.json" ${TINY:+--tiny} "$@"
 }
-limit=70
+tests() {
+    step 100 tests env DEVICE="$device" "$python" -m pytest -m gpu -q -rs -p no:cacheprovider \
+        ${TINY:+-k "half and sd3"} tests/test_on_gpu.py
+}
+limit=60
 if [ -n "${TINY:-}" ]; then
     step 200 families "$python" eval/check_families.py --device "$device" --dtypes bfloat16 \
         --families sd3 kandinsky5 --output "$out/families.json"
     bench sd15 sd15
+    tests
     exit $failed
 fi
-step 200 families "$python" eval/check_families.py --output "$out/families.json"
+step 170 families "$python" eval/check_families.py --output "$out/families.json"
+tests
 bench sd15 sd15 --dtype float16
 bench sdxl sdxl --dtype float16
 bench sdxl-offload sdxl --dtype float16 --offload model
-limit=60
 bench flux flux
-limit=100
+limit=80
 bench sd15-compiled sd15 --dtype float16 --compiled
 exit $failed

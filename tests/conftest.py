@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,17 @@ import numpy as np
 import pytest
 
 MAX_TOKENS = 16
+DEVICE = os.environ.get("DEVICE", "cuda")
+"""Where tests marked `gpu` run."""
 WORDS = ("a", "an", "and", "apple", "ball", "cat", "dog", "of", "photo", "red", "the", "without")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and DEVICE == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs CUDA, and torch finds none")
 
 
 def _tokenizer(folder: Path) -> Any:

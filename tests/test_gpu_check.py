@@ -25,12 +25,15 @@ def run(out: Path, **told: str) -> subprocess.CompletedProcess[str]:
 
 def test_it_runs_and_writes_its_figures(tmp_path: Path) -> None:
     done = run(tmp_path / "out", TINY="1", DEVICE="cpu")
-    assert (done.returncode, done.stdout) == (0, "families: done\nsd15: done\n"), done.stdout
+    assert (done.returncode, done.stdout) == (0, "families: done\nsd15: done\ntests: done\n"), (
+        done.stdout
+    )
     records = json.loads((tmp_path / "out" / "families.json").read_text())
     assert {r["family"] for r in records} == {"sd3", "kandinsky5"}
     # bfloat16 has 8 bits: rounding shows, and stays small.
     assert all(1e-3 < r["prediction"] < 0.1 and r["autoencoder"] == 0 for r in records)
     assert "| sd3 | bfloat16 |" in (tmp_path / "out" / "families.txt").read_text()
+    assert "passed" in (tmp_path / "out" / "tests.txt").read_text()
     [record] = json.loads((tmp_path / "out" / "sd15.json").read_text())
     assert record["finite"] and record["contrast, one draw, two prompts"]["seconds"] > 0
 
