@@ -34,7 +34,7 @@ from textseg.training.painter.drawings import Drawings, read_drawings
 from textseg.training.painter.facts import NOUNS, STYLES
 from textseg.training.painter.scenes import compose
 
-OTHER_STYLES = ("openmoji", "emojione-v1", "streamline")
+OTHER_STYLES = ("openmoji", "emojione", "emojione-v1", "fxemoji", "streamline")
 ICONS = ("mdi", "fa6-solid", "game-icons", "icon-park", "ph")
 """Of `@iconify-json`; an icon serves whose name is a noun, and at most one of `MANNERS`."""
 MANNERS = ("side", "solid", "fill", "duotone", "one", "two", "1", "2")

@@ -22,11 +22,11 @@ from textseg.__main__ import main
 from textseg.backbone.quiet import quietly
 from textseg.errors import InputError
 from textseg.saving import read_provenance
-from textseg.training.mini.muon import orthogonalize
+from textseg.training.mini.muon import Muon, orthogonalize
 from textseg.training.painter.autoencoder import AutoencoderRun, encode_pool, to_pixels
 from textseg.training.painter.denoiser import DenoiserRun
 from textseg.training.painter.drawings import Drawings, prepare, read_drawings
-from textseg.training.painter.facts import NOUNS, STYLES
+from textseg.training.painter.facts import NOUNS, STYLES, UNSTYLED
 from textseg.training.painter.options import PainterOptions
 from textseg.training.painter.recipe import PainterSources, train_painter
 from textseg.training.painter.scenes import DRAWN, PHOTO, PLAIN, Captions, compose
@@ -91,6 +91,18 @@ def test_drawings_are_read_with_their_nouns_and_styles_and_kept_in_one_file(
         prepare(None, folders, [], file, 32)
     with pytest.raises(InputError, match="got none"):
         read_drawings([tmp_path], [], 32)
+
+
+def test_captions_without_a_word_for_the_style_mean_one_style(drawings: Drawings) -> None:
+    styled = replace(drawings, style_words=(UNSTYLED, "wavy"))
+    made = [compose(np.random.default_rng(s), styled) for s in range(400)]
+    assert np.mean([p.style == 0 for p in made]) == pytest.approx(0.55 + 0.45 / 2, abs=0.06)
+    captions = Captions(styled.noun_names, styled.style_words)
+    facts = (np.array([getattr(p, name) for p in made]) for name in ("noun", "style", "ground"))
+    said = [captions.texts[i] for i in captions.draw(np.random.default_rng(0), *facts)]
+    for text, picture in zip(said, made, strict=True):
+        assert not text or ("wavy" in text) == (picture.style == 1)
+    assert {f"a drawing of {a}" for a in ("an apple", "a fire truck")} <= {*said}
 
 
 def test_a_picture_depends_on_the_generator_alone_and_shows_its_noun(drawings: Drawings) -> None:
@@ -181,6 +193,26 @@ def test_orthogonalizing_moves_singular_values_alone(
     wanted = u * expected.float() @ v
     error = (made.float() - wanted).norm() / wanted.norm()
     assert error < (1e-3 if dtype == torch.float32 else 0.15)
+
+
+def test_muon_moves_each_matrix_as_if_it_were_alone() -> None:
+    torch.manual_seed(0)
+    shapes = [(6, 5), (5, 6), (6, 5), (4, 2, 3, 3), (4, 2, 3, 3), (4, 3, 2, 3)]
+    before = [torch.randn(shape) for shape in shapes]
+    moved = [torch.nn.Parameter(p.clone()) for p in before]
+    optimizer = Muon(moved, lr=0.1, momentum=0.9, decay=0.01)
+    means = [torch.zeros_like(p) for p in before]
+    for _ in range(2):
+        for i, p in enumerate(moved):
+            p.grad = torch.randn_like(p)
+            means[i] = 0.9 * means[i] + 0.1 * p.grad
+            ahead = (0.1 * p.grad + 0.9 * means[i]).reshape(len(p), -1)
+            rows, columns = ahead.shape
+            step = orthogonalize(ahead) * max(1, rows / columns) ** 0.5
+            before[i] = before[i] * (1 - 0.1 * 0.01) - 0.1 * step.view_as(p)
+        optimizer.step()
+    for p, expected in zip(moved, before, strict=True):
+        torch.testing.assert_close(p.data, expected, rtol=1e-4, atol=1e-5)
 
 
 def _pool(n: int = 64) -> dict[str, torch.Tensor]:

@@ -12,6 +12,8 @@ _DATA: dict[str, Any] = json.loads(
 NOUNS: tuple[str, ...] = tuple(_DATA["nouns"])
 STYLES: dict[str, str] = _DATA["styles"]
 """Styles of `mini.sprites.STYLES` that are trained on, and the word of each in a caption."""
+UNSTYLED: str = _DATA["unstyled"]
+"""The word of the style that captions mean which name none."""
 UNET: dict[str, Any] = _DATA["unet"]
 AUTOENCODER: dict[str, Any] = _DATA["autoencoder"]
 FACTOR = 2 ** (len(AUTOENCODER["block_out_channels"]) - 1)

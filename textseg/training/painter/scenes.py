@@ -10,15 +10,19 @@ import numpy as np
 from ...english import with_article
 from ..mini.scenes import crop_photo
 from .drawings import Drawings
+from .facts import UNSTYLED
 
 PLAIN, DRAWN, PHOTO = range(3)
 """Kinds of ground: one colour; a horizon or a gradient; a photograph."""
-_GROUNDS = (0.5, 0.2, 0.3)
+_GROUNDS = (0.5, 0.3, 0.2)
 # Longest side of the object, as a share of the picture's.
 _SCALES = {PLAIN: (0.65, 0.96), DRAWN: (0.6, 0.96), PHOTO: (0.4, 0.92)}
 _WHITE = 0.4
+# Of pictures whose noun is drawn in `UNSTYLED`, those that are of that style.
+_UNSTYLED_SHARE = 0.55
 _TURN = 6.0
-_DRAWN_TEMPLATES = ("a drawing of {a}", "{styled}", "{a}", "a picture of {a}")
+_STYLED = "{styled}"
+_DRAWN_TEMPLATES = ("a drawing of {a}", _STYLED, "{a}", "a picture of {a}")
 _PHOTO_TEMPLATES = ("a photo of {a}", "a photo of {a}", "{a}", "a picture of {a}")
 _WEIGHTS = (0.35, 0.4, 0.17, 0.08)
 # The text of one caption in ten is left out.
@@ -63,11 +67,16 @@ def _ground(rng: np.random.Generator, kind: int, drawings: Drawings) -> np.ndarr
 def compose(rng: np.random.Generator, drawings: Drawings) -> Picture:
     """One object, mirrored or not, turned a little, on a plain, drawn or photographed ground.
 
-    Nouns are drawn evenly, then styles that have the noun, then drawings of both.
+    Nouns are drawn evenly, then styles that have the noun, `UNSTYLED` more often than others, then
+    drawings of both.
     """
     noun = int(rng.integers(len(drawings.noun_names)))
     of_noun = np.flatnonzero(drawings.nouns == noun)
-    style = int(rng.choice(np.unique(drawings.styles[of_noun])))
+    styles = np.unique(drawings.styles[of_noun])
+    plain = np.array([drawings.style_words[style] == UNSTYLED for style in styles])
+    if plain.any() and rng.random() < _UNSTYLED_SHARE:
+        styles = styles[plain]
+    style = int(rng.choice(styles))
     which = int(rng.choice(of_noun[drawings.styles[of_noun] == style]))
     shares = np.array(_GROUNDS) * (1, 1, len(drawings.grounds) > 0)
     kind = int(rng.choice(3, p=shares / shares.sum()))
@@ -90,15 +99,19 @@ def compose(rng: np.random.Generator, drawings: Drawings) -> Picture:
 class Captions:
     """Every caption there is, by number.
 
+    Those without a word for the style say `UNSTYLED`, so that they need not mean the average of
+    all styles; of any style where there are no such drawings.
+
     Attributes:
         texts: number 0 is the empty text.
     """
 
     def __init__(self, noun_names: tuple[str, ...], style_words: tuple[str, ...]) -> None:
         kinds = (_DRAWN_TEMPLATES, _PHOTO_TEMPLATES)
+        named = UNSTYLED in style_words
         filled = [
-            [[[_fill(template, noun, style) for template in templates] for style in style_words]
-             for noun in noun_names]
+            [[[_fill(_STYLED if named and style != UNSTYLED else template, noun, style)
+               for template in templates] for style in style_words] for noun in noun_names]
             for templates in kinds
         ]  # fmt: skip
         every = np.array(filled)
