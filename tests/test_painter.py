@@ -329,6 +329,12 @@ def test_it_is_killed_goes_on_and_writes_a_model_that_loads(
 
     model = textseg.load(out)
     assert model.nouns == ("apple", "fire truck") and model.paints
+    # Kept in eight bits: three of mantissa, steps of 2^-9 at the least.
+    averaged = torch.load(work / "denoiser.pt", weights_only=True)["averaged"][0]
+    for name, value in model.unet.state_dict().items():
+        torch.testing.assert_close(value, averaged[name], rtol=2**-4, atol=2**-10)
+    assert any(not torch.equal(v.half().float(), averaged[n].half().float())
+               for n, v in model.unet.state_dict().items())  # fmt: skip
     made = textseg.generate("a wavy drawing of an apple", model=model, steps=4)
     assert made.image.shape == (32, 32, 3) and not made.notes
     with quietly():

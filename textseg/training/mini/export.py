@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...saving import write_atomic
 from ..captions import PROMPTS
 
 # Where a part was loaded from, and how a tokenizer was last called: nobody's business.
@@ -22,6 +23,23 @@ CAVEATS = {
 }
 """See `Backbone.caveats`."""
 TOLD: dict[str, Any] = {"caveats": CAVEATS, "paints": False}
+
+
+# Smaller tensors stay in float16.
+_LEAST = 4096
+
+
+def keep_in_eight_bits(file: Path) -> None:
+    """Rounds the matrices and kernels of a safetensors file to float8 (e4m3, three bits of
+    mantissa), half of float16's size. What reads them turns them into the dtype it is asked for."""
+    import torch
+    from safetensors.torch import load_file, save
+
+    kept = {
+        name: value.to(torch.float8_e4m3fn) if value.ndim > 1 and value.numel() >= _LEAST else value
+        for name, value in load_file(file).items()
+    }
+    write_atomic(file, save(kept, metadata={"format": "pt"}))
 
 
 def export_pipeline(

@@ -21,7 +21,7 @@ from ...english import with_article
 from ...errors import InputError
 from ...saving import encode_picture, write_atomic
 from .. import runs
-from ..mini.export import export_pipeline
+from ..mini.export import export_pipeline, keep_in_eight_bits
 from .autoencoder import build_autoencoder, encode_pool, train_autoencoder
 from .denoiser import DenoiserRun
 from .drawings import Drawings, prepare
@@ -115,6 +115,8 @@ def _export(run: DenoiserRun, vae: Any, nouns: Sequence[str], out: Path) -> None
             new, unet=unet, text_encoder=text, vae=decoder, tokenizer=run.tokenizer,
             words=run.words, nouns=nouns, told=_TOLD,
         )  # fmt: skip
+    for part in ("unet", "vae"):
+        keep_in_eight_bits(new / part / "diffusion_pytorch_model.safetensors")
     if out.exists():
         out.rename(old)
     new.rename(out)
