@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,43 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import Tiny, predicted
+from tiny_models import NATIVE, Tiny, predicted
 
 import textseg
 from textseg.backbone.families import ALL
-from textseg.backbone.folders import find_family
+from textseg.backbone.offload import offload
 
 EVERY = [family.name for family in ALL]
+LOADED = ("latent-unet", "sdxl", "sd3", "flux", "pixart-sigma")
+"""Families whose folders are loaded with each offload; copies of the others' parts are offloaded,
+which takes a fraction of the time."""
+Offloaded = Callable[[str, str, str], Any]
+
+
+@pytest.fixture
+def offloaded(
+    folders: Callable[[str], Path], tiny: Callable[[str], Tiny], monkeypatch: pytest.MonkeyPatch
+) -> Offloaded:
+    """offloaded(family, how, device) -> its model, on the CPU also by ways for accelerators."""
+    from textseg.backbone import loading
+
+    pytest.importorskip("accelerate", reason="offload needs the extra 'models'")
+    monkeypatch.setattr(loading, "_check_packages", lambda beside, where: None)
+
+    def make(family: str, how: str, device: str) -> Any:
+        if family in LOADED:
+            return textseg.load(folders(family), device=device, offload=how)
+        given, backbone = tiny(family)
+        pipe, kind = copy.copy(given), type(backbone)
+        for part in kind.kind.networks:
+            setattr(pipe, part, copy.deepcopy(getattr(given, part)))
+        model: Any = kind(pipe, family, dict(NATIVE))
+        model.device = torch.device(device)
+        networks = {part: getattr(pipe, part) for part in kind.kind.networks}
+        offload(networks, model.device, how)
+        return model
+
+    return make
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -30,11 +61,10 @@ def test_offload_to_disk_changes_nothing(
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     torch.testing.assert_close(predicted(away), predicted(held), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(away.encode(image), held.encode(image))
-    owner = getattr(away, "pipe", away)
-    networks = [getattr(owner, name, away.vae) for name in find_family(folders(family)).networks]
+    networks = [getattr(away.pipe, name) for name in away.kind.networks]
     kept = [Path(x.offload_folder) for x in networks if hasattr(x, "offload_folder")]
     assert kept and all(any(folder.iterdir()) for folder in kept)
-    del away, owner, networks
+    del away, networks
     gc.collect()
     assert not any(folder.exists() for folder in kept)
 
@@ -48,19 +78,18 @@ def offloads_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_check_packages", lambda beside, where: None)
 
 
-@pytest.mark.usefixtures("offloads_on_the_cpu")
 @pytest.mark.parametrize("family", EVERY)
 def test_one_network_at_a_time_is_on_the_device(
     family: str,
-    folders: Callable[[str], Path],
+    offloaded: Offloaded,
     tiny: Callable[[str], Tiny],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     accelerator = "cpu:0"  # The CPU by another name, to be told apart.
     held: Any = tiny(family)[1]
-    away: Any = textseg.load(folders(family), device=accelerator, offload="model")
-    owner = getattr(away, "pipe", away)
-    names = [n for n in find_family(folders(family)).networks if hasattr(owner, n)]
+    away = offloaded(family, "model", accelerator)
+    owner, kind = away.pipe, away.kind
+    names = [n for n in kind.networks if hasattr(owner, n)]
     networks = {getattr(owner, name): name for name in names}
     there, visits, move = set(), [], torch.nn.Module.to
 
@@ -81,7 +110,6 @@ def test_one_network_at_a_time_is_on_the_device(
         torch.testing.assert_close(latents, held.encode(image))
         torch.testing.assert_close(predicted(away, prompt), predicted(held, prompt))
         assert np.array_equal(away.decode(latents), held.decode(latents))
-    kind = find_family(folders(family))
     encoders = [name for name in names if name.startswith("text_encoder")]
     assert {kind.autoencoder, *encoders, kind.denoiser} == set(names)
     # Decoding and the next encoding share a visit; the encoders' order is the pipeline's.
@@ -91,13 +119,12 @@ def test_one_network_at_a_time_is_on_the_device(
     assert sorted(first[1:-1]) == encoders
 
 
-@pytest.mark.usefixtures("offloads_on_the_cpu")
 @pytest.mark.parametrize("family", EVERY)
 def test_layers_wait_on_the_cpu(
-    family: str, folders: Callable[[str], Path], tiny: Callable[[str], Tiny]
+    family: str, offloaded: Offloaded, tiny: Callable[[str], Tiny]
 ) -> None:
     held: Any = tiny(family)[1]
-    away: Any = textseg.load(folders(family), device="cpu", offload="layer")
+    away = offloaded(family, "layer", "cpu")
     for part in (away.unet, away.vae, away.text_encoder):
         assert next(part.parameters()).device.type == "meta"
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
