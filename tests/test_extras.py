@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,37 @@ def test_a_gguf_transformer(family: str, folders: Callable[[str], Path], tmp_pat
     assert 1e-6 < error < 0.05
     found = textseg.segment(np.zeros((48, 80, 3), np.uint8), "the dog", model=quantised, samples=1)
     assert found.mask.shape == (48, 80) and "q8.gguf" in found.model
+
+
+def test_a_gguf_file_of_many_quantisations_is_its_numbers(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    gguf: Any = pytest.importorskip("gguf", reason="GGUF needs the extra 'models'")
+    pytest.importorskip("accelerate", reason="GGUF needs the extra 'models'")
+    names = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", "F16")
+    kinds = itertools.cycle(gguf.GGMLQuantizationType[name] for name in names)
+    plain: Any = textseg.load(folders("flux"), device="cpu")
+    writer = gguf.GGUFWriter(tmp_path / "mixed.gguf", "flux")
+    exact, used = predicted(plain), set()
+    for name, value in plain.unet.state_dict().items():
+        array = value.numpy()
+        if name.endswith("weight") and array.ndim == 2 and array.shape[1] % 32 == 0:
+            kind = next(kinds)
+            packed = gguf.quants.quantize(array, kind)
+            writer.add_tensor(name, packed, raw_dtype=kind)
+            value.copy_(torch.from_numpy(np.array(gguf.quants.dequantize(packed, kind))))
+            used.add(kind)
+        else:
+            writer.add_tensor(name, array)
+    assert len(used) == len(names)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read: Any = textseg.load(folders("flux"), device="cpu", transformer=tmp_path / "mixed.gguf")
+    near, expected = predicted(read), predicted(plain)
+    # diffusers multiplies scales in 16 bits; the quantisation itself is 4 to 16 bits.
+    assert (near - expected).norm() < 0.002 * expected.norm() < 0.1 * (near - exact).norm()
 
 
 def rows_near_whole_numbers(count: int, width: int, unit: float) -> tuple[torch.Tensor, Any]:
