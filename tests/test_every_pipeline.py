@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 import pytest
 
-from textseg.backbone.families import BY_PIPELINE
+from textseg.backbone.families import ALL, BY_PIPELINE
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 OTHER_INPUTS = {"num_frames", "frames", "video", "video_length", "audio_duration"}
@@ -75,7 +75,13 @@ def test_the_table_says_what_textseg_does() -> None:
     said = table()
     works = {name for name, verdict in said.items() if verdict.startswith("segments and edits")}
     assert works == set(said) & set(BY_PIPELINE)
-    assert all(said[name].startswith(("no: ", "not yet: ")) for name in set(said) - works)
+    assert all(said[name].startswith("no: ") for name in set(said) - works)
+
+
+def test_the_table_of_guidance_is_what_each_family_starts_from() -> None:
+    rows = re.findall(r"^  \| (none|[\d.]+) \| (`.*) \|$", PAGE.read_text(encoding="utf-8"), re.M)
+    said = {name: scale for scale, names in rows for name in re.findall("`(.+?)`", names)}
+    assert said == {f.name: "none" if f.guidance == 1 else f"{f.guidance:g}" for f in ALL}
 
 
 @pytest.mark.parametrize(

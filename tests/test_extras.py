@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,13 @@ from tiny_models import Tiny, predicted, write_gguf
 import textseg
 from textseg.backbone.families import ALL
 from textseg.backbone.folders import find_family
+from textseg.backbone.loading import loads_lora_into
 from textseg.errors import InputError, MissingDependencyError, ModelError
 
 WITH_LORA = ("kolors", "bria-fibo", "bria-fibo-2", "flux2-klein-kv", "z-image-omni",
              "latent-unet", "sdxl", "sd3", "flux", "flux2-klein", "chroma", "aura-flow", "cogview4",
              "qwen-image", "z-image", "ernie-image", "lumina2", "sana", "krea2",
-             "qwen-image-2.1", "hidream")  # fmt: skip
+             "qwen-image-2.1", "hidream", "lcm", "flux2", "sana-sprint", "kandinsky5")  # fmt: skip
 WITH_GGUF = ("lcm", "sana-sprint", "kolors", "sd3", "flux", "flux2-klein", "chroma", "aura-flow",
              "qwen-image", "z-image", "ernie-image", "lumina2", "sana", "krea2",
              "qwen-image-2.1", "hidream")  # fmt: skip
@@ -37,7 +39,7 @@ def test_lora_is_its_product_added_to_the_weights(
 
     plain: Any = textseg.load(folders(family), device="cpu")
     network = find_family(folders(family)).denoiser
-    name = next(n for n, _ in plain.unet.named_modules() if n.endswith("to_q"))
+    name = next(n for n, _ in plain.unet.named_modules() if n.endswith(("to_q", "to_query")))
     weight = plain.unet.get_submodule(name).weight
     torch.manual_seed(5)
     down, up = torch.randn(2, weight.shape[1]), torch.randn(weight.shape[0], 2)
@@ -69,6 +71,45 @@ def test_bad_loras_are_refused(folders: Callable[[str], Path], tmp_path: Path) -
     assert one_line(error)
     with pytest.raises(InputError, match="lora must have a scale"):
         textseg.load(folder, lora=[(tmp_path / "other.safetensors", "much")])  # type: ignore[list-item]
+
+
+def test_what_diffusers_does_not_load_is_refused_before_the_model_is_loaded(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    assert {f.name for f in ALL if loads_lora_into(f)} == set(WITH_LORA)
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    said = page.partition("diffusers loads no LoRAs into ")[2].partition(" Tested on ")[0]
+    assert set(re.findall("`(.+?)`", said)) == {f.name for f in ALL} - set(WITH_LORA)
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+    for family, option in (("prx", "lora"), ("dreamlite", "lora"), ("z-image", "embedding")):
+        given: dict[str, Any] = {option: tmp_path / "a.safetensors"}
+        with pytest.raises(InputError, match=f"{option} must be left out for a .* model") as error:
+            textseg.load(folders(family), device="cpu", **given)
+        assert one_line(error)
+
+
+def test_files_that_are_no_gguf_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"no such thing")
+    with pytest.raises(ModelError, match=r"a\.gguf is not a GGUF file"):
+        textseg.load("mini", transformer=tmp_path / "a.gguf")
+    with pytest.raises(ModelError, match="is a folder; a file of weights was expected"):
+        textseg.load("mini", transformer=tmp_path)
+
+
+def test_a_reason_that_lists_every_layer_is_cut(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="LoRA needs the extra 'models'")
+    from safetensors.torch import save_file
+
+    layers = {f"transformer.far.{i}.to_q.lora_{ab}.weight": torch.ones(2, 2)
+              for i in range(100) for ab in "AB"}  # fmt: skip
+    save_file(layers, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="does not fit the model") as error:
+        textseg.load(folders("z-image"), device="cpu", lora=tmp_path / "other.safetensors")
+    assert len(one_line(error)) < 500 + len(str(tmp_path))
 
 
 def test_learned_words(folders: Callable[[str], Path], tmp_path: Path) -> None:

@@ -459,6 +459,7 @@ def test_distilled_guidance_is_told_and_evaluated_once(
     assert len(asked) == 2 and not torch.allclose(strong, plain, atol=1e-6)
     assert (asked[0] != asked[1]).sum() == 1
     assert torch.equal(backbone.with_guidance(asked[0], neutral), text)
+    assert torch.equal(asked[1], backbone.with_guidance(text, 1.0))
 
 
 @torch.no_grad()

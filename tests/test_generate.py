@@ -132,3 +132,16 @@ def test_the_result_is_frozen() -> None:
     made = Generation(np.zeros((2, 3, 3), np.uint8), "a dog", GenerateOptions(), "fake")
     with pytest.raises(AttributeError):
         made.prompt = "a cat"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"guidance_scale": 0.0}, "guidance_scale 0 leaves the prompt out"),
+     ({"guidance_scale": 1.0, "negative_prompt": "a cat"}, "no negative prompt is used"),
+     ({"guidance_scale": 1.0}, ""), ({"guidance_scale": 3.0, "negative_prompt": "a cat"}, "")],
+)  # fmt: skip
+def test_a_prompt_that_guidance_leaves_out_is_told_of(
+    options: dict[str, Any], said: str, v_backbone: Any
+) -> None:
+    notes = generate("a dog", model=v_backbone, steps=1, **options).notes
+    assert [said in note for note in notes] == [True] * bool(said)

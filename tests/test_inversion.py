@@ -19,6 +19,7 @@ class Gaussian:
 
     spread = 0.5
     num_train_timesteps = 1000
+    distilled_guidance = None
 
     def __init__(self) -> None:
         self.evaluations = 0

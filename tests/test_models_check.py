@@ -95,6 +95,14 @@ def test_a_folder_near_a_model_leads_to_it(
     assert told(lone, capsys).endswith(f"a model in a single file: give {lone / 'x.safetensors'}")
 
 
+def test_a_part_that_published_folders_lack_is_asked_for_by_name(
+    folders: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(folders("hidream"), tmp_path / "m")
+    shutil.rmtree(folder / "text_encoder_4")
+    assert "lacks it; put Llama 3.1 8B Instruct there" in told(folder, capsys)
+
+
 def test_classes_are_found_without_importing_them() -> None:
     import diffusers
     import transformers

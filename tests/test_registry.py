@@ -154,7 +154,8 @@ def test_damaged_weights_are_named(broken: Path) -> None:
         (whole + b"x", "is damaged"),
         (whole[:5], "is damaged"),
         (b"", "is damaged"),
-        (b"\xff" * 100, "is damaged"),
+        (b"\xff" * 100, "is not a safetensors file"),
+        (b"GGUF" + whole, "is a GGUF file; rename it to .gguf and give it as transformer="),
         ((9).to_bytes(8, "little") + b"not json!" + whole, "is not a safetensors file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
     ]:

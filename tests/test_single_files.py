@@ -103,7 +103,7 @@ def test_pickles_and_strangers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="give it as transformer= beside a pipeline folder"):
         textseg.load(tmp_path / "model.gguf")
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(ModelError, match="is damaged"):
+    with pytest.raises(ModelError, match="is not a safetensors file"):
         textseg.load(tmp_path / "model.safetensors")
 
 
@@ -316,10 +316,14 @@ def test_a_file_of_no_known_layout_is_not_said_to_be_stable_diffusion(
     with pytest.raises(ModelError, match="laid out like no model that diffusers knows") as error:
         textseg.load(path, device="cpu")
     assert "give it as transformer=" in one_line(error)
+    for name in ("x.lora_A.weight", "lora_unet_x.lora_down.weight", "x.to_q_lora.up.weight"):
+        save_file({name: torch.ones(1, 2)}, path)
+        with pytest.raises(ModelError, match="holds a LoRA; give it as lora= beside"):
+            textseg.load(path, device="cpu")
     save_file(denoiser_weights("z-image", tiny("z-image")[0]), path)
     assert main(["models", "check", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "the denoiser alone of a model like Tongyi-MAI/Z-Image-Turbo: --transformer" in said
+    assert "the denoiser alone of a model like Tongyi-MAI/Z-Image-Turbo: give it as --tr" in said
 
 
 @pytest.mark.parametrize("family", ["qwen-image", "z-image", "kandinsky5"])

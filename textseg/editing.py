@@ -18,7 +18,13 @@ from .errors import ImageError, InputError
 from .filling import grow_region
 from .image import fetch_image, image_identity, is_url, load_image, resize_image
 from .option_table import documented
-from .options import ContrastOptions, EditOptions, RefineOptions, field_names
+from .options import (
+    ContrastOptions,
+    EditOptions,
+    GenerateOptions,
+    RefineOptions,
+    field_names,
+)
 from .progress import Progress, report
 from .vocabulary import find_unknown_note
 
@@ -326,6 +332,18 @@ def prompt_notes(backbone: Backbone, *prompts: str, stacklevel: int = 3) -> list
     return notes
 
 
+def guidance_notes(backbone: Backbone, options: EditOptions | GenerateOptions) -> list[str]:
+    """Which prompt has no part in the guidance asked for, a line for each; see `guided_noise`."""
+    if backbone.distilled_guidance is not None:
+        said = "the model has guidance distilled into it: no negative prompt is used"
+        return [said] if options.negative_prompt else []
+    if options.guidance_scale == 0:
+        return ["guidance_scale 0 leaves the prompt out; no guidance, diffusers' 0, is 1 here"]
+    if options.guidance_scale == 1 and options.negative_prompt:
+        return ["guidance_scale 1 is no guidance: no negative prompt is used"]
+    return []
+
+
 def input_xmp(image: Any) -> str:
     """The XMP packet of the input, "" where it has none or is no longer a file."""
     import os
@@ -405,8 +423,7 @@ def _edit_latents(
     image, options = unchanged.image[part], unchanged.options
     prompt = unchanged.prompt or removal_prompt(backbone, unchanged.query)
     notes = prompt_notes(backbone, prompt, options.negative_prompt, stacklevel=4)
-    if options.negative_prompt and backbone.distilled_guidance is not None:
-        notes.append("the model has guidance distilled into it: no negative prompt is used")
+    notes += guidance_notes(backbone, options)
     with lock_of(backbone):
         if backbone is segmenter.model:
             latents = segmenter.encode(image)

@@ -180,7 +180,7 @@ def generate_each(
 ) -> Iterator[Generation]:
     """The images of `generate`, each as soon as it is made; arguments and errors as there."""
     from .backbone.shared import lock_of, painter_of, shared
-    from .editing import prompt_notes
+    from .editing import guidance_notes, prompt_notes
 
     prompts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Sequence) else [*prompt]
     if not prompts:
@@ -201,6 +201,7 @@ def generate_each(
     for i, text in enumerate(jobs):
         this = replace(chosen, seed=chosen.seed + i)
         notes = prompt_notes(backbone, text, this.negative_prompt)
+        notes += guidance_notes(backbone, this)
         with lock_of(backbone):
             image = _generate_one(backbone, text, this, progress, f"image {i + 1} of {len(jobs)}")
         yield Generation(image, text, this, backbone.name, notes=tuple(notes))

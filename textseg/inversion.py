@@ -84,7 +84,7 @@ def guided_noise(
 
     eps = eps_negative + guidance_scale * (eps_prompt - eps_negative); a scale of 1 or 0 needs one
     evaluation of the model, any other two. Models with guidance distilled into them are told the
-    scale and evaluated once; there the negative prompt has no part.
+    scale, whatever it is, and evaluated once; there the negative prompt has no part.
 
     Args:
         latents: (C, h, w).
@@ -93,12 +93,12 @@ def guided_noise(
     """
     import torch
 
-    if guidance_scale in (0, 1):
-        only = prompt if guidance_scale == 1 else negative
-        return backbone.predict(latents[None], t, only, noisy_at=noisy_at)[0]
     if backbone.distilled_guidance is not None:
         told = backbone.with_guidance(prompt, guidance_scale)
         return backbone.predict(latents[None], t, told, noisy_at=noisy_at)[0]
+    if guidance_scale in (0, 1):
+        only = prompt if guidance_scale == 1 else negative
+        return backbone.predict(latents[None], t, only, noisy_at=noisy_at)[0]
     texts = torch.stack([negative, prompt])
     pair = backbone.predict(torch.stack([latents, latents]), t, texts, noisy_at=noisy_at)
     return pair[0] + guidance_scale * (pair[1] - pair[0])

@@ -21,6 +21,8 @@ PathLike = str | os.PathLike[str]
 Loras = PathLike | Sequence[PathLike | tuple[PathLike, float]] | None
 FAILURES = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, ImportError)
 """What diffusers and transformers raise about files that they cannot load."""
+LONGEST_REASON = 300
+"""Characters of it that a message repeats: some list every layer."""
 
 
 @dataclass(frozen=True)
@@ -241,4 +243,5 @@ def first_line(error: BaseException) -> str:
         return f"{error} is missing"
     if "meta tensor" in str(error):
         return "some of its weights are missing"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."

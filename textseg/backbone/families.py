@@ -28,6 +28,7 @@ class Family:
         backbone: module of `textseg.backbone` and class.
         also: other diffusers classes whose folders hold the same.
         optional: text encoders that a folder may do without.
+        apart: parts that its published folders lack -> what to put there.
         arguments: what diffusers' pipeline is made with beside its parts.
         settings: keys of `model_index.json` that the pipeline is made with, where they are there.
         bare: whether the parts are used without a pipeline, and are put into a
@@ -47,6 +48,7 @@ class Family:
     backbone: tuple[str, str]
     also: tuple[str, ...] = ()
     optional: frozenset[str] = field(default_factory=frozenset)
+    apart: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     bare: bool = False
@@ -123,7 +125,7 @@ SD3 = Family(
      "text_encoder": _CLIP_PROJECTED, "text_encoder_2": _CLIP_PROJECTED, "text_encoder_3": _T5},
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS, "tokenizer_3": _T5_WORDS},
     ("sd3", "MMDiT"), ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3PAGPipeline"),
-    frozenset({"text_encoder_3"}),
+    optional=frozenset({"text_encoder_3"}),
     guidance=7.0,
 )  # fmt: skip
 FLUX = Family(
@@ -362,6 +364,8 @@ HIDREAM = Family(
     {"tokenizer": _CLIP_WORDS, "tokenizer_2": _CLIP_WORDS, "tokenizer_3": ANY_WORDS,
      "tokenizer_4": ANY_WORDS},
     ("hidream", "HiDream"),
+    apart={"text_encoder_4": "Llama 3.1 8B Instruct",
+           "tokenizer_4": "the tokenizer of Llama 3.1 8B Instruct"},
     guidance=5.0,
 )  # fmt: skip
 NUCLEUS_MOE = Family(
@@ -387,14 +391,11 @@ AUTOENCODERS = SAMPLED | dict.fromkeys(
      "AutoencoderDC", "AutoencoderKLFlux2", "AutoencoderKLQwenImage",
      "AutoencoderKLQwenImage21", "AutoencoderKLHunyuanImage", "VQModel"), "diffusers",
 )  # fmt: skip
-ALL = (LATENT_UNET, CONSISTENCY, SDXL,
-       KOLORS, KANDINSKY3, BRIA_FIBO, BRIA_FIBO_2, DREAMLITE, DREAMLITE_MOBILE,
-       FLUX2_KLEIN_KV, Z_IMAGE_OMNI,
-       SD3, FLUX, FLUX2, FLUX2_KLEIN, CHROMA, OVIS, LONGCAT,
-       BRIA,
-       PIXART_ALPHA, PIXART, HUNYUAN_DIT, AURA_FLOW, COGVIEW3, COGVIEW4,
-       KANDINSKY5, QWEN_IMAGE, Z_IMAGE, ERNIE_IMAGE, LUMINA, LUMINA2, SANA, SANA_SPRINT, KREA2,
-       QWEN_IMAGE_21, HUNYUAN_IMAGE, PRX, HIDREAM, NUCLEUS_MOE)  # fmt: skip
+ALL = (LATENT_UNET, CONSISTENCY, SDXL, KOLORS, SD3, FLUX, FLUX2, FLUX2_KLEIN, FLUX2_KLEIN_KV,
+       QWEN_IMAGE, QWEN_IMAGE_21, Z_IMAGE, Z_IMAGE_OMNI, SANA, SANA_SPRINT, LUMINA, LUMINA2,
+       HIDREAM, PIXART_ALPHA, PIXART, HUNYUAN_DIT, HUNYUAN_IMAGE, AURA_FLOW, CHROMA,
+       COGVIEW3, COGVIEW4, KANDINSKY3, KANDINSKY5, BRIA, BRIA_FIBO, BRIA_FIBO_2, OVIS, LONGCAT,
+       DREAMLITE, DREAMLITE_MOBILE, ERNIE_IMAGE, KREA2, NUCLEUS_MOE, PRX)  # fmt: skip
 BY_PIPELINE = {name: family for family in ALL for name in (family.pipeline, *family.also)}
 """`_class_name` of a `model_index.json` -> its family."""
 SUPPORTED = ", ".join(family.title for family in ALL)

@@ -26,6 +26,8 @@ from .families import (
 )
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+LONGEST_HEADER = 100_000_000
+"""Bytes of the longest header that safetensors itself reads."""
 
 
 def find_family(folder: Path) -> Family:
@@ -113,7 +115,9 @@ def survey_model(
 
     def check_there(part: str) -> None:
         if not (folder / part).is_dir():
-            raise ModelError(f"{folder / part} is missing; the model is incomplete")
+            apart = family.apart.get(part)
+            hint = f": its published folder lacks it; put {apart} there" if apart else ""
+            raise ModelError(f"{folder / part} is missing; the model is incomplete{hint}")
 
     def check_finished(part: str) -> None:
         for path in (folder / part).glob("*.incomplete"):
@@ -172,6 +176,8 @@ def check_weights_file(path: Path, endings: tuple[str, ...]) -> None:
         endings: those allowed.
     """
     ending = path.suffix.lower()
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; a file of weights was expected")
     if not path.is_file():
         raise ModelError(f"{path} is missing; a file of weights was expected")
     if ending in PICKLES:
@@ -184,6 +190,8 @@ def check_weights_file(path: Path, endings: tuple[str, ...]) -> None:
         raise ModelError(f"{path} must be a {' or '.join(endings)} file{hint}")
     if ending == ".safetensors":
         _check_safetensors(path)
+    elif not _starts_as_gguf(path):
+        raise ModelError(f"{path} is not a GGUF file")
 
 
 def verify_model(folder: Path) -> int:
@@ -288,8 +296,18 @@ def _header(path: Path) -> dict[str, Any]:
         return json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
 
 
+def _starts_as_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
 def _check_safetensors(path: Path) -> None:
     """Header length and tensor extents against the file's size."""
+    if path.is_file() and _starts_as_gguf(path):
+        raise ModelError(
+            f"{path} is a GGUF file; rename it to .gguf and give it as transformer= beside a "
+            "pipeline folder"
+        )
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -297,6 +315,8 @@ def _check_safetensors(path: Path) -> None:
             if start.startswith(b"version "):
                 raise ModelError(f"{path} is a Git LFS pointer, not the weights; fetch them")
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+            if length > LONGEST_HEADER:
+                raise ValueError("it does not begin as one")
             header = json.loads(file.read(length)) if 8 + length <= size else None
         ends = [v["data_offsets"][1] for k, v in (header or {}).items() if k != "__metadata__"]
     except FileNotFoundError:

@@ -80,6 +80,7 @@ def read_folder(
     family = find_family(folder)
     given = frozenset({family.denoiser} if beside.transformer else ())
     variants = check_model(folder, given)
+    _check_taken(family, beside)
     calibration = read_calibration(folder, [path for path, _ in beside.lora])
     if family.bare and not beside and (lean := load_lean(folder, variants)) is not None:
         return lean, family, calibration
@@ -107,7 +108,6 @@ def read_file(
         ModelError: no safetensors file, or none of a supported family.
     """
     with quietly():
-        import diffusers
         from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     if beside.transformer is not None:
@@ -117,12 +117,12 @@ def read_file(
     check_weights_file(path, (".safetensors",))
     folder = find_model(beside.config) if beside.config is not None else _config_of(path)
     family = find_family(folder)
-    pipeline: Any = getattr(diffusers, family.pipeline)
     if not reads_whole_file_of(family):
         raise ModelError(
             f"{path} is no file that diffusers reads a whole {family.title} model from"
             f"{_hint(family)}"
         )
+    _check_taken(family, beside)
     if not _has_t5(path):
         family = family.without(set(family.optional))
     whole = BY_PIPELINE[family.pipeline]
@@ -131,7 +131,7 @@ def read_file(
         with quietly(), warnings.catch_warnings():
             # About names of diffusers' own that it uses itself.
             warnings.simplefilter("ignore", FutureWarning)
-            pipe = pipeline.from_single_file(
+            pipe = _pipeline(family.pipeline).from_single_file(
                 os.fspath(path), config=os.fspath(folder), torch_dtype=what, local_files_only=True,
                 **dict.fromkeys(missing),
             )  # fmt: skip
@@ -239,12 +239,24 @@ def _load_parts(
 
 def _assemble(family: Family, parts: dict[str, Any], to_change: bool) -> Any:
     """A pipeline of the parts, where one is needed: to encode text, or to load into."""
-    import diffusers
-
     if family.bare and not to_change:
         return SimpleNamespace(**parts)
-    pipeline = LATENT_UNET.pipeline if family.bare else family.pipeline
-    return getattr(diffusers, pipeline)(**parts, **family.arguments)
+    return _to_load_into(family)(**parts, **family.arguments)
+
+
+def _to_load_into(family: Family) -> Any:
+    """The class of pipeline that LoRAs and words of a family are loaded into."""
+    return _pipeline(LATENT_UNET.pipeline if family.bare else family.pipeline)
+
+
+def _pipeline(name: str) -> Any:
+    """diffusers' class of that name."""
+    import diffusers
+
+    with warnings.catch_warnings():
+        # The module of Kolors' text encoder uses what torch means to drop.
+        warnings.simplefilter("ignore", FutureWarning)
+        return getattr(diffusers, name)
 
 
 def _class_of(family: Family) -> type[LatentModel]:
@@ -263,6 +275,20 @@ def _check_packages(beside: Beside, where: torch.device) -> None:
         need("accelerate", f"offload={beside.offload!r} needs accelerate")
     if beside.quantize is not None:
         need("bitsandbytes", f"quantize={beside.quantize!r} needs it", "bitsandbytes")
+
+
+def _check_taken(family: Family, beside: Beside) -> None:
+    """Whether diffusers loads into models of a family what is given."""
+    refused: list[tuple[str, Path]] = []
+    if beside.lora and not loads_lora_into(family):
+        refused = [("lora", beside.lora[0][0])]
+    elif beside.embedding and not hasattr(_to_load_into(family), "load_textual_inversion"):
+        refused = [("embedding", beside.embedding[0])]
+    for name, path in refused:
+        raise InputError(
+            f"{name} must be left out for a {family.title} model, into which diffusers loads none, "
+            f"got {os.fspath(path)!r}"
+        )
 
 
 def _config_of(path: Path) -> Path:
@@ -295,26 +321,35 @@ def layout_of(path: Path) -> str:
     from diffusers.loaders import single_file_utils
 
     shapes = _shapes(path)
+    if any(re.search(r"lora[._](A|B|up|down)\b", name) for name in shapes):
+        raise ModelError(f"{path} holds a LoRA; give it as lora= beside a pipeline folder")
     like = single_file_utils.infer_diffusers_model_type(shapes)
     # What diffusers also says of any file that it does not know.
     if like == "v1" and not any(re.search(r"(^|\.)(in|out)put_blocks\.", name) for name in shapes):
         raise ModelError(
             f"{path} is laid out like no model that diffusers knows by its file; a file of a "
-            "transformer alone: give it as transformer= beside a pipeline folder"
+            "UNet or transformer alone: give it as transformer= beside a pipeline folder"
         )
     return single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS[like]["pretrained_model_name_or_path"]
 
 
 def reads_whole_file_of(family: Family) -> bool:
     """Whether diffusers reads all of a model, but its configurations, from one file."""
-    import diffusers
-
     encoders = {kind for part, kind in family.networks.items() if part.startswith("text_encoder")}
     return (
-        hasattr(getattr(diffusers, family.pipeline), "from_single_file")
+        hasattr(_pipeline(family.pipeline), "from_single_file")
         and reads_file_of(family.networks[family.denoiser])
         and encoders <= TEXT_IN_FILES
     )
+
+
+def loads_lora_into(family: Family) -> bool:
+    """Whether diffusers loads LoRAs into a family's denoiser."""
+    import diffusers
+
+    parts = getattr(_to_load_into(family), "_lora_loadable_modules", ())
+    network = getattr(diffusers, family.networks[family.denoiser])
+    return family.denoiser in parts and hasattr(network, "load_lora_adapter")
 
 
 def is_whole(path: Path) -> bool:

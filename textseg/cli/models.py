@@ -155,7 +155,8 @@ def _layout(path: Path) -> str:
         said, flag = f"a single file like {like}, whose configurations are", " --configs"
     else:
         said, flag = (
-            f"the denoiser alone of a model like {like}: --transformer beside it, it is",
+            f"the denoiser alone of a model like {like}: give it as --transformer beside one; "
+            f"{like} is",
             "",
         )
     try:
