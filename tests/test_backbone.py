@@ -317,3 +317,9 @@ def test_weights_of_another_shape_are_refused(tiny_folder: Path, tmp_path: Path)
     )
     with pytest.raises(ModelError, match="cannot be loaded"):
         textseg.backbone.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("size", ["big", 0, 512.0, None, True])
+def test_a_bad_native_size_in_a_folder_is_named(size: Any, make_pipeline: Any) -> None:
+    with pytest.raises(ModelError, match=r"bad 'native_size' in textseg\.json: it must be a whole"):
+        LatentUNet(make_pipeline(), "x", {"native_size": size})

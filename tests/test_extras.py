@@ -98,6 +98,16 @@ def test_files_that_are_no_gguf_are_refused(tmp_path: Path) -> None:
         textseg.load("mini", transformer=tmp_path)
 
 
+def test_a_gguf_file_that_is_cut_is_said_to_be_damaged(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf", reason="GGUF needs the extra 'models'")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" + bytes(8))
+    with pytest.raises(ModelError, match="it is damaged or half-downloaded") as error:
+        textseg.load(folders("flux"), device="cpu", transformer=tmp_path / "a.gguf")
+    assert one_line(error)
+
+
 def test_a_reason_that_lists_every_layer_is_cut(
     folders: Callable[[str], Path], tmp_path: Path
 ) -> None:

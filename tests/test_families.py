@@ -25,6 +25,7 @@ from textseg.backbone.folders import find_family
 from textseg.backbone.schedulers import reference_signal
 from textseg.contrast import measure
 from textseg.editing import edit_defaults
+from textseg.errors import InputError
 from textseg.generation import starting_noise
 from textseg.inversion import ddim_decode, ddim_encode, ddim_levels, edit_levels, guided_noise
 from textseg.options import ContrastOptions, RefineOptions
@@ -436,6 +437,25 @@ def test_the_first_step_up_sees_the_latents_where_they_are(
     up = ddim_encode(backbone, clean, levels)[-1]
     scale = ((1 - below) ** 2 + below**2) ** 0.5
     torch.testing.assert_close(up * scale, z[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "most"),
+    [("sd3", (256, 16)), ("aura-flow", (256, 16)), ("cogview3-plus", (512, 16)),
+     ("z-image", (16, 1024)), ("bria-fibo-2", (16, 512)), ("lumina2", (16, 1024)),
+     ("hidream", (32, 128))],
+)  # fmt: skip
+def test_pictures_larger_than_a_networks_places_are_refused(
+    family: str, most: tuple[int, int], tiny: Callable[[str], Tiny]
+) -> None:
+    backbone: Any = tiny(family)[1]
+    height, width = most
+    options: dict[str, Any] = {"model": backbone, "steps": 1, "guidance_scale": 1.0}
+    made = textseg.generate("a dog", height=height, width=width, **options)
+    assert made.image.shape == (height, width, 3)
+    larger = (height + 16, width) if height > width else (height, width + 16)
+    with pytest.raises(InputError, match=r"must be at most \d+ for"):
+        textseg.generate("a dog", height=larger[0], width=larger[1], **options)
 
 
 @pytest.mark.parametrize("family", ["lcm", "sdxl-lcm", "flux", "flux2", "sana-sprint",

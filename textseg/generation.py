@@ -212,6 +212,7 @@ def _generate_one(
 ) -> np.ndarray:
     side = backbone.native_size
     height, width = _fit(backbone, options.height or side, options.width or side)
+    backbone.check_size(height, width)
     # The encoder alone knows the shape of a model's latents.
     shape = backbone.encode(np.zeros((height, width, 3), np.uint8)).shape
     noise = starting_noise(shape, options.seed, prompt).to(backbone.device)

@@ -97,6 +97,11 @@ class Backbone(ABC):
     def fit_size(self, height: int, width: int) -> tuple[int, int]:
         """The size (H, W) an image is brought to: about native area, aspect kept, multiples."""
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raises `InputError` if the network cannot make a picture of this size, both multiples of
+        `multiple`; most make any."""
+        return
+
     @abstractmethod
     def encode(self, image: np.ndarray) -> torch.Tensor:
         """(H, W, 3) uint8 at a size from `fit_size` to latents (C, h, w): the posterior's mean."""

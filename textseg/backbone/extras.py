@@ -243,5 +243,7 @@ def first_line(error: BaseException) -> str:
         return f"{error} is missing"
     if "meta tensor" in str(error):
         return "some of its weights are missing"
+    if "Unable to load weights from checkpoint" in str(error):
+        return "it is damaged or half-downloaded"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]} ..."

@@ -190,8 +190,8 @@ def check_weights_file(path: Path, endings: tuple[str, ...]) -> None:
         raise ModelError(f"{path} must be a {' or '.join(endings)} file{hint}")
     if ending == ".safetensors":
         _check_safetensors(path)
-    elif not _starts_as_gguf(path):
-        raise ModelError(f"{path} is not a GGUF file")
+    else:
+        _check_gguf(path)
 
 
 def verify_model(folder: Path) -> int:
@@ -296,24 +296,28 @@ def _header(path: Path) -> dict[str, Any]:
         return json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
 
 
-def _starts_as_gguf(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
+def _check_gguf(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelError(f"{path} is not a GGUF file")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
 
 
 def _check_safetensors(path: Path) -> None:
     """Header length and tensor extents against the file's size."""
-    if path.is_file() and _starts_as_gguf(path):
-        raise ModelError(
-            f"{path} is a GGUF file; rename it to .gguf and give it as transformer= beside a "
-            "pipeline folder"
-        )
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
             if start.startswith(b"version "):
                 raise ModelError(f"{path} is a Git LFS pointer, not the weights; fetch them")
+            if start.startswith(b"GGUF"):
+                raise ModelError(
+                    f"{path} is a GGUF file; rename it to .gguf and give it as transformer= beside "
+                    "a pipeline folder"
+                )
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
             if length > LONGEST_HEADER:
                 raise ValueError("it does not begin as one")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from ..errors import InputError
 from .families import HIDREAM
 from .flow import FlowTransformer
 from .quiet import quietly
@@ -60,6 +61,14 @@ class HiDream(FlowTransformer):
 
     def _native_tokens(self) -> int:
         return self.unet.max_seq
+
+    def check_size(self, height: int, width: int) -> None:
+        most = self.unet.max_seq * self.multiple**2
+        if height * width > most:
+            raise InputError(
+                f"height times width must be at most {most} for {self.name!r}, whose network knows "
+                f"no more places, got {height} and {width}"
+            )
 
     def fit_size(self, height: int, width: int) -> tuple[int, int]:
         """As `LatentModel.fit_size`, with no more cells than the network's sequence holds."""

@@ -119,9 +119,15 @@ class LatentModel(Backbone):
         self.num_train_timesteps = len(self._alphas)
         self.factor = autoencoders.factor_of(vae)
         side = self._cells() * self.factor
-        self.native_size = int(self.calibration.get("native_size", round(side)))
+        self.native_size: int = self.calibration.get("native_size", round(side))
+        if type(self.native_size) is not int or self.native_size < 1:
+            raise ModelError(
+                f"{self.name!r} has a bad 'native_size' in textseg.json: it must be a whole number "
+                f"of pixels of at least 1, got {self.native_size!r}"
+            )
         self.multiple = self._side_multiple()
         self.max_aspect: float = MAX_ASPECT
+        self._most_patches = 0
         self.max_tokens: int = self._token_limit()
         words = self.calibration.get("words")
         self._words = None if words is None else frozenset(w.lower() for w in words)
@@ -331,8 +337,18 @@ class LatentModel(Backbone):
         sample = self.unet.config.get("sample_size") or self._native_cells
         return math.sqrt(math.prod(sample)) if isinstance(sample, (list, tuple)) else sample
 
+    def check_size(self, height: int, width: int) -> None:
+        table = self.unet.config.get("axes_lens")
+        patches = self._most_patches or (min(table[1:]) if table else math.inf)
+        if max(height, width) > patches * self.multiple:
+            raise InputError(
+                f"height and width must be at most {patches * self.multiple} for {self.name!r}, "
+                f"whose network knows no more places, got {height} and {width}"
+            )
+
     def _limit_sides(self, patches: int) -> None:
         """Keep sides within a square table of positions, a side having at most so many patches."""
+        self._most_patches = patches
         longest = (patches - 1) * self.multiple
         self.max_aspect = max(1.0, min(MAX_ASPECT, (longest / self.native_size) ** 2))
 
