@@ -90,6 +90,20 @@ def test_what_diffusers_does_not_load_is_refused_before_the_model_is_loaded(
         assert one_line(error)
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("lora", ("a.safetensors", 0.5)), ("lora", {"a.safetensors": 0.5}), ("lora", 5),
+     ("lora", [("a", 1, 2)]), ("transformer", torch.nn.Linear(1, 1)), ("embedding", [7])],
+)  # fmt: skip
+def test_what_is_no_path_is_refused(option: str, value: Any, tmp_path: Path) -> None:
+    if isinstance(value, tuple):
+        value = (tmp_path, 0.5)
+        (tmp_path / "a.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    with pytest.raises(InputError, match=f"{option} must be ") as error:
+        textseg.load("mini", **{option: value})
+    assert one_line(error)
+
+
 def test_files_that_are_no_gguf_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"no such thing")
     with pytest.raises(ModelError, match=r"a\.gguf is not a GGUF file"):

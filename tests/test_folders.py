@@ -42,6 +42,17 @@ def test_the_refiner_is_refused_with_a_reason(
         textseg.load(folder)
 
 
+def test_parts_of_two_families_do_not_fit_together(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders("qwen-image"), tmp_path / "m")
+    shutil.rmtree(folder / "vae")
+    shutil.copytree(folders("sana") / "vae", folder / "vae")
+    with pytest.raises(ModelError, match="m has parts that do not fit together") as error:
+        textseg.load(folder, device="cpu")
+    assert one_line(error)
+
+
 def test_networks_that_want_more_than_text_are_refused(tiny: Callable[[str], Tiny]) -> None:
     import copy
 

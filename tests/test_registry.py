@@ -103,6 +103,8 @@ def test_bad_names(home: Path, tmp_path: Path) -> None:
     for name in ("", " ", "a\0b"):
         with pytest.raises(InputError, match="model must be a name"):
             registry.find_model(name)
+    with pytest.raises(InputError, match="model must be a name or a folder, got None"):
+        load(None)  # type: ignore[arg-type]
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="single file"):
         registry.find_model(tmp_path / "model.safetensors")

@@ -64,15 +64,14 @@ class Beside:
             if value is not None and value not in allowed:
                 raise InputError(f"{name} must be {' or '.join(allowed)}, got {value!r}")
         if transformer is not None:
-            transformer = Path(transformer).expanduser()
+            transformer = _path("transformer", transformer)
             check_weights_file(transformer, (".safetensors", ".gguf"))
             if quantize is not None and transformer.suffix == ".gguf":
                 raise InputError(f"quantize must be left out beside a GGUF file, got {quantize!r}")
-        words = () if embedding is None else _listed(embedding)
-        files = tuple(Path(word).expanduser() for word in words)
+        files = tuple(_path("embedding", word) for word in _listed("embedding", embedding))
         for path in files:
             check_weights_file(path, (".safetensors",))
-        adapters = tuple(_adapter(one) for one in (() if lora is None else _listed(lora)))
+        adapters = tuple(_adapter(one) for one in _listed("lora", lora))
         return cls(adapters, files, transformer, config, quantize, offload)
 
     def __bool__(self) -> bool:
@@ -211,15 +210,27 @@ def add_words(pipe: Any, path: Path) -> None:
         raise ModelError(f"{path} does not fit the model: {first_line(error)}") from error
 
 
-def _listed(value: Any) -> Sequence[Any]:
-    return (value,) if isinstance(value, (str, os.PathLike)) else tuple(value)
+def _listed(name: str, value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    if isinstance(value, (str, os.PathLike)):
+        return (value,)
+    if not isinstance(value, Sequence):
+        raise InputError(f"{name} must be a path or a list, got a {type(value).__name__}")
+    return value
+
+
+def _path(name: str, value: Any) -> Path:
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"{name} must be given as a path, got {value!r}")
+    return Path(value).expanduser()
 
 
 def _adapter(one: Any) -> tuple[Path, float]:
-    path, scale = one if isinstance(one, tuple) else (one, 1.0)
+    path, scale = one if isinstance(one, tuple) and len(one) == 2 else (one, 1.0)
     if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not abs(scale) < 100:
         raise InputError(f"lora must have a scale between -100 and 100, got {scale!r}")
-    path = Path(path).expanduser()
+    path = _path("lora", path)
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
         if len(found) != 1:

@@ -92,6 +92,10 @@ def read_folder(
             pipe = _assemble(family, parts, bool(beside.lora or beside.embedding))
     except TextsegError:
         raise
+    except AttributeError as error:
+        raise ModelError(
+            f"{folder} has parts that do not fit together: {first_line(error)}"
+        ) from error
     except FAILURES as error:
         raise ModelError(f"{folder} cannot be loaded: {first_line(error)}") from error
     return pipe, family, calibration

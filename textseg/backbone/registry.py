@@ -95,6 +95,8 @@ def find_source(name: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: the file is a pickle, no safetensors file, or damaged.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise InputError(f"model must be a name or a folder, got {name!r}")
     text = os.fspath(name)
     path = Path(text).expanduser() if isinstance(text, str) and "\0" not in text else Path()
     if not path.is_file():
