@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,24 @@ def test_tuned_networks_predict_the_same(make_pipeline: Any) -> None:
         tuned.tune(attention="fast")
 
 
+@pytest.mark.parametrize("family", ["z-image", "qwen-image", "sana"])
+def test_transformers_are_tuned_too(
+    family: str, folders: Callable[[str], Path], tiny: Callable[[str], Any]
+) -> None:
+    usual: Any = tiny(family)[1]
+    tuned: Any = textseg.load(folders(family), device="cpu")
+    assert tuned.tune(channels_last=True, tiling=True) is tuned and tuned.vae.use_tiling
+    noisy = torch.randn(2, usual.channels, 6, 10, generator=torch.Generator().manual_seed(0))
+    expected, found = (
+        model.predict(noisy, 400, model.embed(["a dog"])[0]) for model in (usual, tuned)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    image = np.random.default_rng(4).integers(0, 256, (64, 96, 3), np.uint8)
+    assert tuned.encode(image).shape == usual.encode(image).shape
+    with pytest.raises(InputError, match="attention must be left out for a"):
+        tuned.tune(attention="plain")
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_kept_memory_is_not_asked_for_anew() -> None:
     code = """
@@ -271,7 +290,7 @@ def test_the_command(
     report = json.loads(out.read_text())
     assert {r["setting"] for r in report["rows"]} == {"1 query, n = 2", "2 queries, n = 2"}
     kept: list[bool] = []
-    monkeypatch.setattr("textseg.backbone.unet.keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr("textseg.backbone.latent.keep_freed_memory", lambda: kept.append(True))
     monkeypatch.setattr("textseg.bench.meter.machine_speed", lambda *_: Speed(1e9, 1e9))
     assert main([w for w in words if w != "--no-speed"] + ["--profile"]) == 0
     assert "| operation | shape | calls |" in capsys.readouterr().out

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..errors import InputError, ModelError
-from .allocation import keep_freed_memory
 from .conditions import guidance_embedding
 from .latent import LatentModel
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _EXTRA_CHANNELS = {
     5: "a depth map (depth-to-image)",
@@ -36,55 +32,13 @@ class UNetModel(LatentModel):
     _told: frozenset[str] = frozenset()
     """Which of `_FURTHER_INPUTS` the family knows to give."""
 
-    def tune(
-        self,
-        *,
-        channels_last: bool = False,
-        compiled: bool = False,
-        tiling: bool = False,
-        attention: str | None = None,
-        keep_memory: bool = False,
-    ) -> Self:
-        """Change how the networks run, in place; the last bits of predictions change with it.
-
-        Args:
-            channels_last: keep the convolutions' weights channels last, which some devices favour.
-            compiled: compile the UNet with torch.compile, at its first evaluation of each shape;
-                needs a compiler.
-            tiling: run the autoencoder tile by tile: less memory for large images, and faint seams.
-            attention: "plain", two matrix products, fastest for few cells and short texts on the
-                CPU; "fused", torch's kernel, whose memory does not grow with the square of cells.
-            keep_memory: on the CPU, under Linux, this process keeps what a call frees for the next,
-                up to 2 GiB: a large network is faster by a tenth and more.
-
-        Returns:
-            the model itself.
-
-        Raises:
-            InputError: no such attention, or an autoencoder without tiles.
-        """
+    def _set_attention(self, attention: str) -> None:
         from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
         kinds = {"plain": AttnProcessor, "fused": AttnProcessor2_0}
-        if attention is not None and attention not in kinds:
+        if attention not in kinds:
             raise InputError(f"attention must be 'plain' or 'fused', got {attention!r}")
-        if attention is not None:
-            self.unet.set_attn_processor(kinds[attention]())
-        if channels_last:
-            for part in (self.unet, self.vae):
-                torch.nn.Module.to(part, memory_format=torch.channels_last)
-        if tiling:
-            if not hasattr(self.vae, "enable_tiling"):
-                raise InputError(
-                    f"tiling must be False where an autoencoder has no tiles, got True for a "
-                    f"{type(self.vae).__name__}"
-                )
-            self.vae.enable_tiling()
-        if compiled:
-            self.unet.compile()
-        if keep_memory and self.device.type == "cpu":
-            keep_freed_memory()
-        return self
+        self.unet.set_attn_processor(kinds[attention]())
 
     def _output(self, noisy: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
         told = self._conditions(embedding.to(self.dtype), noisy.shape)
