@@ -95,7 +95,7 @@ ASIDE = {
         "python eval/bench_lora.py": "takes half an hour",
         "textseg train --annotations runs/lora": "takes half an hour",
         "textseg train --recipe painter": "takes hours",
-        'textseg generate "a drawing of a dog" --model painter': "takes hours",
+        'textseg generate "a drawing of a dog" --model my-painter': "takes hours",
     },
 }
 """What is not run, by page: how it starts, and how the text says why."""

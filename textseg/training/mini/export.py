@@ -19,10 +19,10 @@ EDIT = {"guidance_scale": 4.0, "encode_ratio": 0.7}
 
 CAVEATS = {
     "find": "The small model mini finds drawn things best; --model starts with another.",
-    "paint": "The small model mini paints blobs of the right colours and no more.",
+    "paint": "The small painter paints sixty nouns, as drawings; --model starts with another.",
 }
 """See `Backbone.caveats`."""
-TOLD: dict[str, Any] = {"caveats": CAVEATS, "paints": False}
+TOLD: dict[str, Any] = {"caveats": CAVEATS, "paints": False, "painter": "painter"}
 
 
 # Smaller tensors stay in float16.

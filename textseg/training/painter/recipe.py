@@ -21,7 +21,7 @@ from ...english import with_article
 from ...errors import InputError
 from ...saving import encode_picture, write_atomic
 from .. import runs
-from ..mini.export import export_pipeline, keep_in_eight_bits
+from ..mini.export import CAVEATS, export_pipeline, keep_in_eight_bits
 from .autoencoder import build_autoencoder, encode_pool, train_autoencoder
 from .denoiser import DenoiserRun
 from .drawings import Drawings, prepare
@@ -32,8 +32,9 @@ _SEEN = 4000
 _SHEET_COLUMNS = 10
 _SHEET_PROMPTS = ("a drawing of {a}", "a drawing of {a}", "a photo of {a}")
 _TOLD: dict[str, Any] = {
+    "edit": {"guidance_scale": 5.0, "encode_ratio": 0.9, "steps": 25, "crop": 0.2},
     "generate": {"guidance_scale": 3.0, "steps": 25},
-    "caveats": {"paint": "The small painter knows few nouns and paints them as drawings."},
+    "caveats": {"paint": CAVEATS["paint"]},
 }
 
 Progress = Callable[[str, runs.Row], object]
