@@ -4,8 +4,9 @@
         --backgrounds backgrounds -o sets
 
 writes, as COCO-format sets, `openmoji` (a drawing style that is never trained on), `photo`
-(every fifth photographed cutout on held-out photographs) and `edit` (ten swaps over 120 drawn
-scenes, with `swaps.json`). With `--photos`, `--skip` and `--same` (see `find_likest.py`) also what
+(every fifth photographed cutout on held-out photographs), `edit` (ten swaps over 120 drawn
+scenes, with `swaps.json`) and `large` (the same over 100 scenes of one large object each, for a
+model that paints such). With `--photos`, `--skip` and `--same` (see `find_likest.py`) also what
 to calibrate with, of which training saw nothing but the backgrounds: `new-style` (EmojiOne 1) and
 `new-photo` (photographed objects that training skipped, but for those likest to a held-out cutout).
 """
@@ -39,6 +40,7 @@ SWAPS = {
 }
 PLAIN_SCENES = SceneOptions(photo_backgrounds=1.0)
 EDIT_SCENES = SceneOptions(counts=(0.5, 0.5), scale=(0.35, 0.6), photo_backgrounds=1.0)
+LARGE_SCENES = SceneOptions(counts=(1.0,), scale=(0.6, 0.85), rotation=8.0, photo_backgrounds=0.3)
 
 
 def skipped_objects(photos: Path, skip: Path, same: Path) -> dict[str, list[np.ndarray]]:
@@ -78,6 +80,7 @@ def main() -> None:
         ("openmoji", openmoji, args.count, 21, PLAIN_SCENES, held_out),
         ("photo", held, args.count, 22, PLAIN_SCENES, held_out),
         ("edit", {n: drawn[n] for n in SWAPS}, 120, 23, EDIT_SCENES, held_out),
+        ("large", {n: drawn[n] for n in SWAPS}, 100, 27, LARGE_SCENES, held_out),
     ]
     if args.photos:
         new_photo = skipped_objects(args.photos, args.skip, args.same)
@@ -89,7 +92,8 @@ def main() -> None:
             out / "images", out / "instances.json", sprites, count=count, seed=seed,
             backgrounds=backgrounds, options=options,
         )  # fmt: skip
-    (args.output / "edit" / "swaps.json").write_text(json.dumps(SWAPS, indent=1) + "\n")
+    for name in ("edit", "large"):
+        (args.output / name / "swaps.json").write_text(json.dumps(SWAPS, indent=1) + "\n")
 
 
 if __name__ == "__main__":
