@@ -74,7 +74,7 @@ class Muon(torch.optim.Optimizer):
                     alike[len(p), p[0].numel()].append(p)
             for (rows, columns), moved in alike.items():
                 for p in moved:
-                    self.state[p].setdefault("momentum", torch.zeros_like(p.grad))
+                    self.state[p].setdefault("momentum", torch.zeros_like(p))
                 grads: list[Any] = [p.grad for p in moved]
                 means = [self.state[p]["momentum"] for p in moved]
                 torch._foreach_lerp_(means, grads, 1 - group["momentum"])
