@@ -51,7 +51,7 @@ def test_diffusers_loads_it() -> None:
 
     with quietly():
         pipe: Any = StableDiffusionPipeline.from_pretrained(MODELS / "painter").to(torch.float32)
-    ours = textseg.load("painter")
+    ours: Any = textseg.load("painter")
     for name, value in pipe.unet.state_dict().items():
         assert torch.equal(value, ours.unet.state_dict()[name])
 

@@ -327,7 +327,7 @@ def test_it_is_killed_goes_on_and_writes_a_model_that_loads(
     note = read_provenance(sheets[-1])
     assert note is not None and note["prompts"][0] == "a drawing of an apple"
 
-    model = textseg.load(out)
+    model: Any = textseg.load(out)
     assert model.nouns == ("apple", "fire truck") and model.paints
     # Kept in eight bits: three of mantissa, steps of 2^-9 at the least.
     averaged = torch.load(work / "denoiser.pt", weights_only=True)["averaged"][0]
