@@ -175,7 +175,7 @@ def test_from_an_upload_to_a_downloaded_edit(
     at.turn("1 Find")
     page.click("#ts-approve")
     at.says("is approved")
-    at.type("#ts-prompt", "a tomato")
+    at.type("#ts-prompt", "a strawberry")
     page.click("#ts-edit-more button")
     page.fill("#ts-edit-steps input[type=number]", "200")
     page.click("#ts-edit")
@@ -192,7 +192,7 @@ def test_from_an_upload_to_a_downloaded_edit(
     photograph(at, "save-1280-light")
     edited = at.download("edit", tmp_path)
     said = read_provenance(edited)
-    assert said is not None and said["prompt"] == "a tomato" and said["options"]["steps"] == 20
+    assert said is not None and said["prompt"] == "a strawberry" and said["options"]["steps"] == 20
     assert said["outcome"]["words"] == line and "became" not in line
     assert read_label(edited).made_by_model
     before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (picture, edited))
