@@ -142,9 +142,20 @@ def fit_linear(x: torch.Tensor, y: torch.Tensor, decay: float = 1e-2) -> dict[st
     return {name: value.detach().numpy() for name, value in found.items()}
 
 
+def load_judge(file: Path) -> dict[str, Any]:
+    """What `fit` wrote."""
+    with np.load(file) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def logits_of(judge: dict[str, Any], x: torch.Tensor) -> np.ndarray:
+    """(N, K) of features (N, D)."""
+    return (x.numpy() - judge["mean"]) / judge["scale"] @ judge["weight"] + judge["bias"]
+
+
 def ranks(judge: dict[str, Any], x: torch.Tensor, y: np.ndarray) -> np.ndarray:
     """(N,) int: how many nouns the judge takes for likelier than the right one."""
-    logits = (x.numpy() - judge["mean"]) / judge["scale"] @ judge["weight"] + judge["bias"]
+    logits = logits_of(judge, x)
     return (logits > logits[np.arange(len(y)), y][:, None]).sum(1)
 
 
@@ -205,8 +216,7 @@ def paint(model: str, template: str, seeds: int, steps: int | None) -> Iterator[
 
 
 def judge(args: argparse.Namespace) -> None:
-    with np.load(args.judge) as file:
-        given: dict[str, Any] = {name: file[name] for name in file.files}
+    given = load_judge(args.judge)
     eyes = load_eyes()
     rows, first, five = {}, [], []
     for i, images in enumerate(paint(args.model, args.template, args.seeds, args.steps)):

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from judge_painter import features_of, load_eyes
+from judge_painter import features_of, load_eyes, load_judge, logits_of
 
 from textseg.english import object_noun
 from textseg.image import load_image
@@ -73,7 +73,7 @@ def judge_all(
     judge: dict[str, Any], features: torch.Tensor, before: Sequence[str], after: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each took, and whether the judge names the new noun first of all; (N,) bool."""
-    logits = (features.numpy() - judge["mean"]) / judge["scale"] @ judge["weight"] + judge["bias"]
+    logits = logits_of(judge, features)
     every = np.arange(len(logits))
     old, new = (logits[every, [NOUNS.index(n) for n in nouns]] for nouns in (before, after))
     return new > old, new == logits.max(1)
@@ -95,8 +95,7 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json")
     args = parser.parse_args()
-    with np.load(args.judge) as file:
-        judge: dict[str, Any] = {name: file[name] for name in file.files}
+    judge = load_judge(args.judge)
     eyes = load_eyes()
     found: dict[Setting, list[tuple[np.ndarray, str, str, float | None]]] = defaultdict(list)
     for setting, *what in pictures(args.run, args.images, args.annotations):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from .families import AURA_FLOW
-from .flow import FlowTransformer
+from .flow import FlowTransformer, for_each
 from .quiet import quietly
 
 TOKENS = 256
@@ -32,7 +32,7 @@ class AuraFlow(FlowTransformer):
         return self.unet(
             z,
             encoder_hidden_states=embedding.to(z.dtype),
-            timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, sigma),
         ).sample
 
     def _encode_text(self, prompt: str) -> torch.Tensor:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 import torch
 
 from .families import BRIA_FIBO, BRIA_FIBO_2
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 from .flux import position_ids
 from .quiet import quietly
 
@@ -81,9 +81,7 @@ class BriaFibo(ToldByLayers):
         blocks = config["num_layers"] + config["num_single_layers"]
         out = self.unet(
             hidden_states=z.flatten(2).transpose(1, 2),
-            timestep=torch.full(
-                (len(z),), sigma * self.num_train_timesteps, device=z.device, dtype=z.dtype
-            ),
+            timestep=for_each(z, sigma * self.num_train_timesteps),
             encoder_hidden_states=torch.cat([layers[-1], layers[-2]], -1),
             text_encoder_layers=[*layers, *[layers[-1]] * (blocks - len(layers))][-blocks:],
             txt_ids=torch.zeros(text.shape[1], 3, device=z.device),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from .families import DREAMLITE, DREAMLITE_MOBILE
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 
 TASK = "[Generate]: {}"
 
@@ -20,6 +20,7 @@ class DreamLite(ToldByTokens):
 
     kind = DREAMLITE
     _longest = 200
+    _nothing = ""
 
     def _told(
         self, z: torch.Tensor, sigma: float, text: torch.Tensor, vector: torch.Tensor
@@ -27,24 +28,21 @@ class DreamLite(ToldByTokens):
         height, width = (side * self.factor for side in z.shape[-2:])
         out = self.unet(
             torch.cat([z, torch.zeros_like(z)], 3),
-            torch.full((len(z),), sigma * self.num_train_timesteps, device=z.device, dtype=z.dtype),
+            for_each(z, sigma * self.num_train_timesteps),
             encoder_hidden_states=text,
             added_cond_kwargs={"time_ids": z.new_tensor([[width, height]]).expand(len(z), -1)},
         ).sample
         return out[..., : z.shape[-1]]
 
     def _tokens(self, prompt: str) -> torch.Tensor:
-        told = TASK.format(prompt) if prompt else self._told_of_nothing()
+        told = TASK.format(prompt) if prompt else self._nothing
         return self.pipe.encode_prompt(
             mode="generate", prompts=[told], device=self.device, dtype=self.dtype,
             max_sequence_length=self._longest,
         )[0][0]  # fmt: skip
 
-    def _told_of_nothing(self) -> str:
-        return ""
-
     def _side_multiple(self) -> int:
-        return self.factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+        return self._halved_multiple()
 
     def _token_limit(self) -> int:
         return self._longest - len(self.tokenizer(TASK.format("")).input_ids)
@@ -54,6 +52,4 @@ class DreamLiteMobile(DreamLite):
     """Distilled to few steps without guidance; its pipeline names the task of any prompt."""
 
     kind = DREAMLITE_MOBILE
-
-    def _told_of_nothing(self) -> str:
-        return TASK.format("")
+    _nothing = TASK.format("")

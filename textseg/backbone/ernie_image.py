@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from .families import ERNIE_IMAGE
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 
 
 class ErnieImage(ToldByTokens):
@@ -28,7 +28,7 @@ class ErnieImage(ToldByTokens):
         time = sigma * self.num_train_timesteps
         out = self.unet(
             hidden_states=pixel_unshuffle(z, 2),
-            timestep=torch.full((len(z),), time, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, time),
             text_bth=text,
             text_lens=torch.full((len(z),), text.shape[1], device=z.device),
             return_dict=False,

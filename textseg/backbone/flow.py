@@ -45,6 +45,11 @@ def flow_sigma(alpha: float) -> float:
     return noise / (noise + signal)
 
 
+def for_each(z: torch.Tensor, time: float) -> torch.Tensor:
+    """The time that a network is told, once for each of the latents z (N, C, h, w), (N,)."""
+    return torch.full((len(z),), time, device=z.device, dtype=z.dtype)
+
+
 class FlowTransformer(LatentModel):
     """A transformer trained by flow matching, seen as a model that predicts noise.
 

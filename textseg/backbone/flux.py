@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .families import FLUX
-from .flow import FlowTransformer
+from .flow import FlowTransformer, for_each
 from .quiet import quietly
 
 
@@ -46,7 +46,7 @@ class Flux(FlowTransformer):
         h, w = z.shape[-2:]
         out = self.unet(
             hidden_states=pack_cells(z),
-            timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, sigma),
             guidance=None if scale is None else scale.contiguous(),
             pooled_projections=pooled.to(z.dtype),
             encoder_hidden_states=sequence.to(z.dtype),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .families import FLUX2, FLUX2_KLEIN, FLUX2_KLEIN_KV
-from .flow import FlowTransformer
+from .flow import FlowTransformer, for_each
 from .flux import pack_cells, unpack_cells
 from .quiet import quietly
 
@@ -42,7 +42,7 @@ class Flux2Klein(FlowTransformer):
         zero = torch.zeros(1, dtype=torch.long)
         out = self.unet(
             hidden_states=pack_cells(z),
-            timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, sigma),
             guidance=None if scale is None else scale.contiguous(),
             encoder_hidden_states=text,
             txt_ids=torch.cartesian_prod(zero, zero, zero, tokens).to(z.device),

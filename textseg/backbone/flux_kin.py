@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .families import BRIA, CHROMA, LONGCAT, OVIS
-from .flow import FlowTransformer
+from .flow import FlowTransformer, for_each
 from .flux import pack_cells, position_ids, unpack_cells
 from .quiet import quietly
 
@@ -32,7 +32,7 @@ class FluxKin(FlowTransformer):
         cells = pack_cells(z)
         out = self.unet(
             hidden_states=cells,
-            timestep=torch.full((len(z),), sigma * self._times, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, sigma * self._times),
             img_ids=self._cell_ids(h // 2, w // 2).to(z.device),
             **self._text(text, cells),
         ).sample

@@ -51,7 +51,7 @@ class Kandinsky3(LatentModel):
         return self.text_encoder.config.d_model
 
     def _side_multiple(self) -> int:
-        return self.factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+        return self._halved_multiple()
 
     def _token_limit(self) -> int:
         return TOKENS

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from .families import KANDINSKY5
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 
 
 class Kandinsky5(ToldByTokens):
@@ -30,9 +30,7 @@ class Kandinsky5(ToldByTokens):
             hidden_states=z.permute(0, 2, 3, 1)[:, None],
             encoder_hidden_states=text,
             pooled_projections=vector,
-            timestep=torch.full(
-                (len(z),), sigma * self.num_train_timesteps, device=z.device, dtype=z.dtype
-            ),
+            timestep=for_each(z, sigma * self.num_train_timesteps),
             visual_rope_pos=[torch.arange(n, device=z.device) for n in (1, rows, columns)],
             text_rope_pos=torch.arange(text.shape[1], device=z.device),
         ).sample

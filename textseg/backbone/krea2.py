@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .families import KREA2
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 from .flux import pack_cells, position_ids, unpack_cells
 
 TEMPLATE_END = 5
@@ -34,7 +34,7 @@ class Krea2(ToldByTokens):
         ids = torch.cat([torch.zeros(text.shape[1], 3), position_ids(h // 2, w // 2)])
         out = self.unet(
             hidden_states=pack_cells(z),
-            timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, sigma),
             encoder_hidden_states=text.unflatten(2, (self.unet.config["num_text_layers"], -1)),
             position_ids=ids.to(z.device),
         ).sample

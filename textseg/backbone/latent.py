@@ -385,6 +385,10 @@ class LatentModel(Backbone):
     def _check_parts(self) -> None:
         """Raises `ModelError` if the parts do not make a plain text-to-image model."""
 
+    def _halved_multiple(self) -> int:
+        """Pixels that sides are multiples of where a UNet halves the latents between its levels."""
+        return self.factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+
     @abstractmethod
     def _side_multiple(self) -> int:
         """Pixels that image sides are multiples of."""

@@ -10,7 +10,7 @@ import math
 import torch
 
 from .families import LUMINA
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 
 
 class Lumina(ToldByTokens):
@@ -28,7 +28,7 @@ class Lumina(ToldByTokens):
         stretch = math.sqrt(z.shape[-2] * z.shape[-1] / native**2)
         out = self.unet(
             hidden_states=z,
-            timestep=torch.full((len(z),), 1 - sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, 1 - sigma),
             encoder_hidden_states=text,
             encoder_mask=torch.ones(text.shape[:2], device=z.device, dtype=torch.long),
             image_rotary_emb=get_2d_rotary_pos_embed_lumina(

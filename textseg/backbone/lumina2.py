@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from .families import LUMINA2
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 
 
 class Lumina2(ToldByTokens):
@@ -26,7 +26,7 @@ class Lumina2(ToldByTokens):
     ) -> torch.Tensor:
         return -self.unet(
             hidden_states=z,
-            timestep=torch.full((len(z),), 1 - sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, 1 - sigma),
             encoder_hidden_states=text,
             encoder_attention_mask=torch.ones(text.shape[:2], device=z.device, dtype=torch.bool),
         ).sample

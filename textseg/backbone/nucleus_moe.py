@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from .families import NUCLEUS_MOE
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 from .flux import pack_cells, unpack_cells
 
 
@@ -27,7 +27,7 @@ class NucleusMoE(ToldByTokens):
         h, w = z.shape[-2:]
         out = self.unet(
             hidden_states=pack_cells(z),
-            timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, sigma),
             encoder_hidden_states=text[..., :-1],
             encoder_hidden_states_mask=text[..., -1].bool(),
             img_shapes=[(1, h // 2, w // 2)] * len(z),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from .families import PRX
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 
 
 class Prx(ToldByTokens):
@@ -22,7 +22,7 @@ class Prx(ToldByTokens):
     ) -> torch.Tensor:
         return self.unet(
             hidden_states=z,
-            timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, sigma),
             encoder_hidden_states=text,
         ).sample
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .families import QWEN_IMAGE, QWEN_IMAGE_21
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 from .flux import pack_cells, unpack_cells
 
 
@@ -29,7 +29,7 @@ class QwenImage(ToldByTokens):
         h, w = z.shape[-2:]
         out = self.unet(
             hidden_states=pack_cells(z),
-            timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, sigma),
             encoder_hidden_states=text,
             img_shapes=[[(1, h // 2, w // 2)]] * len(z),
         ).sample
@@ -55,7 +55,7 @@ class QwenImage21(ToldByTokens):
         pictured = torch.arange(text.shape[1] + h * w // 4, device=z.device) >= text.shape[1]
         out = self.unet(
             hidden_states=z.flatten(2).transpose(1, 2),
-            timestep=torch.full((len(z),), sigma, device=z.device, dtype=z.dtype),
+            timestep=for_each(z, sigma),
             encoder_hidden_states=text,
             img_shapes=[[(1, h, w)]] * len(z),
             img_mask=pictured.expand(len(z), -1),

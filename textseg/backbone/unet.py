@@ -77,7 +77,7 @@ class UNetModel(LatentModel):
         any number of latent cells (odd levels are padded going down and cropped going up). So the
         multiple is halved until it is at most an eighth of the native size: aspects stay true.
         """
-        multiple = self.factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+        multiple = self._halved_multiple()
         while multiple > self.factor and multiple > self.native_size / 8:
             multiple //= 2
         return multiple

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from .families import Z_IMAGE, Z_IMAGE_OMNI
-from .flow import ToldByTokens
+from .flow import ToldByTokens, for_each
 
 
 class ZImage(ToldByTokens):
@@ -22,7 +22,7 @@ class ZImage(ToldByTokens):
     def _told(
         self, z: torch.Tensor, sigma: float, text: torch.Tensor, vector: torch.Tensor
     ) -> torch.Tensor:
-        seen = torch.full((len(z),), 1 - sigma, device=z.device, dtype=z.dtype)
+        seen = for_each(z, 1 - sigma)
         pictures, texts = list(z[:, :, None].unbind()), list(text.unbind())
         return -torch.stack(list(self._pointed(pictures, seen, texts)))[:, :, 0]
 
